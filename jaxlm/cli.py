@@ -1,0 +1,161 @@
+"""The command line: flags made from the config dataclasses, the parts wired together, mistakes in one line."""
+
+import contextlib
+import dataclasses
+import io
+import logging
+import os
+import secrets
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import tyro
+
+from jaxlm.config import BOOK, RECIPES, InputError, RunError, SampleConfig, TrainConfig, WatchConfig, differences
+
+Flags = TypeVar("Flags")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainFlags:
+    """Train a character-level LSTM language model on any text, and watch it learn to write."""
+
+    config: TrainConfig = BOOK
+    watch: WatchConfig = WatchConfig()
+    run: str | None = None
+    """Name of the run, a folder in --checkpoints, or a path to it. Left out: made from corpus and recipe; with
+    --resume, the newest."""
+    checkpoints: Path = Path("checkpoints")
+    """The folder of runs."""
+    resume: bool = False
+    """Go on with a run where it stopped, with its own settings; only --epochs and what is shown may change."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleFlags:
+    """Write with a trained model: the best epoch of a run."""
+
+    config: SampleConfig = SampleConfig()
+    run: str | None = None
+    """Name of the run, a folder in --checkpoints, or a path to it. Left out: the newest."""
+    checkpoints: Path = Path("checkpoints")
+    """The folder of runs."""
+
+
+def train(argv: Sequence[str] | None = None) -> int:
+    """`python train.py`: returns the exit status."""
+    return _guarded(lambda: _train(_parse(TrainFlags(), argv, "train.py"), argv))
+
+
+def sample(argv: Sequence[str] | None = None) -> int:
+    """`python sample.py`: returns the exit status."""
+    return _guarded(lambda: _sample(_parse(SampleFlags(), argv, "sample.py")))
+
+
+def _train(flags: TrainFlags, argv: Sequence[str] | None) -> None:
+    _quiet()
+    from jaxlm import checkpoint, run
+    from jaxlm.reporting import Terminal
+
+    reporter = Terminal(flags.watch)
+    if not flags.resume:
+        config = flags.config
+        if config.recipe != BOOK.recipe:
+            flags = _parse(dataclasses.replace(flags, config=RECIPES[config.recipe]), argv, "train.py")
+        run.train(flags.config, run=flags.run, checkpoints=flags.checkpoints, reporter=reporter)
+        return
+    path = checkpoint.locate(flags.run, flags.checkpoints) if flags.run else checkpoint.newest(flags.checkpoints)
+    stored = checkpoint.Run.open(path).record.config
+    # Read the flags again over the run's own settings, to see which of them ask for something else.
+    asked = _parse(dataclasses.replace(flags, config=stored), argv, "train.py").config
+    if changed := differences(stored, dataclasses.replace(asked, epochs=stored.epochs)):
+        raise InputError(
+            f"run {path}: found other settings than it has ({'; '.join(changed)}), expected only --epochs to change; "
+            "leave them out, or train a new run without --resume"
+        )
+    run.resume(path, epochs=asked.epochs, reporter=reporter)
+
+
+def _sample(flags: SampleFlags) -> None:
+    _quiet()
+    from jaxlm import checkpoint
+
+    config = flags.config
+    path = checkpoint.locate(flags.run, flags.checkpoints) if flags.run else checkpoint.newest(flags.checkpoints)
+    run = checkpoint.Run.open(path)
+    generator, progress = run.generator()
+    best = f"epoch {progress.epoch} (best: loss {progress.loss:.4f})" if progress.loss else f"step {progress.step}"
+    seed = secrets.randbelow(2**32) if config.seed is None else config.seed
+    _note(f"{path}, {best}, seed {seed}")
+    for temperature in config.temperature:
+        if len(config.temperature) > 1:
+            print(f"--- temperature {temperature:g}", flush=True)
+        for piece in generator.stream(
+            config.prompt,
+            config.length,
+            temperature=temperature,
+            seed=seed,
+            mode=config.mode,
+            unknown=config.unknown,
+        ):
+            print(piece, end="", flush=True)
+        print(flush=True)
+
+
+def _parse(defaults: Flags, argv: Sequence[str] | None, program: str) -> Flags:
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            # Groups of settings are for the code; every flag is short.
+            return tyro.cli(
+                type(defaults),
+                default=defaults,
+                args=argv,
+                prog=f"python {program}",
+                config=(tyro.conf.OmitArgPrefixes,),
+            )
+    except SystemExit as stop:
+        # Our own checks of the settings need no box around them.
+        cause: BaseException | None = stop
+        while cause := cause.__context__:
+            if isinstance(cause, InputError):
+                raise cause from None
+        sys.stderr.write(told.getvalue())
+        raise
+
+
+def _guarded(command: Callable[[], None]) -> int:
+    """Runs a command; a mistake becomes one line on stderr and its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # A terminal without the text's letters shows marks for them.
+    try:
+        command()
+    except InputError as error:
+        _note(f"error: {error}")
+        return 2
+    except RunError as error:
+        _note(f"error: {error}")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # `| head` has read enough; nothing more must be flushed to it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return 0
+
+
+def _note(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _quiet() -> None:
+    """Silences what JAX, Orbax and XLA tell their own developers; jaxlm's warnings come as plain lines."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    for name in ("jax", "absl", "orbax"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("warning: %(message)s"))
+    logging.getLogger("jaxlm").addHandler(handler)

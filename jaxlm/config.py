@@ -1,0 +1,242 @@
+"""Every setting of a run, checked as soon as it is made, and the recipes as plain instances.
+
+This is the lowest room: it knows neither JAX nor files, so `--help` can be answered from it.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, NoReturn, get_args
+
+Recipe = Literal["book"]
+Tokens = Literal["char", "byte", "word"]
+Mode = Literal["window", "state"]
+Unknown = Literal["error", "skip"]
+Optimizer = Literal["rmsprop", "adam"]
+
+
+class InputError(ValueError):
+    """A mistake in what the user gave; the command line prints it as one line and exits with 2."""
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on though its input was right; the command line exits with 1."""
+
+
+def reject(name: str, found: object, expected: str, remedy: str = "") -> NoReturn:
+    """Raises InputError in the one form that all settings share."""
+    raise InputError(f"{name}: found {found!r}, expected {expected}{'; ' * bool(remedy)}{remedy}")
+
+
+def check_int(name: str, value: object, low: int, high: int | None = None, remedy: str = "") -> None:
+    """Raises InputError unless `value` is an int in [low, high]."""
+    good = isinstance(value, int) and not isinstance(value, bool) and value >= low
+    if not good or (high is not None and value > high):  # type: ignore[operator]
+        span = f"of {low} or more" if high is None else f"from {low} to {high}"
+        reject(name, value, f"a whole number {span}", remedy)
+
+
+def check_float(
+    name: str, value: object, low: float, high: float = math.inf, *, above: bool, remedy: str = ""
+) -> None:
+    """Raises InputError unless `value` is finite, over `low` (or at it, if not `above`) and under `high`."""
+    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not good or value < low or (above and value == low) or value >= high:  # type: ignore[operator]
+        lower = f"above {low:g}" if above else f"of {low:g} or more"
+        upper = "" if high == math.inf else f" and below {high:g}"
+        reject(name, value, f"a finite number {lower}{upper}", remedy)
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raises InputError unless `value` is one of `choices`."""
+    if value not in choices:
+        reject(name, value, f"one of {', '.join(choices)}")
+
+
+def check_bool(name: str, value: object) -> None:
+    """Raises InputError unless `value` is True or False."""
+    if not isinstance(value, bool):
+        reject(name, value, "True or False")
+
+
+def check_seed(value: object) -> None:
+    """Raises InputError unless `value` fits the 32 bits that every generator here takes."""
+    check_int("seed", value, 0, 2**32 - 1)
+
+
+def check_temperature(value: object) -> None:
+    """Raises InputError unless `value` is a finite temperature; 0 means greedy."""
+    check_float(
+        "temperature", value, 0.0, above=False, remedy="0 is greedy, 0.5 is cautious, 1 is as learned"
+    )
+
+
+def check_length(value: object) -> None:
+    """Raises InputError unless `value` can be a number of characters to generate."""
+    check_int("length", value, 0, remedy="it counts the characters to write")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The network: `layers` LSTM layers of `hidden` units, then a softmax over the vocabulary."""
+
+    hidden: int = 128
+    """Units of each LSTM layer (the book's: 128)."""
+    layers: int = 1
+    """LSTM layers, one on another (the book's: 1)."""
+    dropout: float = 0.0
+    """Share of units dropped between layers in training, so it needs two layers or more (the book's: none)."""
+
+    def __post_init__(self) -> None:
+        check_int("hidden", self.hidden, 1)
+        check_int("layers", self.layers, 1)
+        check_float("dropout", self.dropout, 0.0, 1.0, above=False)
+        if self.dropout and self.layers == 1:
+            reject(
+                "dropout", self.dropout, "0 with one layer, since it acts between layers", "add layers=2 or more"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """All that decides what a run learns. The defaults are the `book` recipe.
+
+    Source: F. Chollet, Deep Learning with Python, 8.1 (notebook for Keras 2.2.4).
+    """
+
+    recipe: Recipe = "book"
+    """The defaults to start from: the system of Deep Learning with Python, chapter 8."""
+    corpus: tuple[str, ...] = ()
+    """nietzsche, shakespeare, python-docs, or files and folders of UTF-8 text. Left out: nietzsche, or python-docs
+    where that can't be had."""
+    tokens: Tokens = "char"
+    """What the model reads and writes at each step (the book's: char)."""
+    words: int = 5000
+    """With tokens=word, how many of the most frequent words to know; the others are spelled in characters."""
+    lowercase: bool = True
+    """Lowercase the corpus, and prompts too (the book's: yes)."""
+    length: int = 60
+    """Tokens in a window, from which the next one is predicted (the book's: 60)."""
+    stride: int = 3
+    """Tokens from one window's start to the next's (the book's: 3)."""
+    epochs: int = 60
+    """Passes over the corpus in all (the book's text: 60)."""
+    batch: int = 128
+    """Windows in a step (the book's: 128)."""
+    optimizer: Optimizer = "rmsprop"
+    """rmsprop: decay 0.9, epsilon 1e-7 outside the root (Keras 2.2.4's, the book's); adam: Optax's defaults."""
+    learning_rate: float = 0.01
+    """Step size of the optimizer (the book's: 0.01)."""
+    clip: float | None = None
+    """Largest global norm of the gradient; larger ones are scaled down. Left out: no limit, as in the book."""
+    seed: int = 0
+    """Decides the initial weights and the order of the windows (the book sets none)."""
+    model: ModelConfig = ModelConfig()
+
+    def __post_init__(self) -> None:
+        check_choice("recipe", self.recipe, get_args(Recipe))
+        if isinstance(self.corpus, str) or not all(isinstance(part, str) for part in self.corpus):
+            reject("corpus", self.corpus, "a tuple of names and paths", 'for example corpus=("nietzsche",)')
+        object.__setattr__(self, "corpus", tuple(self.corpus))
+        check_choice("tokens", self.tokens, get_args(Tokens))
+        check_int("words", self.words, 1)
+        if self.tokens != "word" and self.words != type(self).words:
+            reject("words", self.words, "to be left out unless tokens is word", "add tokens=word")
+        check_bool("lowercase", self.lowercase)
+        check_int("length", self.length, 1)
+        check_int("stride", self.stride, 1)
+        check_int("epochs", self.epochs, 1)
+        check_int("batch", self.batch, 1)
+        check_choice("optimizer", self.optimizer, get_args(Optimizer))
+        check_float("learning_rate", self.learning_rate, 0.0, above=True)
+        if self.clip is not None:
+            check_float("clip", self.clip, 0.0, above=True, remedy="leave it out for no limit")
+        check_seed(self.seed)
+        if not isinstance(self.model, ModelConfig):
+            reject("model", self.model, "a ModelConfig")
+
+
+@dataclasses.dataclass(frozen=True)
+class WatchConfig:
+    """What is shown while a run learns; it changes nothing that is learned."""
+
+    temperature: tuple[float, ...] = (0.2, 0.5, 1.0, 1.2)
+    """Temperatures of the samples after each epoch (the book's: 0.2 0.5 1.0 1.2)."""
+    sample_length: int = 400
+    """Characters in each of these samples (the book's: 400)."""
+
+    def __post_init__(self) -> None:
+        for temperature in self.temperature:
+            check_temperature(temperature)
+        check_int("sample_length", self.sample_length, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+    """What to write, and how."""
+
+    prompt: str | None = None
+    """Text to go on from. Left out: the run's seed text."""
+    length: int = 400
+    """Characters to write after the prompt (the book's: 400)."""
+    temperature: tuple[float, ...] = (0.5,)
+    """0 is greedy, 1 is as learned, more is wilder; several are shown one after the other."""
+    seed: int | None = None
+    """Repeats a text exactly. Left out: a new one each time; it is shown."""
+    mode: Mode | None = None
+    """window: each token from the last ones alone, as many as a training window had; state: the memory goes on,
+    which is much faster. Left out: as the model was trained."""
+    unknown: Unknown = "error"
+    """What to do with prompt characters that the model has never seen: error, or skip them."""
+
+    def __post_init__(self) -> None:
+        if self.prompt is not None and not isinstance(self.prompt, str):
+            reject("prompt", self.prompt, "text")
+        check_length(self.length)
+        if not self.temperature:
+            reject("temperature", self.temperature, "at least one number", "for example 0.5")
+        for temperature in self.temperature:
+            check_temperature(temperature)
+        if self.seed is not None:
+            check_seed(self.seed)
+        if self.mode is not None:
+            check_choice("mode", self.mode, get_args(Mode))
+        check_choice("unknown", self.unknown, get_args(Unknown))
+
+
+# The book's own system. Expected on Nietzsche: the curve in README.md.
+BOOK = TrainConfig()
+
+RECIPES: dict[Recipe, TrainConfig] = {"book": BOOK}
+
+
+def to_json(config: TrainConfig) -> dict[str, Any]:
+    """The settings as plain JSON values; `from_json` reads them back."""
+    return dataclasses.asdict(config)
+
+
+def from_json(values: Mapping[str, Any]) -> TrainConfig:
+    """Reads what `to_json` wrote; a setting that it lacks, being older, takes its default.
+
+    Raises:
+      InputError: a setting is unknown to this version, or out of range.
+    """
+    try:
+        model = ModelConfig(**values.get("model", {}))
+        return TrainConfig(**{**values, "corpus": tuple(values["corpus"]), "model": model})
+    except (TypeError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"stored settings: found {error}, expected those of this version of jaxlm; "
+            "was the run made by another one?"
+        ) from error
+
+
+def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
+    """The settings in which two configs differ, as `name: old, not new`."""
+
+    def flat(config: TrainConfig) -> dict[str, Any]:
+        values = to_json(config)
+        return {**values.pop("model"), **values}
+
+    before, after = flat(old), flat(new)
+    return [f"{name}: {before[name]!r}, not {after[name]!r}" for name in before if before[name] != after[name]]

@@ -1,0 +1,40 @@
+"""What is measured: summed nats and counts, and the figures made of them."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+
+def nll_sum(logits: jax.Array, targets: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Total negative log-likelihood, in nats, and how many targets it covers.
+
+    A sum, so that shards and batches add exactly; divide once.
+
+    Args:
+      logits: float[B, K, V], unnormalised; promoted to float32.
+      targets: int[B, K], ids in [0, V).
+      mask: bool[B]; rows that are False count nothing.
+
+    Returns:
+      (nats, count), float32 scalars; nats / count is the loss per token.
+
+    Raises:
+      ValueError: targets.shape is not logits.shape[:-1], or mask.shape not targets.shape[:1].
+
+    Source: categorical cross-entropy, as Keras's, but from logits: no probability is clipped.
+    """
+    if targets.shape != logits.shape[:-1] or mask.shape != targets.shape[:1]:
+        raise ValueError(f"logits {logits.shape}, targets {targets.shape} and mask {mask.shape} do not fit")
+    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
+    nats = -jnp.take_along_axis(log_probs, targets[..., None], axis=-1)[..., 0]
+    rows = mask[:, None]
+    return jnp.where(rows, nats, 0.0).sum(), jnp.broadcast_to(rows, nats.shape).sum(dtype=jnp.float32)
+
+
+def bits_per_character(nats: float, characters: float) -> float:
+    """Bits for each character, whatever the tokens were.
+
+    Source: Graves 2013, arXiv:1308.0850.
+    """
+    return nats / (characters * math.log(2))

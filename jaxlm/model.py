@@ -1,0 +1,105 @@
+"""The language model: one-hot tokens, LSTM layers, a softmax over the vocabulary.
+
+Shapes: B batch, T time, V vocabulary, H hidden, D a layer's input width.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxlm import lstm
+
+Params = dict[str, Any]
+Carry = tuple[lstm.Carry, ...]
+"""One (c, h) of float[B, H] a layer."""
+
+glorot_uniform = nn.initializers.glorot_uniform()
+orthogonal = nn.initializers.orthogonal()
+
+
+def init_layer(key: jax.Array, width: int, hidden: int) -> Params:
+    """Keras's initial weights of an LSTM layer, under the names of Flax's LSTM cell.
+
+    The input kernel (D, 4H) is Glorot-uniform and the recurrent kernel U (H, 4H) orthogonal, U Uᵀ = I, each as
+    one matrix that is then split by gate. (Flax draws each gate alone, so that U Uᵀ = 4 I.) Biases are 0, the
+    forget gate's 1.
+
+    Source: keras/layers/recurrent.py, Keras 2.2.4: LSTM, LSTMCell.build.
+    """
+    input_key, recurrent_key = jax.random.split(key)
+    inputs = jnp.split(glorot_uniform(input_key, (width, 4 * hidden)), 4, axis=1)
+    recurrent = jnp.split(orthogonal(recurrent_key, (hidden, 4 * hidden)), 4, axis=1)
+    params: Params = {}
+    for gate, kernel, recurrent_kernel in zip(lstm.GATES, inputs, recurrent, strict=True):
+        bias = jnp.full(hidden, 1.0 if gate == "f" else 0.0, jnp.float32)
+        params[f"i{gate}"] = {"kernel": kernel}
+        params[f"h{gate}"] = {"kernel": recurrent_kernel, "bias": bias}
+    return params
+
+
+class LanguageModel(nn.Module):
+    """The distribution of the next token, given those before.
+
+    Attributes:
+      vocabulary: V, distinct tokens.
+      hidden: H, units of each layer.
+      layers: LSTM layers.
+      dropout: share of units dropped between layers in training.
+    """
+
+    vocabulary: int
+    hidden: int
+    layers: int = 1
+    dropout: float = 0.0
+
+    def setup(self) -> None:
+        widths = [self.vocabulary] + [self.hidden] * (self.layers - 1)
+        self.lstm = [self.param(f"lstm_{i}", init_layer, width, self.hidden) for i, width in enumerate(widths)]
+        self.drop = nn.Dropout(self.dropout)
+        self.dense = nn.Dense(self.vocabulary, kernel_init=glorot_uniform)
+
+    def __call__(self, tokens: jax.Array, carry: Carry, train: bool = False) -> tuple[jax.Array, Carry]:
+        """The logits at every position: `logits(states(...))`.
+
+        Returns:
+          (float32[B, T, V], carry after the last token).
+        """
+        states, carry = self.states(tokens, carry, train)
+        return self.logits(states), carry
+
+    def states(self, tokens: jax.Array, carry: Carry, train: bool = False) -> tuple[jax.Array, Carry]:
+        """The hidden states of the last layer.
+
+        Args:
+          tokens: int[B, T], ids in [0, V).
+          carry: the states before the first token; `initial_carry` at the start of a text.
+          train: whether to drop units, which takes a `dropout` rng.
+
+        Returns:
+          (float32[B, T, H], carry after the last token).
+        """
+        states = jax.nn.one_hot(tokens, self.vocabulary)
+        after = []
+        for i, (params, before) in enumerate(zip(self.lstm, carry, strict=True)):
+            if i:
+                states = self.drop(states, deterministic=not train)
+            layer_carry, states = lstm.scan(params, before, states)
+            after.append(layer_carry)
+        return states, tuple(after)
+
+    def logits(self, states: jax.Array) -> jax.Array:
+        """The unnormalised log-probabilities of the next token, float32[..., V], from states[..., H]."""
+        return self.dense(states)
+
+    @nn.nowrap
+    def initial_carry(self, batch: int) -> Carry:
+        """The carry at the start of a text: zeros."""
+        zeros = jnp.zeros((batch, self.hidden))
+        return ((zeros, zeros),) * self.layers
+
+    @nn.nowrap
+    def init_params(self, key: jax.Array) -> Params:
+        """Initial parameters: Keras's for every layer (`init_layer`), and for the softmax's too."""
+        return self.init(key, jnp.zeros((1, 1), jnp.int32), self.initial_carry(1))["params"]

@@ -1,0 +1,157 @@
+"""What a person sees while a run learns, and while it writes."""
+
+import time
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
+from jaxlm.config import WatchConfig
+from jaxlm.run import EpochMetrics, Plan, Reporter, Run
+from jaxlm.sampling import TextGenerator
+
+PLAIN_SECONDS = 30.0
+"""Seconds between lines of progress where the output is no terminal."""
+
+TIMED_STEPS = 20
+"""Steps after the first, which compiles, from which a run's time is estimated."""
+
+
+def duration(seconds: float) -> str:
+    """A span of time as a person says it: 45 s, 12 min, 3 h 20 min."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+class Terminal(Reporter):
+    """Prints a run: its facts, a progress bar (plain lines where there is no terminal), losses and samples."""
+
+    def __init__(self, watch: WatchConfig | None = None, console: Console | None = None) -> None:
+        self._watch = watch or WatchConfig()
+        self._console = console or Console(highlight=False, markup=False, emoji=False)
+        self._plan: Plan
+        self._bar: Progress | None = None
+        self._first: tuple[int, float] = (0, 0.0)
+        self._shown_at = 0.0
+
+    def _print(self, text: str = "", style: str | None = None, end: str = "\n") -> None:
+        # Soft wrap: a terminal breaks long lines itself, and a file keeps them whole.
+        self._console.print(text, style=style, end=end, soft_wrap=True)
+
+    def download(self, done: int, total: int) -> None:
+        if self._bar is None:
+            columns = ("Downloading the corpus", BarColumn(), DownloadColumn())
+            self._bar = self._start_bar(*columns)
+            self._bar.add_task("", total=total)
+        self._bar.update(self._bar.task_ids[0], completed=done)
+        if done >= total:
+            self.close()
+
+    def start(self, plan: Plan) -> None:
+        self._plan = plan
+        self.close()
+        record, corpus = plan.run.record, plan.corpus
+        config = record.config
+        if corpus.notice:
+            self._print(corpus.notice, "yellow")
+        facts = {
+            "Corpus": f"{corpus.name}, {len(corpus.text):,} characters",
+            "Windows": f"{plan.windows:,} of {config.length} at stride {config.stride}",
+            f"Distinct {config.tokens}s": f"{len(plan.run.vocab):,}",
+            "Parameters": f"{plan.parameters:,}",
+            "Device": plan.devices,
+            "Run": str(plan.run.path),
+        }
+        if config.tokens == "word":
+            facts["Distinct words"] += " (words and characters)"
+        for name, fact in facts.items():
+            self._print(f"{name + ':':<17}{fact}")
+        total = plan.steps * config.epochs
+        if plan.start >= total:
+            self._print(
+                f"All {config.epochs} epochs are trained already; to train on: --resume --epochs {2 * config.epochs}"
+            )
+            return
+        if plan.start:
+            self._print(
+                f"Going on from step {plan.start:,}, in epoch {plan.start // plan.steps + 1} of {config.epochs}."
+            )
+        self._print("Compiling the training step...", "dim")
+
+    def step(self, step: int, loss: float) -> None:
+        plan, now = self._plan, time.monotonic()
+        done = step - plan.start
+        if done == 1:
+            self._first = step, now
+        if done == 1 + TIMED_STEPS:
+            left = plan.steps * plan.run.record.config.epochs - step
+            whole = (now - self._first[1]) / TIMED_STEPS * left
+            self._print(
+                f"The run will take about {duration(whole)}. Ctrl-C loses nothing: it saves, and --resume goes on."
+            )
+        row = (step - 1) % plan.steps + 1
+        epoch = f"Epoch {(step - 1) // plan.steps + 1}/{plan.run.record.config.epochs}"
+        speed = (step - self._first[0]) / max(now - self._first[1], 1e-9)
+        left_seconds = (plan.steps - row) / speed if speed else 0.0
+        if self._console.is_terminal:
+            if self._bar is None:
+                self._bar = self._start_bar(
+                    "{task.description}",
+                    BarColumn(),
+                    TextColumn("{task.completed}/{task.total}  {task.fields[state]}"),
+                )
+                self._bar.add_task(epoch, total=plan.steps, state="")
+            state = f"{speed:.0f} steps/s  loss {loss:.4f}  {duration(left_seconds)} left"
+            self._bar.update(self._bar.task_ids[0], description=epoch, completed=row, state=state)
+        elif now - max(self._shown_at, self._first[1]) > PLAIN_SECONDS:
+            self._shown_at = now
+            self._print(
+                f"{epoch}  {row}/{plan.steps}  {speed:.0f} steps/s  loss {loss:.4f}  {duration(left_seconds)} left"
+            )
+
+    def epoch(self, metrics: EpochMetrics, generator: TextGenerator) -> None:
+        self.close()
+        config = self._plan.run.record.config
+        self._print(
+            f"Epoch {metrics.epoch}/{config.epochs}  loss {metrics.loss:.4f} nats, "
+            f"{metrics.bits_per_character:.3f} bits per character, in {duration(metrics.seconds)}",
+            "bold",
+        )
+        if self._watch.temperature:
+            self._print(f"Seed text: {generator.seed_text!r}", "dim")
+        for temperature in self._watch.temperature:
+            self._print(f"--- temperature {temperature:g}", "cyan")
+            pieces = generator.stream(length=self._watch.sample_length, temperature=temperature, seed=config.seed)
+            self.write(pieces)
+        self._shown_at = time.monotonic()
+
+    def stopped(self, run: Run, step: int) -> None:
+        self.close()
+        self._print(f"Stopped and saved at step {step:,}. Go on with: {resume_command(run)}", "yellow")
+
+    def end(self, run: Run) -> None:
+        self.close()
+        self._print(f"Done. Write with: python sample.py --run {run.path}", "green")
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def write(self, pieces: Iterable[str]) -> None:
+        """Prints a text as it comes."""
+        for piece in pieces:
+            self._print(piece, end="")
+        self._print()
+
+    def _start_bar(self, *columns: str | BarColumn | DownloadColumn | TextColumn | TimeElapsedColumn) -> Progress:
+        bar = Progress(*columns, console=self._console, transient=True, refresh_per_second=4)
+        bar.start()
+        return bar
+
+
+def resume_command(run: Run) -> str:
+    """The line that goes on with a run."""
+    return f"python train.py --resume --run {run.path}"

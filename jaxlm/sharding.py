@@ -1,0 +1,50 @@
+"""Devices: one mesh with one axis, `data`, for the cores of a CPU, several GPUs or TPU cores alike."""
+
+import os
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+MIN_ROWS = 16
+"""Rows of a batch under which another device would not be worth its share of the exchange."""
+
+
+def split_cpu() -> None:
+    """Makes one device of each CPU core that this process may use; only before JAX's first computation.
+
+    XLA's CPU runtime leaves most of a recurrence to one core, so a batch is split over several devices.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        jax.config.update("jax_num_cpu_devices", cores)
+    except RuntimeError:
+        pass  # A notebook has computed something already: its devices stay as they are.
+
+
+def make_mesh(batch: int) -> Mesh:
+    """A mesh over as many of this machine's devices as a batch keeps busy."""
+    devices = jax.devices()[: max(1, batch // MIN_ROWS)]
+    return Mesh(np.array(devices), ("data",))
+
+
+def replicate(tree, mesh: Mesh):
+    """A pytree of host arrays, whole on every device of the mesh."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def split_rows(rows: np.ndarray, mesh: Mesh, padding: int) -> jax.Array:
+    """int[B] rows, spread over the mesh, with padding up to a multiple of its size."""
+    missing = -len(rows) % mesh.size
+    return jax.device_put(
+        np.pad(rows, (0, missing), constant_values=padding), NamedSharding(mesh, PartitionSpec("data"))
+    )
+
+
+def describe(mesh: Mesh) -> str:
+    """The devices of a mesh in words."""
+    device = mesh.devices.flat[0]
+    if device.platform == "cpu":
+        return f"CPU, {mesh.size} core{'s' * (mesh.size != 1)}"
+    count = f"{mesh.size} x " if mesh.size > 1 else ""
+    return f"{device.platform.upper()}, {count}{device.device_kind}"

@@ -1,0 +1,367 @@
+"""Corpora and vocabularies: from names and files to one text, from text to token ids and back."""
+
+import codecs
+import collections
+import dataclasses
+import functools
+import hashlib
+import http.client
+import os
+import re
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+
+from jaxlm.config import InputError, Tokens, check_choice, reject
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes fetched so far and the bytes in all."""
+
+TEXT_SUFFIXES = (".txt", ".text", ".md")
+"""Files with one of these endings are the text of a folder."""
+
+TIMEOUT = 10.0
+"""Seconds without an answer after which a download is given up."""
+
+EMBEDDED = "python-docs"
+"""The corpus that needs neither network nor file: the help topics that every CPython carries."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A corpus at a public address, and facts that tell it from a captive portal's page."""
+
+    url: str
+    bytes: int
+    characters: int
+    offset: int
+    passage: str
+
+
+PUBLISHED = {
+    # The book's corpus: translations into English, in the public domain.
+    "nietzsche": Published(
+        url="https://s3.amazonaws.com/text-datasets/nietzsche.txt",
+        bytes=600_901,
+        characters=600_893,
+        offset=116_739,
+        passage="the slowly ascending ranks and classes, in which,\nthrough fo",
+    ),
+    # The corpus of char-rnn and nanoGPT.
+    "shakespeare": Published(
+        url="https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+        bytes=1_115_394,
+        characters=1_115_394,
+        offset=0,
+        passage="First Citizen:\nBefore we proceed any further, hear me speak.",
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """A text to learn from.
+
+    Attributes:
+      name: short; a run is named after it.
+      sources: the names and paths it was read from, which read it again.
+      text: the whole of it.
+      notice: what its reader should know, in one line; usually nothing.
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    text: str
+    notice: str = ""
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Digest of the text, in UTF-8."""
+        return hashlib.sha256(self.text.encode("utf-8")).hexdigest()
+
+
+def load_corpus(
+    sources: Sequence[str] = (), *, lowercase: bool = False, progress: Progress | None = None
+) -> Corpus:
+    """Reads a corpus.
+
+    Args:
+      sources: names of published corpora, `python-docs`, files of UTF-8 text, and folders of them, joined in
+        this order. A name wins over a file of that name (`./nietzsche` is always a file). None at all means
+        nietzsche, or python-docs where that is neither in the cache nor on the network.
+      lowercase: whether to lowercase the text.
+      progress: told of a download as it goes on.
+
+    Raises:
+      InputError: a source is missing, unreadable, not UTF-8, or holds no text.
+    """
+    notice = ""
+    if not sources:
+        try:
+            sources, text = ("nietzsche",), fetch("nietzsche", progress)
+        except DownloadError as error:
+            sources, text = (EMBEDDED,), _embedded()
+            notice = f"{error}. Training on {EMBEDDED}, Python's own help topics, instead."
+    else:
+        parts = [part for source in sources for part in _read(source, progress)]
+        # Two files' lines must not run into one another.
+        text = "".join(
+            part if part.endswith("\n") or i == len(parts) - 1 else part + "\n" for i, part in enumerate(parts)
+        )
+    if not text:
+        raise InputError(f"corpus {' '.join(sources)}: found no text, expected some; choose another file")
+    name = Path(sources[0]).resolve().stem if _is_path(sources[0]) else sources[0]
+    return Corpus(name, tuple(sources), text.lower() if lowercase else text, notice)
+
+
+class DownloadError(InputError):
+    """A published corpus that could not be fetched whole."""
+
+
+def fetch(name: str, progress: Progress | None = None) -> str:
+    """The text of a published corpus: from the user's cache, or downloaded into it, whole or not at all.
+
+    Raises:
+      DownloadError: the network or the server failed, or what came is not that corpus.
+      InputError: the cache directory is not writable.
+    """
+    published = PUBLISHED[name]
+    path = Path(platformdirs.user_cache_dir("jaxlm", appauthor=False)) / f"{name}.txt"
+    try:
+        return _verified(name, path.read_bytes())
+    except (OSError, DownloadError):
+        pass  # Not there, or damaged: fetched anew.
+    advice = "check the network, or give a text of your own with --corpus FILE"
+    try:
+        with urllib.request.urlopen(published.url, timeout=TIMEOUT) as response:
+            received = bytearray()
+            while block := response.read(64 * 1024):
+                received += block
+                if len(received) > published.bytes:
+                    break  # Not this corpus; _verified says so.
+                if progress:
+                    progress(len(received), published.bytes)
+    except (OSError, http.client.HTTPException) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        raise DownloadError(
+            f"corpus {name}: could not be fetched from {published.url} ({reason or type(error).__name__}); {advice}"
+        ) from error
+    text = _verified(name, bytes(received))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=name, delete=False) as file:
+            file.write(received)
+        os.replace(file.name, path)
+    except OSError as error:
+        raise InputError(
+            f"cache {path.parent}: {error.strerror}; expected a writable directory; set XDG_CACHE_HOME to one"
+        ) from error
+    return text
+
+
+def _verified(name: str, content: bytes) -> str:
+    published = PUBLISHED[name]
+    text = content.decode("utf-8", "replace")
+    found = text.lower()[published.offset : published.offset + len(published.passage)]
+    if (len(content), len(text), found) != (published.bytes, published.characters, published.passage.lower()):
+        raise DownloadError(
+            f"corpus {name}: {published.url} gave {len(content):,} bytes that are not this corpus, expected its "
+            f"{published.bytes:,}; try again later, or give a text of your own with --corpus FILE"
+        )
+    return text
+
+
+def _embedded() -> str:
+    from pydoc_data.topics import topics
+
+    return "\n".join(topics[topic] for topic in sorted(topics))
+
+
+def _is_path(source: str) -> bool:
+    return source not in PUBLISHED and source != EMBEDDED
+
+
+def _read(source: str, progress: Progress | None) -> Iterator[str]:
+    if source in PUBLISHED:
+        yield fetch(source, progress)
+        return
+    if source == EMBEDDED:
+        yield _embedded()
+        return
+    path = Path(source)
+    if path.is_file():
+        yield _read_file(path)
+    elif path.is_dir():
+        files = sorted(
+            file
+            for file in path.rglob("*")
+            if file.is_file()
+            and file.suffix.lower() in TEXT_SUFFIXES
+            and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        )
+        if not files:
+            raise InputError(
+                f"corpus {source}: found a folder without text, expected files ending in "
+                f"{', '.join(TEXT_SUFFIXES)}; name the files themselves if they end otherwise"
+            )
+        for file in files:
+            yield _read_file(file)
+    else:
+        found = "something that is neither a file nor a folder" if path.exists() else "nothing there"
+        names = ", ".join([*PUBLISHED, EMBEDDED])
+        raise InputError(f"corpus {source}: found {found}, expected a text file, a folder, or one of {names}")
+
+
+def _read_file(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"corpus {path}: cannot be read ({error.strerror}); expected a readable file") from error
+    # A byte order mark is not text; line ends and NUL are kept as they are.
+    start = len(codecs.BOM_UTF8) if content.startswith(codecs.BOM_UTF8) else 0
+    try:
+        return content[start:].decode("utf-8")
+    except UnicodeDecodeError as error:
+        offset = start + error.start
+        raise InputError(
+            f"corpus {path}: found byte 0x{content[offset]:02X} at offset {offset}, expected UTF-8 text; convert it "
+            f"first, for example: iconv -f latin1 -t utf-8 {path.name} > utf8-{path.name}"
+        ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocab:
+    """The tokens a model knows, in the order of their ids.
+
+    A text is always the concatenation of its tokens, so decoding undoes encoding. `char` tokens are the
+    corpus's characters; `byte` tokens are the 256 bytes of UTF-8, which spell any text; `word` tokens are
+    characters and frequent words, and other words are spelled in characters.
+    """
+
+    kind: Tokens
+    tokens: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        check_choice("vocabulary kind", self.kind, ("char", "byte", "word"))
+        if not self.tokens or len(set(self.tokens)) != len(self.tokens):
+            reject("vocabulary", f"{len(self.tokens)} tokens", "distinct ones, at least one")
+
+    @classmethod
+    def build(cls, kind: Tokens, text: str, words: int = 0) -> "Vocab":
+        """The vocabulary of a corpus: sorted, so that it depends on the text alone.
+
+        Args:
+          kind: char, byte or word.
+          text: the corpus.
+          words: for `word`, how many of the most frequent words to know, ties by order of the alphabet.
+        """
+        if kind == "byte":
+            return cls(kind, tuple(chr(byte) for byte in range(256)))
+        characters = sorted(set(text))
+        if kind == "char":
+            return cls(kind, tuple(characters))
+        counts = collections.Counter(piece for piece in _pieces(text) if len(piece) > 1)
+        frequent = sorted(counts, key=lambda word: (-counts[word], word))[:words]
+        return cls(kind, (*characters, *sorted(frequent)))
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @functools.cached_property
+    def ids(self) -> Mapping[str, int]:
+        """The id of each token."""
+        return {token: i for i, token in enumerate(self.tokens)}
+
+    @functools.cached_property
+    def widths(self) -> np.ndarray:
+        """int32[V], characters that each token adds to a text; a byte adds one where a character begins."""
+        if self.kind == "byte":
+            return np.array([byte & 0xC0 != 0x80 for byte in range(256)], np.int32)
+        return np.array([len(token) for token in self.tokens], np.int32)
+
+    def unknown(self, text: str) -> list[str]:
+        """The distinct characters of a text that cannot be encoded, in order of appearance."""
+        if self.kind == "byte":
+            return []
+        return [character for character in dict.fromkeys(text) if character not in self.ids]
+
+    def encode(self, text: str) -> np.ndarray:
+        """The ids of a text's tokens, int32[N].
+
+        Raises:
+          InputError: the text has characters outside the vocabulary; the message names them.
+        """
+        if self.kind == "byte":
+            return np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32)
+        if self.kind == "word":
+            self._check_known(text)
+            return np.fromiter(self._spell(text), np.int32)
+        characters = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+        known = self._codepoints
+        ids = np.searchsorted(known, characters).astype(np.int32)
+        if not np.array_equal(known[np.minimum(ids, len(known) - 1)], characters):
+            self._check_known(text)
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of token ids; bytes that are not UTF-8 become U+FFFD."""
+        return self.decoder()(ids, True)
+
+    def decoder(self) -> Callable[[Iterable[int], bool], str]:
+        """A function that decodes a text piece by piece.
+
+        It takes ids and whether they are the last, and returns the text that is complete by then: a character
+        whose bytes lie in two pieces comes with the second.
+        """
+        if self.kind != "byte":
+            return lambda ids, final: "".join([self.tokens[i] for i in ids])
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        return lambda ids, final: decoder.decode(bytes(int(i) for i in ids), final)
+
+    def to_json(self) -> dict[str, Any]:
+        """The vocabulary as plain JSON values; `from_json` reads them back."""
+        return {"kind": self.kind, "tokens": list(self.tokens)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Vocab":
+        """Reads what `to_json` wrote.
+
+        Raises:
+          InputError: these are not the values of a vocabulary.
+        """
+        try:
+            return cls(values["kind"], tuple(values["tokens"]))
+        except (TypeError, KeyError) as error:
+            raise InputError(f"vocabulary: found {error}, expected kind and tokens") from error
+
+    @functools.cached_property
+    def _codepoints(self) -> np.ndarray:
+        return np.array([ord(character) for character in self.tokens], np.uint32)
+
+    def _spell(self, text: str) -> Iterator[int]:
+        for piece in _pieces(text):
+            if piece in self.ids:
+                yield self.ids[piece]
+            else:
+                for character in piece:
+                    yield self.ids[character]
+
+    def _check_known(self, text: str) -> None:
+        if unknown := self.unknown(text):
+            shown = ", ".join(f"{character!r} (U+{ord(character):04X})" for character in unknown[:10])
+            more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
+            raise InputError(
+                f"prompt: found characters that the model has never seen: {shown}{more}; expected those of its "
+                "corpus; leave them out, or let them be dropped with unknown skip"
+            )
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Words, and the single characters between them; together they are the text."""
+    return (match.group() for match in re.finditer(r"\w+|\W", text))
