@@ -161,17 +161,19 @@ class Run:
           InputError: another trainer is at work in this run.
         """
         try:
-            file = open(self.path / ".lock", "w")
+            descriptor = os.open(self.path / ".lock", os.O_WRONLY | os.O_CREAT)
         except OSError as error:
             raise _unwritable(self.path, error) from error
-        with file:
+        try:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise InputError(
                     f"run {self.path}: found another process training it, expected none; wait for it, or stop it"
                 ) from error
             yield
+        finally:
+            os.close(descriptor)
 
     @contextlib.contextmanager
     def writer(self) -> Iterator["Writer"]:
@@ -381,9 +383,7 @@ def _manager(path: Path, read_only: bool) -> ocp.CheckpointManager:
     # Orbax ranks best_fn's scores from worst to best; a checkpoint in the middle of an epoch has none.
     policies = [
         checkpoint_managers.LatestN(2),
-        checkpoint_managers.BestN(
-            get_metric_fn=_loss, reverse=True, n=1, keep_checkpoints_without_metrics=False
-        ),
+        checkpoint_managers.BestN(get_metric_fn=_loss, reverse=True, n=1, keep_checkpoints_without_metrics=False),
     ]
     return ocp.CheckpointManager(
         path.resolve(),
@@ -416,9 +416,7 @@ def _training(state: TrainState) -> dict[str, Any]:
     return {"step": state.step, "opt_state": state.opt_state, "key": state.key}
 
 
-def _read_step(
-    manager: ocp.CheckpointManager, step: int, targets: dict[str, Any]
-) -> tuple[dict[str, Any], Progress]:
+def _read_step(manager: ocp.CheckpointManager, step: int, targets: dict[str, Any]) -> tuple[dict[str, Any], Progress]:
     # NumPy targets: with others, Orbax wants the devices that a checkpoint was saved from.
     arguments = {
         name: ocp.args.StandardRestore(jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), target))

@@ -118,10 +118,11 @@ def _parse(defaults: Flags, argv: Sequence[str] | None, program: str) -> Flags:
             )
     except SystemExit as stop:
         # Our own checks of the settings need no box around them.
-        cause: BaseException | None = stop
-        while cause := cause.__context__:
+        cause = stop.__context__
+        while cause is not None:
             if isinstance(cause, InputError):
                 raise cause from None
+            cause = cause.__context__
         sys.stderr.write(told.getvalue())
         raise
 
@@ -129,7 +130,8 @@ def _parse(defaults: Flags, argv: Sequence[str] | None, program: str) -> Flags:
 def _guarded(command: Callable[[], None]) -> int:
     """Runs a command; a mistake becomes one line on stderr and its exit status."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # A terminal without the text's letters shows marks for them.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # A terminal without the text's letters shows marks for them.
     try:
         command()
     except InputError as error:

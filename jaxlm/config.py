@@ -36,9 +36,7 @@ def check_int(name: str, value: object, low: int, high: int | None = None, remed
         reject(name, value, f"a whole number {span}", remedy)
 
 
-def check_float(
-    name: str, value: object, low: float, high: float = math.inf, *, above: bool, remedy: str = ""
-) -> None:
+def check_float(name: str, value: object, low: float, high: float = math.inf, *, above: bool, remedy: str = "") -> None:
     """Raises InputError unless `value` is finite, over `low` (or at it, if not `above`) and under `high`."""
     good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not good or value < low or (above and value == low) or value >= high:  # type: ignore[operator]
@@ -66,9 +64,7 @@ def check_seed(value: object) -> None:
 
 def check_temperature(value: object) -> None:
     """Raises InputError unless `value` is a finite temperature; 0 means greedy."""
-    check_float(
-        "temperature", value, 0.0, above=False, remedy="0 is greedy, 0.5 is cautious, 1 is as learned"
-    )
+    check_float("temperature", value, 0.0, above=False, remedy="0 is greedy, 0.5 is cautious, 1 is as learned")
 
 
 def check_length(value: object) -> None:
@@ -92,9 +88,7 @@ class ModelConfig:
         check_int("layers", self.layers, 1)
         check_float("dropout", self.dropout, 0.0, 1.0, above=False)
         if self.dropout and self.layers == 1:
-            reject(
-                "dropout", self.dropout, "0 with one layer, since it acts between layers", "add layers=2 or more"
-            )
+            reject("dropout", self.dropout, "0 with one layer, since it acts between layers", "add layers=2 or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,8 +220,7 @@ def from_json(values: Mapping[str, Any]) -> TrainConfig:
         return TrainConfig(**{**values, "corpus": tuple(values["corpus"]), "model": model})
     except (TypeError, KeyError, AttributeError) as error:
         raise InputError(
-            f"stored settings: found {error}, expected those of this version of jaxlm; "
-            "was the run made by another one?"
+            f"stored settings: found {error}, expected those of this version of jaxlm; was the run made by another one?"
         ) from error
 
 

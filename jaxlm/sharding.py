@@ -1,5 +1,6 @@
 """Devices: one mesh with one axis, `data`, for the cores of a CPU, several GPUs or TPU cores alike."""
 
+import contextlib
 import os
 
 import jax
@@ -16,10 +17,9 @@ def split_cpu() -> None:
     XLA's CPU runtime leaves most of a recurrence to one core, so a batch is split over several devices.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
+    # A notebook may have computed something already: its devices stay as they are.
+    with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", cores)
-    except RuntimeError:
-        pass  # A notebook has computed something already: its devices stay as they are.
 
 
 def make_mesh(batch: int) -> Mesh:

@@ -86,9 +86,7 @@ class Corpus:
         return hashlib.sha256(self.text.encode("utf-8")).hexdigest()
 
 
-def load_corpus(
-    sources: Sequence[str] = (), *, lowercase: bool = False, progress: Progress | None = None
-) -> Corpus:
+def load_corpus(sources: Sequence[str] = (), *, lowercase: bool = False, progress: Progress | None = None) -> Corpus:
     """Reads a corpus.
 
     Args:

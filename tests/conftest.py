@@ -1,0 +1,57 @@
+"""Four fake devices, strict promotion, a small text, and a small run that the tests share."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import pytest
+
+import jaxlm
+
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+SHARED = Path(__file__).parents[2] / "shared" / "corpora"
+
+TEXT = "The quick brown fox jumps over the lazy dog. Pack my box with five dozen liquor jugs! " * 12
+
+SMALL = dataclasses.replace(
+    jaxlm.BOOK, epochs=2, length=10, stride=3, batch=32, model=jaxlm.ModelConfig(hidden=16)
+)
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path_factory, monkeypatch):
+    """No test reads or writes the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """A text file of a thousand characters, and the config of a run on it that takes a second."""
+    path = tmp_path / "fox.txt"
+    path.write_text(TEXT)
+    return path
+
+
+@pytest.fixture
+def small(corpus):
+    return dataclasses.replace(SMALL, corpus=(str(corpus),))
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """The directory of a run of two epochs; not to be changed."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "fox.txt").write_text(TEXT)
+    config = dataclasses.replace(SMALL, corpus=(str(folder / "fox.txt"),))
+    jaxlm.train(config, run="fox", checkpoints=folder)
+    return folder / "fox"
+
+
+@pytest.fixture(scope="session")
+def shared_corpora():
+    """The folder of real corpora, where the machine has it."""
+    if not SHARED.is_dir():
+        pytest.skip("the real corpora are not on this machine")
+    return SHARED
