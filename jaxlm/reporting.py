@@ -1,10 +1,10 @@
 """What a person sees while a run learns, and while it writes."""
 
+import shutil
 import time
-from collections.abc import Iterable
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, TextColumn
 
 from jaxlm.config import WatchConfig
 from jaxlm.run import EpochMetrics, Plan, Reporter, Run
@@ -18,9 +18,9 @@ TIMED_STEPS = 20
 
 
 def duration(seconds: float) -> str:
-    """A span of time as a person says it: 45 s, 12 min, 3 h 20 min."""
+    """A span of time as a person says it: 4.5 s, 45 s, 12 min, 3 h 20 min."""
     if seconds < 100:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
@@ -63,11 +63,14 @@ class Terminal(Reporter):
             "Parameters": f"{plan.parameters:,}",
             "Device": plan.devices,
             "Run": str(plan.run.path),
+            "Seed text": repr(record.seed_text),
         }
         if config.tokens == "word":
             facts["Distinct words"] += " (words and characters)"
         for name, fact in facts.items():
             self._print(f"{name + ':':<17}{fact}")
+        if plan.devices.startswith("CPU") and shutil.which("nvidia-smi"):
+            self._print("This machine has an NVIDIA GPU, which JAX cannot use yet: pip install 'jax[cuda]'", "yellow")
         total = plan.steps * config.epochs
         if plan.start >= total:
             self._print(
@@ -119,12 +122,13 @@ class Terminal(Reporter):
             f"{metrics.bits_per_character:.3f} bits per character, in {duration(metrics.seconds)}",
             "bold",
         )
-        if self._watch.temperature:
-            self._print(f"Seed text: {generator.seed_text!r}", "dim")
         for temperature in self._watch.temperature:
             self._print(f"--- temperature {temperature:g}", "cyan")
             pieces = generator.stream(length=self._watch.sample_length, temperature=temperature, seed=config.seed)
-            self.write(pieces)
+            self._print(next(pieces), "dim", end="")
+            for piece in pieces:
+                self._print(piece, end="")
+            self._print()
         self._shown_at = time.monotonic()
 
     def stopped(self, run: Run, step: int) -> None:
@@ -140,13 +144,7 @@ class Terminal(Reporter):
             self._bar.stop()
             self._bar = None
 
-    def write(self, pieces: Iterable[str]) -> None:
-        """Prints a text as it comes."""
-        for piece in pieces:
-            self._print(piece, end="")
-        self._print()
-
-    def _start_bar(self, *columns: str | BarColumn | DownloadColumn | TextColumn | TimeElapsedColumn) -> Progress:
+    def _start_bar(self, *columns: str | ProgressColumn) -> Progress:
         bar = Progress(*columns, console=self._console, transient=True, refresh_per_second=4)
         bar.start()
         return bar

@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
+import itertools
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -112,7 +113,7 @@ def generate_state(
         token = next_token(jax.random.fold_in(key, i), logits[0, 0], temperature)
         return (carry, token), token
 
-    (carry, token), tokens = jax.lax.scan(write, (carry, token), start + jnp.arange(CHUNK))
+    (carry, token), tokens = jax.lax.scan(write, (carry, token), start + jnp.arange(CHUNK, dtype=jnp.uint32))
     return carry, token, tokens
 
 
@@ -152,7 +153,7 @@ def generate_window(
         count = jnp.where(full, count, count + 1)
         return (window.at[count - 1].set(token), count), token
 
-    (window, count), tokens = jax.lax.scan(write, (window, count), start + jnp.arange(CHUNK))
+    (window, count), tokens = jax.lax.scan(write, (window, count), start + jnp.arange(CHUNK, dtype=jnp.uint32))
     return window, count, tokens
 
 
@@ -242,26 +243,26 @@ class TextGenerator:
 
     def _chunks(self, mode: Mode, tokens: np.ndarray, key: jax.Array, temperature: np.float32) -> Iterator[np.ndarray]:
         """Continuations of tokens, CHUNK at a time, without end."""
-        carry: Carry = self.model.initial_carry(1)
-        last: Any = tokens[-1]
-        window: Any = np.zeros(self.length, np.int32)
-        count: Any = np.int32(min(len(tokens), self.length))
-        start = 0
+        generate: Callable[..., Any]
+        state: list[Any]
         if mode == "window":
-            window[:count] = tokens[-self.length :]
+            last = tokens[-self.length :]
+            generate, state = generate_window, [np.pad(last, (0, self.length - len(last))), np.int32(len(last))]
         else:
-            for block in np.split(tokens[:-1], range(CHUNK, len(tokens) - 1, CHUNK)):
-                padded = np.pad(block, (0, CHUNK - len(block)))
-                carry = prefill(self.model, self.params, carry, padded, np.int32(len(block)))
-        while True:
+            generate, state = generate_state, [self._read(tokens[:-1]), tokens[-1]]
+        for start in itertools.count(0, CHUNK):
             # The index wraps around after 2**32 tokens.
-            arguments = (key, np.uint32(start % 2**32), temperature)
-            if mode == "window":
-                window, count, chunk = generate_window(self.model, self.params, window, count, *arguments)
-            else:
-                carry, last, chunk = generate_state(self.model, self.params, carry, last, *arguments)
+            *state, chunk = generate(self.model, self.params, *state, key, np.uint32(start % 2**32), temperature)
             yield np.asarray(chunk)
-            start += CHUNK
+
+    def _read(self, tokens: np.ndarray) -> Carry:
+        """The carry after tokens, from the start of a text."""
+        carry = self.model.initial_carry(1)
+        for start in range(0, len(tokens), CHUNK):
+            block = tokens[start : start + CHUNK]
+            padded = np.pad(block, (0, CHUNK - len(block)))
+            carry = prefill(self.model, self.params, carry, padded, np.int32(len(block)))
+        return carry
 
     def _cut(self, prompt: str, length: int, chunks: Iterator[np.ndarray]) -> Iterator[str]:
         """The prompt, then exactly `length` characters of the chunks' text."""
