@@ -13,6 +13,9 @@ from jaxlm.sampling import TextGenerator
 PLAIN_SECONDS = 30.0
 """Seconds between lines of progress where the output is no terminal."""
 
+KINDS = {"char": "characters", "byte": "bytes", "word": "words"}
+"""What the kinds of tokens are called."""
+
 TIMED_STEPS = 20
 """Steps after the first, which compiles, from which a run's time is estimated."""
 
@@ -59,16 +62,14 @@ class Terminal(Reporter):
         facts = {
             "Corpus": f"{corpus.name}, {len(corpus.text):,} characters",
             "Windows": f"{plan.windows:,} of {config.length} at stride {config.stride}",
-            f"Distinct {config.tokens}s": f"{len(plan.run.vocab):,}",
+            f"Distinct {KINDS[config.tokens]}": f"{len(plan.run.vocab):,}",
             "Parameters": f"{plan.parameters:,}",
             "Device": plan.devices,
             "Run": str(plan.run.path),
             "Seed text": repr(record.seed_text),
         }
-        if config.tokens == "word":
-            facts["Distinct words"] += " (words and characters)"
         for name, fact in facts.items():
-            self._print(f"{name + ':':<17}{fact}")
+            self._print(f"{name + ':':<21}{fact}")
         if plan.devices.startswith("CPU") and shutil.which("nvidia-smi"):
             self._print("This machine has an NVIDIA GPU, which JAX cannot use yet: pip install 'jax[cuda]'", "yellow")
         total = plan.steps * config.epochs

@@ -1,0 +1,82 @@
+"""The commands as a user types them, one process each."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["--epochs", "1", "--length", "10", "--batch", "32", "--hidden", "16", "--sample-length", "30"]
+
+
+def run(*arguments, folder, **options):
+    return subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, encoding="utf-8", **options)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "Ein Märchen.txt").write_text("Es war einmal ein König, der hatte eine Tochter. " * 20, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained_by_command(folder):
+    return run(ROOT / "train.py", "--corpus", "Ein Märchen.txt", *SMALL, folder=folder)
+
+
+def test_train(trained_by_command, folder):
+    assert trained_by_command.returncode == 0
+    assert trained_by_command.stderr == ""  # None of JAX's, absl's or Orbax's noise.
+    assert "Epoch 1/1  loss" in trained_by_command.stdout
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["Ein-Märchen-book"]
+
+
+def test_sample(trained_by_command, folder):
+    done = run(ROOT / "sample.py", "--prompt", "Es war ", "--length", "50", "--temperature", "0.5", folder=folder)
+    assert done.returncode == 0
+    assert done.stdout.startswith("es war ")
+    assert len(done.stdout) == len("es war ") + 50 + 1
+    # The prompt's words are the program's output; which model wrote them, and how to repeat it, is said beside it.
+    assert done.stderr.count("\n") == 1
+    assert "Ein-Märchen-book, epoch 1 (best: loss " in done.stderr
+    seed = done.stderr.split()[-1]
+    again = run(
+        ROOT / "sample.py",
+        "--prompt",
+        "Es war ",
+        "--length",
+        "50",
+        "--seed",
+        seed,
+        "--run",
+        "Ein-Märchen-book",
+        folder=folder,
+    )
+    assert again.stdout == done.stdout
+
+
+def test_sample_into_a_program_that_stops_reading(trained_by_command, folder):
+    line = f"{sys.executable} {ROOT / 'sample.py'} --length 100000 --mode state | head -c 20"
+    done = subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_narrow_encoding_gets_marks_for_letters_and_no_traceback(trained_by_command, folder):
+    done = run(
+        ROOT / "sample.py", "--prompt", "köni", "--length", "5", folder=folder, env={"PYTHONIOENCODING": "ascii"}
+    )
+    assert done.returncode == 0
+    assert done.stdout.startswith("k?ni")
+
+
+def test_a_mistake(folder):
+    done = run(ROOT / "train.py", "--corpus", "missing.txt", folder=folder)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == (
+        "error: corpus missing.txt: found nothing there, expected a text file, a folder, or one of nietzsche, "
+        "shakespeare, python-docs\n"
+    )

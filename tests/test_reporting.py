@@ -1,0 +1,57 @@
+"""What is printed while a run learns: everything that was promised, on a terminal and in a file."""
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+import jaxlm
+from jaxlm.reporting import duration
+
+
+def watch(config, folder, terminal, **watched):
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=terminal, width=60, highlight=False, markup=False, emoji=False)
+    jaxlm.train(config, checkpoints=folder, reporter=jaxlm.Terminal(jaxlm.WatchConfig(**watched), console))
+    return output.getvalue()
+
+
+def test_a_file_gets_plain_lines(small, tmp_path):
+    text = watch(small, tmp_path, terminal=False, temperature=(0.2, 1.0), sample_length=90)
+    assert "\x1b" not in text
+    assert "fox, 1,032 characters" in text
+    assert "341 of 10 at stride 3" in text
+    assert re.search(r"Distinct characters: +29$", text, re.MULTILINE)
+    assert re.search(r"Parameters: +3,437$", text, re.MULTILINE)
+    assert re.search(r"Device: +CPU, 2 cores$", text, re.MULTILINE)
+    assert re.search(r"The run will take about .+\. Ctrl-C loses nothing", text)
+    seed_text = jaxlm.Run.open(tmp_path / "fox-book").record.seed_text
+    for epoch in (1, 2):
+        lines = text.split(f"Epoch {epoch}/2  loss ")[1].split("Epoch")[0].split("Done.")[0].splitlines()
+        loss, bits = re.fullmatch(r"([\d.]+) nats, ([\d.]+) bits per character, in [\d.]+ s", lines[0]).groups()
+        assert float(bits) == pytest.approx(float(loss) / 0.6931, abs=2e-3)
+        assert [line for line in lines if line.startswith("---")] == ["--- temperature 0.2", "--- temperature 1"]
+        samples = [lines[i + 1] for i, line in enumerate(lines) if line.startswith("---")]
+        # Whole lines, however narrow the console is.
+        assert all(sample.startswith(seed_text) and len(sample) == 100 for sample in samples)
+
+
+def test_a_terminal_gets_a_bar(small, tmp_path):
+    text = watch(small, tmp_path, terminal=True, temperature=())
+    assert re.search(r"Epoch 1/2.*\d+/11 .*steps/s  loss \d\.\d{4}  .* left", text)
+    assert "---" not in text
+
+
+def test_text_is_never_taken_for_markup(small, tmp_path):
+    small_text = "[bold]all[/bold] :smile: [red] [/] {x} %s \\n [/nothing] " * 20
+    (tmp_path / "fox.txt").write_text(small_text)
+    text = watch(small, tmp_path, terminal=False, temperature=(0.0,), sample_length=5)
+    assert jaxlm.Run.open(tmp_path / "fox-book").record.seed_text in text.split("--- temperature 0")[1]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(4.56, "4.6 s"), (45.4, "45 s"), (99, "99 s"), (720, "12 min"), (12_000, "3 h 20 min")]
+)
+def test_durations(seconds, words):
+    assert duration(seconds) == words
