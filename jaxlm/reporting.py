@@ -1,5 +1,6 @@
 """What a person sees while a run learns, and while it writes."""
 
+import shlex
 import shutil
 import time
 
@@ -33,7 +34,8 @@ class Terminal(Reporter):
 
     def __init__(self, watch: WatchConfig | None = None, console: Console | None = None) -> None:
         self._watch = watch or WatchConfig()
-        self._console = console or Console(highlight=False, markup=False, emoji=False)
+        # In a notebook, rich would put each piece of a text into a block of its own.
+        self._console = console or Console(highlight=False, markup=False, emoji=False, force_jupyter=False)
         self._plan: Plan
         self._bar: Progress | None = None
         self._first: tuple[int, float] = (0, 0.0)
@@ -138,7 +140,7 @@ class Terminal(Reporter):
 
     def end(self, run: Run) -> None:
         self.close()
-        self._print(f"Done. Write with: python sample.py --run {run.path}", "green")
+        self._print(f"Done. Write with: python sample.py --run {shlex.quote(str(run.path))}", "green")
 
     def close(self) -> None:
         if self._bar is not None:
@@ -153,4 +155,4 @@ class Terminal(Reporter):
 
 def resume_command(run: Run) -> str:
     """The line that goes on with a run."""
-    return f"python train.py --resume --run {run.path}"
+    return f"python train.py --resume --run {shlex.quote(str(run.path))}"
