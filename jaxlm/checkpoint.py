@@ -1,7 +1,9 @@
 """Runs on disk: checkpoints/<run>/{config.json, vocab.json, metrics.jsonl, <step>/}.
 
-A run's directory holds all that it takes to go on with it or to write with it, on any machine. The steps are
-Orbax's: `params`, `training` (what only the next step needs), `progress` and, at the end of an epoch, `metrics`.
+A run's directory holds all that it takes to go on with it or to write with it, on any machine. A step's directory
+is Orbax's, with the items `params` and `training` (what only the next step needs). The file progress.json, written
+into it last, makes it a checkpoint: it says how far that is, and has the digests of the files, since Orbax itself
+does not notice a changed bit, and cannot quietly read what is damaged.
 """
 
 import contextlib
@@ -13,15 +15,15 @@ import json
 import logging
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers, options
 
 import jaxlm
 from jaxlm import config as config_lib
@@ -35,6 +37,9 @@ log = logging.getLogger("jaxlm")
 
 FORMAT = 1
 """Version of the directory's layout; a reader refuses others."""
+
+PROGRESS = "progress.json"
+"""The file without which a step's directory is no checkpoint."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,12 +117,16 @@ class Run:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.mkdir()
         except OSError as error:
-            if path.exists():
+            if os.path.lexists(path):
                 refuse(path)
             raise _unwritable(path.parent, error) from error
         run = cls(path, record, vocab)
-        _write_json(path / "vocab.json", vocab.to_json())
-        run.write_record(record)  # Last, since it is what makes the directory a run.
+        try:
+            _write_json(path / "vocab.json", vocab.to_json())
+            run.write_record(record)  # Last, since it is what makes the directory a run.
+        except OSError as error:
+            shutil.rmtree(path, ignore_errors=True)
+            raise _unwritable(path.parent, error) from error
         return run
 
     @classmethod
@@ -128,22 +137,27 @@ class Run:
           InputError: there is none, or it is damaged or of another version.
         """
         path = Path(path)
-        if not (path / "config.json").is_file():
-            found = "a folder without config.json" if path.is_dir() else "no folder"
+        # os.path, unlike Path, answers False where it may not look.
+        if not os.path.isfile(path / "config.json"):
+            found = "a folder without config.json" if os.path.isdir(path) else "no folder"
             raise InputError(
                 f"run {path}: found {found}, expected the directory of a run, such as checkpoints/nietzsche-book; "
                 "train one with: python train.py"
             )
         values = _read_json(path / "config.json")
         try:
-            if values.pop("format") != FORMAT:
+            if values["format"] != FORMAT:
                 raise KeyError("format")
-            del values["jaxlm"]
-            record = Record(**{**values, "config": config_lib.from_json(values["config"])})
-        except (KeyError, TypeError, AttributeError) as error:
+            values["config"] = config_lib.from_json(values["config"])
+            for field in dataclasses.fields(Record):
+                if not isinstance(values[field.name], cast(type, field.type)):
+                    raise KeyError(field.name)
+            record = Record(**{field.name: values[field.name] for field in dataclasses.fields(Record)})
+        except (KeyError, TypeError) as error:
+            missing = error.args[0] if isinstance(error, KeyError) else "format"  # It is no object at all.
             raise InputError(
-                f"run {path}: found a config.json without a good {error}, expected one as jaxlm {jaxlm.__version__} "
-                "writes it; use the version that made the run"
+                f"run {path}: found a config.json without a good {missing!r}, expected one as jaxlm "
+                f"{jaxlm.__version__} writes it; restore it from a backup, or use the version that made the run"
             ) from error
         return cls(path, record, Vocab.from_json(_read_json(path / "vocab.json")))
 
@@ -161,7 +175,7 @@ class Run:
           InputError: another trainer is at work in this run.
         """
         try:
-            descriptor = os.open(self.path / ".lock", os.O_WRONLY | os.O_CREAT)
+            descriptor = os.open(self.path / ".lock", os.O_WRONLY | os.O_CREAT, 0o666)
         except OSError as error:
             raise _unwritable(self.path, error) from error
         try:
@@ -171,6 +185,8 @@ class Run:
                 raise InputError(
                     f"run {self.path}: found another process training it, expected none; wait for it, or stop it"
                 ) from error
+            except OSError as error:
+                raise _unwritable(self.path, error) from error
             yield
         finally:
             os.close(descriptor)
@@ -178,7 +194,7 @@ class Run:
     @contextlib.contextmanager
     def writer(self) -> Iterator["Writer"]:
         """The checkpoints, open for saving; everything saved is on disk when the context ends."""
-        with _manager(self.path, read_only=False) as manager:
+        with _manager(self.path) as manager:
             yield Writer(self, manager)
 
     def restore(self, *, best: bool = False) -> tuple[TrainState, Progress] | None:
@@ -190,12 +206,18 @@ class Run:
           The state, of NumPy arrays, and how far it is; None where no checkpoint was saved yet.
 
         Raises:
-          InputError: there are checkpoints, and all of them are damaged.
+          InputError: there were checkpoints, and all of them are damaged or gone.
         """
         model, optimizer = build_model(self.record.config, self.vocab), make_optimizer(self.record.config)
         target = jax.eval_shape(lambda: init_state(model, optimizer, 0))
         found = self._first_readable({"params": target.params, "training": _training(target)}, best)
         if found is None:
+            # An epoch's line is written before its checkpoint, so that a kill leaves one line more, never two.
+            if len(epochs := self._metrics()) > 1:
+                raise InputError(
+                    f"run {self.path}: found no checkpoint, but {len(epochs)} epochs in metrics.jsonl, expected the "
+                    "last one's; restore the directory from a backup, or train a new run"
+                )
             return None
         items, progress = found
         return target._replace(params=items["params"], **items["training"]), progress
@@ -233,45 +255,128 @@ class Run:
         )
 
     def append_metrics(self, values: dict[str, Any]) -> None:
-        """Adds a line to metrics.jsonl."""
-        with open(self.path / "metrics.jsonl", "a") as file:
+        """Adds a line to metrics.jsonl.
+
+        Raises:
+          RunError: the disk refused it.
+        """
+        with self.writing("metrics.jsonl"), open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
 
-    def trim_metrics(self, step: int) -> None:
-        """Drops the lines of metrics.jsonl that are later than `step`, or were cut off by a kill."""
-        path = self.path / "metrics.jsonl"
-        kept = []
-        for line in path.read_text().splitlines() if path.exists() else []:
-            with contextlib.suppress(json.JSONDecodeError):
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-        _write_text(path, "".join(kept))
+    def go_back_to(self, step: int) -> None:
+        """Makes room for what comes after `step`.
+
+        Checkpoints after it, and whatever else has their numbers for a name, become damaged-<number>. Later lines
+        of metrics.jsonl, and one that was cut off by a kill, are dropped.
+
+        Raises:
+          RunError: the disk refused it.
+        """
+        with self.writing("the directory"):
+            for path in self.path.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(path)  # Left by a kill in the middle of a save.
+            for other, path in sorted(self._numbered().items()):
+                if other > step:
+                    target, number = self.path / f"damaged-{other}", 1
+                    while os.path.lexists(target):
+                        number += 1
+                        target = self.path / f"damaged-{other}-{number}"
+                    path.rename(target)
+                    log.warning("%s: checkpoint %s is set aside as %s", self.path, other, target.name)
+            _write_text(
+                self.path / "metrics.jsonl",
+                "".join(line + "\n" for reached, line in self._metrics() if reached <= step),
+            )
+
+    def _metrics(self) -> list[tuple[int, str]]:
+        """The whole lines of metrics.jsonl, each with its step."""
+        path, lines = self.path / "metrics.jsonl", []
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+            with contextlib.suppress(ValueError, TypeError, KeyError):
+                lines.append((int(json.loads(line)["step"]), line))
+        return lines
+
+    def _numbered(self) -> dict[int, Path]:
+        """Everything with a step for a name."""
+        return {int(path.name): path for path in self.path.iterdir() if re.fullmatch("0|[1-9][0-9]*", path.name)}
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[None]:
+        """Turns the disk's refusal to write `name` into a RunError."""
+        try:
+            yield
+        except (OSError, ValueError) as error:  # TensorStore tells of a full disk as a ValueError.
+            raise RunError(
+                f"run {self.path}: {name} could not be written ({(str(error).splitlines() or [''])[0][:200]}), "
+                "expected room and permission to write; earlier checkpoints are untouched; make room, then train on "
+                "with --resume"
+            ) from error
+
+    def steps(self) -> list[int]:
+        """The checkpoints, damaged ones too, in order."""
+        return sorted(step for step, path in self._numbered().items() if (path / PROGRESS).exists())
+
+    def read_progress(self, step: int) -> tuple[Progress, dict[str, str]]:
+        """How far a checkpoint is, and the digests of its files.
+
+        Raises:
+          Exception: any; it is damaged, or gone.
+        """
+        values = json.loads((self.path / str(step) / PROGRESS).read_text(encoding="utf-8"))
+        if values.pop("sha256") != _digest(values):
+            raise ValueError(f"{PROGRESS} is not what was saved")
+        if values.pop("vocab") != _digest(self.vocab.to_json()):
+            raise ValueError("vocab.json is not what was saved with it")
+        files = values.pop("files")
+        if values["step"] != step:
+            raise ValueError(f"it is a copy of checkpoint {values['step']}")
+        return Progress(**values), files
 
     def _first_readable(self, targets: dict[str, Any], best: bool) -> tuple[dict[str, Any], Progress] | None:
         damaged: dict[int, Exception] = {}
         while True:
-            # Opened anew each time: a trainer may have replaced the steps meanwhile.
-            with _manager(self.path, read_only=True) as manager:
-                steps = sorted(manager.all_steps(), reverse=True)
-                if best:
-                    losses = {step: (manager.metrics(step) or {}).get("loss", np.inf) for step in steps}
-                    steps.sort(key=lambda step: losses[step])
-                step = next((step for step in steps if step not in damaged), None)
-                if step is None and damaged.keys() & set(steps):
-                    raise InputError(
-                        f"run {self.path}: found only damaged checkpoints ({_explain(damaged)}), expected a good one; "
-                        "restore the directory from a backup, or train a new run"
-                    )
-                if step is None:
-                    return None
-                try:
-                    items, progress = _read_step(manager, step, targets)
-                except Exception as error:  # Orbax raises a bare Exception for some kinds of damage.
-                    damaged[step] = error
-                    continue
-            for other in damaged.keys() & set(steps):
+            # Listed anew each time: a trainer may have replaced the steps meanwhile.
+            steps = self.steps()
+            candidates = [step for step in steps if step not in damaged]
+            if steps and not candidates:
+                raise InputError(
+                    f"run {self.path}: found only damaged checkpoints ({_explain(damaged)}), expected a good one; "
+                    "restore the directory from a backup, or train a new run"
+                )
+            if not candidates:
+                return None
+            found = {}
+            try:
+                for step in candidates:
+                    found[step] = self.read_progress(step)
+                step = _best({step: progress.loss for step, (progress, _) in found.items()}) if best else max(found)
+                progress, files = found[step]
+                items = self._read_items(step, targets, files)
+            except Exception as error:  # Orbax raises a bare Exception for some kinds of damage.
+                damaged[step] = error
+                continue
+            for other in sorted(damaged.keys() & set(steps)):
                 log.warning("%s: checkpoint %s is passed over", self.path, _explain({other: damaged[other]}))
             return items, progress
+
+    def _read_items(self, step: int, targets: dict[str, Any], files: dict[str, str]) -> dict[str, Any]:
+        for name, digest in files.items():
+            # An item that is not asked for need not be good.
+            asked = name.partition("/")[0] not in {"params", "training"} - targets.keys()
+            if asked and _file_digest(self.path / str(step) / name) != digest:
+                raise ValueError(f"{name} is not what was saved")
+        # NumPy targets: with others, Orbax wants the devices that a checkpoint was saved from.
+        arguments = {
+            name: ocp.args.StandardRestore(jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), target))
+            for name, target in targets.items()
+        }
+        with _manager(self.path) as manager:
+            restored = manager.restore(step, args=ocp.args.Composite(**arguments))
+        for name, target in targets.items():
+            # Orbax takes other shapes than a NumPy target's without a word.
+            if _shapes(restored[name]) != _shapes(target):
+                raise ValueError(f"its {name} do not fit the model in config.json")
+        return {name: restored[name] for name in targets}
 
 
 class Writer:
@@ -280,18 +385,10 @@ class Writer:
     def __init__(self, run: Run, manager: ocp.CheckpointManager) -> None:
         self._run = run
         self._manager = manager
-
-    def set_aside_after(self, step: int) -> None:
-        """Renames checkpoints later than `step` to damaged-<step>, as their numbers will be used again."""
-        for other in self._manager.all_steps():
-            if other > step:
-                target = self._run.path / f"damaged-{other}"
-                number = 1
-                while target.exists():
-                    number += 1
-                    target = self._run.path / f"damaged-{other}-{number}"
-                (self._run.path / str(other)).rename(target)
-        self._manager.reload()
+        self._losses: dict[int, float | None] = {}  # Of the good checkpoints; the others are left alone.
+        for step in run.steps():
+            with contextlib.suppress(Exception):
+                self._losses[step] = run.read_progress(step)[0].loss
 
     def save(self, state: TrainState, progress: Progress) -> None:
         """Saves a checkpoint; it is on disk, or the error raised, when this returns.
@@ -299,30 +396,49 @@ class Writer:
         Kept are the two last, so that damage to one loses little, and the best.
 
         Raises:
-          RunError: the disk refused it, or a parameter is not finite; earlier checkpoints are untouched.
+          RunError: the disk refused it, or a number is not finite; earlier checkpoints are untouched.
         """
         host: TrainState = jax.device_get(state)
-        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(host.params)):
+        step = progress.step
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(host)):
             raise RunError(
-                f"step {progress.step}: found weights that are not finite, expected finite ones; the last good "
-                "checkpoint is kept; train again with a smaller --learning-rate, or with --clip 1"
+                f"step {step}: found weights that are not finite, expected finite ones; the last good checkpoint is "
+                "kept; train again with a smaller --learning-rate, or with --clip 1"
             )
-        items = {"params": host.params, "training": _training(host)}
-        meta = {**vars(progress), "sha256": {name: _digest(item) for name, item in items.items()}}
-        arguments = {name: ocp.args.StandardSave(item) for name, item in items.items()}
-        metrics = None if progress.loss is None else {"loss": progress.loss}
+        items = {"params": ocp.args.StandardSave(host.params), "training": ocp.args.StandardSave(_training(host))}
+        path = self._run.path / str(step)
         try:
-            saved = self._manager.save(
-                progress.step, args=ocp.args.Composite(**arguments, progress=ocp.args.JsonSave(meta)), metrics=metrics
-            )
-        except (OSError, ValueError) as error:  # TensorStore tells of a full disk as a ValueError.
-            raise RunError(
-                f"run {self._run.path}: checkpoint {progress.step} could not be saved "
-                f"({str(error).splitlines()[0][:200]}), expected room and permission to write; earlier checkpoints "
-                "are untouched; make room, then train on with --resume"
-            ) from error
+            with self._run.writing(f"checkpoint {step}"):
+                saved = self._manager.save(step, args=ocp.args.Composite(**items))
+                if saved:
+                    self._seal(path, progress)
+        except RunError:
+            for part in (path, *self._run.path.glob(f"{step}.orbax-checkpoint-tmp*")):
+                shutil.rmtree(part, ignore_errors=True)  # It takes the room that is missing.
+            raise
         if not saved:
-            raise RunError(f"run {self._run.path}: Orbax refused to save step {progress.step}; is it saved already?")
+            raise RunError(f"run {self._run.path}: Orbax refused to save step {step}; is it saved already?")
+        self._losses[step] = progress.loss
+        self._delete_old()
+
+    def _seal(self, path: Path, progress: Progress) -> None:
+        """Makes what Orbax saved a checkpoint."""
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        values = {
+            **vars(progress),
+            "vocab": _digest(self._run.vocab.to_json()),
+            "files": {file.relative_to(path).as_posix(): _file_digest(file) for file in files},
+        }
+        _write_json(path / PROGRESS, {**values, "sha256": _digest(values)})
+
+    def _delete_old(self) -> None:
+        kept = {*sorted(self._losses)[-2:], _best(self._losses)}
+        for step in self._losses.keys() - kept:
+            with self._run.writing(f"checkpoint {step}"):
+                # This file first, so that no reader, and no kill, finds half a checkpoint.
+                (self._run.path / str(step) / PROGRESS).unlink()
+                shutil.rmtree(self._run.path / str(step))
+            del self._losses[step]
 
 
 def refuse(path: Path) -> NoReturn:
@@ -358,7 +474,8 @@ def newest(checkpoints: str | os.PathLike[str]) -> Path:
 
 def unused_path(checkpoints: str | os.PathLike[str], corpus: str, recipe: str) -> Path:
     """The directory for a new run of a corpus and a recipe: numbered, if their names are taken."""
-    name = re.sub(r"[^\w.-]+", "-", f"{corpus}-{recipe}").strip("-.")
+    # Cut, as a file system's names are at most 255 bytes.
+    name = re.sub(r"[^\w.-]+", "-", f"{corpus[:50]}-{recipe}").strip("-.")
     path = Path(checkpoints) / name
     number = 1
     while path.exists():
@@ -379,66 +496,41 @@ def load(path: str | os.PathLike[str]) -> TextGenerator:
     return Run.open(path).generator()[0]
 
 
-def _manager(path: Path, read_only: bool) -> ocp.CheckpointManager:
-    # Orbax ranks best_fn's scores from worst to best; a checkpoint in the middle of an epoch has none.
-    policies = [
-        checkpoint_managers.LatestN(2),
-        checkpoint_managers.BestN(get_metric_fn=_loss, reverse=True, n=1, keep_checkpoints_without_metrics=False),
-    ]
+def _manager(path: Path) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(
         path.resolve(),
         options=ocp.CheckpointManagerOptions(
-            best_fn=_loss,
-            best_mode="min",
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
             create=False,
-            read_only=read_only,
-            save_interval_steps=0 if read_only else 1,
-            cleanup_tmp_directories=not read_only,
             enable_async_checkpointing=False,
             save_root_metadata=False,
-            # A partial copy, or an empty directory with a number for a name, is then no checkpoint.
-            atomicity_options=options.AtomicityOptions(mode=options.AtomicityMode.COMMIT_FILE),
+            # Which steps there are, which to keep, and which is best, is decided here: Orbax takes any directory
+            # with a number for a name, and its ranking fails on a damaged one.
+            lightweight_initialize=True,
         ),
-        item_handlers={
-            "params": ocp.StandardCheckpointHandler(),
-            "training": ocp.StandardCheckpointHandler(),
-            "progress": ocp.JsonCheckpointHandler(),
-        },
+        item_handlers={"params": ocp.StandardCheckpointHandler(), "training": ocp.StandardCheckpointHandler()},
     )
 
 
-def _loss(metrics: dict[str, float]) -> float:
-    return metrics["loss"]
+def _best(losses: dict[int, float | None]) -> int:
+    """The step with the lowest loss, or the last where none has one."""
+    return min(sorted(losses, reverse=True), key=lambda step: np.inf if (loss := losses[step]) is None else loss)
 
 
 def _training(state: TrainState) -> dict[str, Any]:
     return {"step": state.step, "opt_state": state.opt_state, "key": state.key}
 
 
-def _read_step(manager: ocp.CheckpointManager, step: int, targets: dict[str, Any]) -> tuple[dict[str, Any], Progress]:
-    # NumPy targets: with others, Orbax wants the devices that a checkpoint was saved from.
-    arguments = {
-        name: ocp.args.StandardRestore(jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), target))
-        for name, target in targets.items()
-    }
-    restored = manager.restore(step, args=ocp.args.Composite(**arguments, progress=ocp.args.JsonRestore()))
-    progress = dict(restored["progress"])
-    digests = progress.pop("sha256")
-    items = {name: restored[name] for name in targets}
-    for name, item in items.items():
-        if _digest(item) != digests[name]:
-            raise ValueError(f"the {name} are not those that were saved")
-    return items, Progress(**progress)
+def _shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: (leaf.shape, np.dtype(leaf.dtype)), tree)
 
 
-def _digest(tree: Any) -> str:
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _explain(damaged: dict[int, Exception]) -> str:
@@ -449,9 +541,9 @@ def _explain(damaged: dict[int, Exception]) -> str:
 
 
 def _unwritable(path: Path, error: OSError) -> InputError:
+    found = "a file" if os.path.isfile(path) else f"what cannot be written to ({error.strerror})"
     return InputError(
-        f"checkpoints {path}: cannot be written to ({error.strerror}), expected a directory that can; choose another "
-        "with --checkpoints"
+        f"checkpoints {path}: found {found}, expected a folder for runs; choose another with --checkpoints"
     )
 
 

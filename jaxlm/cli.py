@@ -9,21 +9,24 @@ import secrets
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import tyro
 
 from jaxlm.config import BOOK, RECIPES, InputError, RunError, SampleConfig, TrainConfig, WatchConfig, differences
 
 Flags = TypeVar("Flags")
+Setting = TypeVar("Setting")
+Unnamed = Annotated[Setting, tyro.conf.arg(name="")]
+"""Groups of settings are for the code; a user sees flags."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainFlags:
     """Train a character-level LSTM language model on any text, and watch it learn to write."""
 
-    config: TrainConfig = BOOK
-    watch: WatchConfig = WatchConfig()
+    config: Unnamed[TrainConfig] = BOOK
+    watch: Unnamed[WatchConfig] = WatchConfig()
     run: str | None = None
     """Name of the run, a folder in --checkpoints, or a path to it. Left out: made from corpus and recipe; with
     --resume, the newest."""
@@ -37,7 +40,7 @@ class TrainFlags:
 class SampleFlags:
     """Write with a trained model: the best epoch of a run."""
 
-    config: SampleConfig = SampleConfig()
+    config: Unnamed[SampleConfig] = SampleConfig()
     run: str | None = None
     """Name of the run, a folder in --checkpoints, or a path to it. Left out: the newest."""
     checkpoints: Path = Path("checkpoints")
@@ -70,12 +73,13 @@ def _train(flags: TrainFlags, argv: Sequence[str] | None) -> None:
     stored = checkpoint.Run.open(path).record.config
     # Read the flags again over the run's own settings, to see which of them ask for something else.
     asked = _parse(dataclasses.replace(flags, config=stored), argv, "train.py").config
-    if changed := differences(stored, dataclasses.replace(asked, epochs=stored.epochs)):
+    # Another place for the corpus is fine, as long as it is the same text; `resume` sees to that.
+    if changed := differences(stored, dataclasses.replace(asked, epochs=stored.epochs, corpus=stored.corpus)):
         raise InputError(
-            f"run {path}: found other settings than it has ({'; '.join(changed)}), expected only --epochs to change; "
+            f"run {path}: found other settings than its own ({'; '.join(changed)}), expected only --epochs to change; "
             "leave them out, or train a new run without --resume"
         )
-    run.resume(path, epochs=asked.epochs, reporter=reporter)
+    run.resume(path, epochs=asked.epochs, corpus=asked.corpus, reporter=reporter)
 
 
 def _sample(flags: SampleFlags) -> None:
@@ -86,20 +90,26 @@ def _sample(flags: SampleFlags) -> None:
     path = checkpoint.locate(flags.run, flags.checkpoints) if flags.run else checkpoint.newest(flags.checkpoints)
     run = checkpoint.Run.open(path)
     generator, progress = run.generator()
-    best = f"epoch {progress.epoch} (best: loss {progress.loss:.4f})" if progress.loss else f"step {progress.step}"
+    loss = progress.loss
+    best = f"step {progress.step}" if loss is None else f"epoch {progress.epoch} (best: loss {loss:.4f})"
     seed = secrets.randbelow(2**32) if config.seed is None else config.seed
-    _note(f"{path}, {best}, seed {seed}")
-    for temperature in config.temperature:
-        if len(config.temperature) > 1:
-            print(f"--- temperature {temperature:g}", flush=True)
-        for piece in generator.stream(
+    # All of them before a word is printed, since each checks the prompt.
+    texts = [
+        generator.stream(
             config.prompt,
             config.length,
             temperature=temperature,
             seed=seed,
             mode=config.mode,
             unknown=config.unknown,
-        ):
+        )
+        for temperature in config.temperature
+    ]
+    _note(f"{path}, {best}, seed {seed}")
+    for temperature, text in zip(config.temperature, texts, strict=True):
+        if len(texts) > 1:
+            print(f"--- temperature {temperature:g}", flush=True)
+        for piece in text:
             print(piece, end="", flush=True)
         print(flush=True)
 
@@ -108,7 +118,6 @@ def _parse(defaults: Flags, argv: Sequence[str] | None, program: str) -> Flags:
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told):
-            # Groups of settings are for the code; every flag is short.
             return tyro.cli(
                 type(defaults),
                 default=defaults,
@@ -150,14 +159,27 @@ def _guarded(command: Callable[[], None]) -> int:
 
 
 def _note(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(" ".join(line.splitlines()), file=sys.stderr, flush=True)  # A path may have line breaks in it.
+
+
+class _Warnings(logging.Handler):
+    """Tells jaxlm's warnings as plain lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _note(f"warning: {record.getMessage()}")
 
 
 def _quiet() -> None:
     """Silences what JAX, Orbax and XLA tell their own developers; jaxlm's warnings come as plain lines."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for name in ("jax", "absl", "orbax"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("warning: %(message)s"))
-    logging.getLogger("jaxlm").addHandler(handler)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.getLogger("jaxlm").handlers = [_Warnings()]
+    sys.unraisablehook = _unraisable
+
+
+def _unraisable(found: "sys.UnraisableHookArgs") -> None:
+    # Where a disk is full, TensorStore tells of each refused write to Orbax's event loop, which is closed by then.
+    # The refusal itself arrives as an exception of its own.
+    if str(found.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(found)

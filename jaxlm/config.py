@@ -38,7 +38,10 @@ def check_int(name: str, value: object, low: int, high: int | None = None, remed
 
 def check_float(name: str, value: object, low: float, high: float = math.inf, *, above: bool, remedy: str = "") -> None:
     """Raises InputError unless `value` is finite, over `low` (or at it, if not `above`) and under `high`."""
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # An int beyond all floats.
+        good = False
     if not good or value < low or (above and value == low) or value >= high:  # type: ignore[operator]
         lower = f"above {low:g}" if above else f"of {low:g} or more"
         upper = "" if high == math.inf else f" and below {high:g}"
@@ -65,6 +68,14 @@ def check_seed(value: object) -> None:
 def check_temperature(value: object) -> None:
     """Raises InputError unless `value` is a finite temperature; 0 means greedy."""
     check_float("temperature", value, 0.0, above=False, remedy="0 is greedy, 0.5 is cautious, 1 is as learned")
+
+
+def check_temperatures(value: object) -> None:
+    """Raises InputError unless `value` is a tuple or list of temperatures."""
+    if not isinstance(value, tuple | list):
+        reject("temperature", value, "a tuple of numbers", "for example (0.5,)")
+    for temperature in value:
+        check_temperature(temperature)
 
 
 def check_length(value: object) -> None:
@@ -100,13 +111,14 @@ class TrainConfig:
 
     recipe: Recipe = "book"
     """The defaults to start from: the system of Deep Learning with Python, chapter 8."""
-    corpus: tuple[str, ...] = ()
+    corpus: tuple[str, ...] | None = None
     """nietzsche, shakespeare, python-docs, or files and folders of UTF-8 text. Left out: nietzsche, or python-docs
     where that can't be had."""
     tokens: Tokens = "char"
     """What the model reads and writes at each step (the book's: char)."""
-    words: int = 5000
-    """With tokens=word, how many of the most frequent words to know; the others are spelled in characters."""
+    words: int = 2000
+    """For word tokens, how many of the most frequent words to know; the others are spelled in characters. More
+    words make slower steps."""
     lowercase: bool = True
     """Lowercase the corpus, and prompts too (the book's: yes)."""
     length: int = 60
@@ -129,13 +141,16 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_choice("recipe", self.recipe, get_args(Recipe))
-        if isinstance(self.corpus, str) or not all(isinstance(part, str) for part in self.corpus):
-            reject("corpus", self.corpus, "a tuple of names and paths", 'for example corpus=("nietzsche",)')
-        object.__setattr__(self, "corpus", tuple(self.corpus))
+        if self.corpus is not None:
+            if not isinstance(self.corpus, tuple | list) or not all(isinstance(part, str) for part in self.corpus):
+                reject("corpus", self.corpus, "a tuple of names and paths", 'for example corpus=("nietzsche",)')
+            if not self.corpus:
+                reject("corpus", self.corpus, "a name or a path", "leave it out for nietzsche")
+            object.__setattr__(self, "corpus", tuple(self.corpus))
         check_choice("tokens", self.tokens, get_args(Tokens))
         check_int("words", self.words, 1)
         if self.tokens != "word" and self.words != type(self).words:
-            reject("words", self.words, "to be left out unless tokens is word", "add tokens=word")
+            reject("words", self.words, "nothing, since it is for tokens=word", "leave it out, or choose word tokens")
         check_bool("lowercase", self.lowercase)
         check_int("length", self.length, 1)
         check_int("stride", self.stride, 1)
@@ -160,8 +175,7 @@ class WatchConfig:
     """Characters in each of these samples (the book's: 400)."""
 
     def __post_init__(self) -> None:
-        for temperature in self.temperature:
-            check_temperature(temperature)
+        check_temperatures(self.temperature)
         check_int("sample_length", self.sample_length, 0)
 
 
@@ -187,10 +201,9 @@ class SampleConfig:
         if self.prompt is not None and not isinstance(self.prompt, str):
             reject("prompt", self.prompt, "text")
         check_length(self.length)
+        check_temperatures(self.temperature)
         if not self.temperature:
             reject("temperature", self.temperature, "at least one number", "for example 0.5")
-        for temperature in self.temperature:
-            check_temperature(temperature)
         if self.seed is not None:
             check_seed(self.seed)
         if self.mode is not None:
@@ -216,20 +229,20 @@ def from_json(values: Mapping[str, Any]) -> TrainConfig:
       InputError: a setting is unknown to this version, or out of range.
     """
     try:
-        model = ModelConfig(**values.get("model", {}))
-        return TrainConfig(**{**values, "corpus": tuple(values["corpus"]), "model": model})
-    except (TypeError, KeyError, AttributeError) as error:
+        return TrainConfig(**{**values, "model": ModelConfig(**values.get("model", {}))})
+    except (TypeError, AttributeError) as error:
         raise InputError(
-            f"stored settings: found {error}, expected those of this version of jaxlm; was the run made by another one?"
+            f"stored settings: found some that this version of jaxlm does not know ({error}), expected its own; use "
+            "the version that made the run"
         ) from error
 
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
-    """The settings in which two configs differ, as `name: old, not new`."""
+    """The settings in which two configs differ, one phrase each."""
 
     def flat(config: TrainConfig) -> dict[str, Any]:
         values = to_json(config)
         return {**values.pop("model"), **values}
 
     before, after = flat(old), flat(new)
-    return [f"{name}: {before[name]!r}, not {after[name]!r}" for name in before if before[name] != after[name]]
+    return [f"{name} {after[name]!r} instead of {before[name]!r}" for name in before if before[name] != after[name]]

@@ -34,8 +34,8 @@ class Windows:
     def __post_init__(self) -> None:
         if self.tokens <= self.length:
             raise InputError(
-                f"corpus: found {self.tokens} tokens, expected at least {self.length + 1} for one window of "
-                f"{self.length} and the token after it; use more text or a smaller length"
+                f"corpus: found a text of only {self.tokens} tokens, expected at least {self.length + 1} for one "
+                f"window of {self.length} and the token after it; use more text, or a smaller length"
             )
         if self.tokens > np.iinfo(np.int32).max:
             raise InputError(

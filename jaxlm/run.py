@@ -8,7 +8,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import NoReturn
 
@@ -123,7 +123,7 @@ def train(
     """
     reporter = reporter or Reporter()
     with contextlib.closing(reporter):
-        if run is not None and locate(run, checkpoints).exists():
+        if run is not None and os.path.lexists(locate(run, checkpoints)):
             refuse(locate(run, checkpoints))  # Before a corpus is fetched for nothing.
         corpus = load_corpus(config.corpus, lowercase=config.lowercase, progress=reporter.download)
         config = dataclasses.replace(config, corpus=corpus.sources)
@@ -135,11 +135,15 @@ def train(
         path = locate(run, checkpoints) if run is not None else unused_path(checkpoints, corpus.name, config.recipe)
         directory = Run.create(path, record, vocab)
         with directory.lock():
-            return _fit(directory, corpus, ids, windows, reporter)
+            return _fit(directory, config, corpus, ids, windows, reporter)
 
 
 def resume(
-    path: str | os.PathLike[str], *, epochs: int | None = None, reporter: Reporter | None = None
+    path: str | os.PathLike[str],
+    *,
+    epochs: int | None = None,
+    corpus: Sequence[str] | None = None,
+    reporter: Reporter | None = None,
 ) -> TextGenerator:
     """Goes on with a run from its last checkpoint, as if it had never stopped.
 
@@ -148,6 +152,7 @@ def resume(
     Args:
       path: the run's directory.
       epochs: epochs in all, if other than the run was begun with.
+      corpus: where the same text is now, if elsewhere.
       reporter: as in `train`.
 
     Returns:
@@ -163,19 +168,23 @@ def resume(
         config = run.record.config
         if epochs is not None:
             config = dataclasses.replace(config, epochs=epochs)
-        corpus = load_corpus(config.corpus, lowercase=config.lowercase, progress=reporter.download)
-        if corpus.sha256 != run.record.sha256:
+        if corpus is not None:
+            config = dataclasses.replace(config, corpus=tuple(corpus))
+        try:
+            text = load_corpus(config.corpus, lowercase=config.lowercase, progress=reporter.download)
+        except InputError as error:
+            raise InputError(f"{error}; run {run.path} learns from it: if it has moved, name its new place") from error
+        if text.sha256 != run.record.sha256:
             raise InputError(
-                f"corpus {' '.join(config.corpus)}: found {len(corpus.text):,} characters, not the same text as the "
+                f"corpus {' '.join(text.sources)}: found {len(text.text):,} characters, not the same text as the "
                 f"{run.record.characters:,} that run {run.path} was trained on, expected it unchanged; bring it back, "
                 "or train a new run"
             )
-        ids = run.vocab.encode(corpus.text)
+        config = dataclasses.replace(config, corpus=text.sources)
+        ids = run.vocab.encode(text.text)
         windows = Windows(len(ids), config.length, config.stride)
         with run.lock():
-            if config != run.record.config:
-                run.write_record(dataclasses.replace(run.record, config=config))
-            return _fit(run, corpus, ids, windows, reporter)
+            return _fit(run, config, text, ids, windows, reporter)
 
 
 def seed_text(text: str, length: int) -> str:
@@ -257,18 +266,21 @@ class _Tally:
         self.nats, self.count = 0.0, 0
 
 
-def _fit(run: Run, corpus: Corpus, ids: np.ndarray, windows: Windows, reporter: Reporter) -> TextGenerator:
+def _fit(
+    run: Run, config: TrainConfig, corpus: Corpus, ids: np.ndarray, windows: Windows, reporter: Reporter
+) -> TextGenerator:
     """Trains a locked run from its last checkpoint, or from the start, to its last epoch."""
-    config, vocab = run.record.config, run.vocab
+    vocab = run.vocab
     steps = windows.steps(config.batch)
     characters = float(vocab.widths[ids[windows.targets()]].mean())
     sharding.split_cpu()
+    restored = run.restore()
+    progress = restored[1] if restored else Progress(step=0, epoch=0, nats=0.0, count=0, loss=None)
+    run.go_back_to(progress.step)
+    if config != run.record.config:
+        with run.writing("config.json"):
+            run.write_record(dataclasses.replace(run.record, config=config))
     with _stop_on_signals() as stop, run.writer() as writer:
-        restored = run.restore()
-        progress = restored[1] if restored else Progress(step=0, epoch=0, nats=0.0, count=0, loss=None)
-        writer.set_aside_after(progress.step)
-        run.trim_metrics(progress.step)
-
         mesh = sharding.make_mesh(config.batch)
         model, optimizer = build_model(config, vocab), make_optimizer(config)
         initial = restored[0] if restored else jax.jit(lambda: init_state(model, optimizer, config.seed))()

@@ -12,10 +12,13 @@ MIN_ROWS = 16
 
 
 def split_cpu() -> None:
-    """Makes one device of each CPU core that this process may use; only before JAX's first computation.
+    """Makes one device of each CPU core that this process may use, unless a number of devices was chosen already.
 
-    XLA's CPU runtime leaves most of a recurrence to one core, so a batch is split over several devices.
+    XLA's CPU runtime leaves most of a recurrence to one core, so a batch is split over several devices. Only before
+    JAX's first computation.
     """
+    if jax.config.jax_num_cpu_devices >= 0:  # type: ignore[attr-defined]
+        return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # A notebook may have computed something already: its devices stay as they are.
     with contextlib.suppress(RuntimeError):

@@ -6,19 +6,23 @@ import dataclasses
 import functools
 import hashlib
 import http.client
+import logging
 import os
 import re
+import shlex
 import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import platformdirs
 
 from jaxlm.config import InputError, Tokens, check_choice, reject
+
+log = logging.getLogger("jaxlm")
 
 Progress = Callable[[int, int], None]
 """Called with the bytes fetched so far and the bytes in all."""
@@ -86,12 +90,14 @@ class Corpus:
         return hashlib.sha256(self.text.encode("utf-8")).hexdigest()
 
 
-def load_corpus(sources: Sequence[str] = (), *, lowercase: bool = False, progress: Progress | None = None) -> Corpus:
+def load_corpus(
+    sources: Sequence[str] | None = None, *, lowercase: bool = False, progress: Progress | None = None
+) -> Corpus:
     """Reads a corpus.
 
     Args:
       sources: names of published corpora, `python-docs`, files of UTF-8 text, and folders of them, joined in
-        this order. A name wins over a file of that name (`./nietzsche` is always a file). None at all means
+        this order. A name wins over a file of that name (`./nietzsche` is always a file). None means
         nietzsche, or python-docs where that is neither in the cache nor on the network.
       lowercase: whether to lowercase the text.
       progress: told of a download as it goes on.
@@ -100,20 +106,20 @@ def load_corpus(sources: Sequence[str] = (), *, lowercase: bool = False, progres
       InputError: a source is missing, unreadable, not UTF-8, or holds no text.
     """
     notice = ""
-    if not sources:
+    if sources is None:
         try:
             sources, text = ("nietzsche",), fetch("nietzsche", progress)
         except DownloadError as error:
             sources, text = (EMBEDDED,), _embedded()
             notice = f"{error}. Training on {EMBEDDED}, Python's own help topics, instead."
     else:
-        parts = [part for source in sources for part in _read(source, progress)]
+        parts = [part for source in sources for part in _read(source, progress) if part]
         # Two files' lines must not run into one another.
         text = "".join(
             part if part.endswith("\n") or i == len(parts) - 1 else part + "\n" for i, part in enumerate(parts)
         )
     if not text:
-        raise InputError(f"corpus {' '.join(sources)}: found no text, expected some; choose another file")
+        raise InputError(f"corpus {' '.join(sources)}: found no text in it, expected some; choose another file")
     name = Path(sources[0]).resolve().stem if _is_path(sources[0]) else sources[0]
     return Corpus(name, tuple(sources), text.lower() if lowercase else text, notice)
 
@@ -127,7 +133,6 @@ def fetch(name: str, progress: Progress | None = None) -> str:
 
     Raises:
       DownloadError: the network or the server failed, or what came is not that corpus.
-      InputError: the cache directory is not writable.
     """
     published = PUBLISHED[name]
     path = Path(platformdirs.user_cache_dir("jaxlm", appauthor=False)) / f"{name}.txt"
@@ -146,26 +151,31 @@ def fetch(name: str, progress: Progress | None = None) -> str:
                 if progress:
                     progress(len(received), published.bytes)
     except (OSError, http.client.HTTPException) as error:
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # It is the answer too, with its connection.
+        reason = str(error.reason if isinstance(error, urllib.error.URLError) else error).strip()
         raise DownloadError(
             f"corpus {name}: could not be fetched from {published.url} ({reason or type(error).__name__}); {advice}"
         ) from error
     text = _verified(name, bytes(received))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=name, delete=False) as file:
-            file.write(received)
-        os.replace(file.name, path)
+        # Written beside it under another name, which is gone however this ends.
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=name) as folder:
+            whole = Path(folder) / path.name
+            whole.write_bytes(received)
+            os.replace(whole, path)
     except OSError as error:
-        raise InputError(
-            f"cache {path.parent}: {error.strerror}; expected a writable directory; set XDG_CACHE_HOME to one"
-        ) from error
+        log.warning("cache %s: cannot be written to (%s), so %s is not kept", path.parent, error.strerror, name)
     return text
 
 
 def _verified(name: str, content: bytes) -> str:
     published = PUBLISHED[name]
-    text = content.decode("utf-8", "replace")
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError:
+        text = ""
     found = text.lower()[published.offset : published.offset + len(published.passage)]
     if (len(content), len(text), found) != (published.bytes, published.characters, published.passage.lower()):
         raise DownloadError(
@@ -192,17 +202,12 @@ def _read(source: str, progress: Progress | None) -> Iterator[str]:
     if source == EMBEDDED:
         yield _embedded()
         return
+    # os.path, unlike Path, answers False where it may not look, and for what is no path at all.
     path = Path(source)
-    if path.is_file():
+    if os.path.isfile(source):
         yield _read_file(path)
-    elif path.is_dir():
-        files = sorted(
-            file
-            for file in path.rglob("*")
-            if file.is_file()
-            and file.suffix.lower() in TEXT_SUFFIXES
-            and not any(part.startswith(".") for part in file.relative_to(path).parts)
-        )
+    elif os.path.isdir(source):
+        files = sorted(_text_files(path))
         if not files:
             raise InputError(
                 f"corpus {source}: found a folder without text, expected files ending in "
@@ -211,25 +216,47 @@ def _read(source: str, progress: Progress | None) -> Iterator[str]:
         for file in files:
             yield _read_file(file)
     else:
-        found = "something that is neither a file nor a folder" if path.exists() else "nothing there"
+        found = "something that is neither a file nor a folder" if os.path.exists(source) else "nothing there"
         names = ", ".join([*PUBLISHED, EMBEDDED])
         raise InputError(f"corpus {source}: found {found}, expected a text file, a folder, or one of {names}")
+
+
+def _text_files(folder: Path) -> Iterator[Path]:
+    """The text files below a folder, but none that is hidden."""
+
+    def stop(error: OSError) -> NoReturn:
+        raise _unreadable(Path(error.filename), error)
+
+    for place, folders, names in os.walk(folder, onerror=stop):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for file in (Path(place, name) for name in names if not name.startswith(".")):
+            if file.suffix.lower() in TEXT_SUFFIXES and os.path.isfile(file):
+                yield file
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(
+        f"corpus {path}: cannot be read ({error.strerror}), expected to be allowed to; change its permissions, or "
+        "choose another file"
+    )
 
 
 def _read_file(path: Path) -> str:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InputError(f"corpus {path}: cannot be read ({error.strerror}); expected a readable file") from error
+        raise _unreadable(path, error) from error
     # A byte order mark is not text; line ends and NUL are kept as they are.
     start = len(codecs.BOM_UTF8) if content.startswith(codecs.BOM_UTF8) else 0
     try:
         return content[start:].decode("utf-8")
     except UnicodeDecodeError as error:
         offset = start + error.start
+        encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "latin1"
         raise InputError(
             f"corpus {path}: found byte 0x{content[offset]:02X} at offset {offset}, expected UTF-8 text; convert it "
-            f"first, for example: iconv -f latin1 -t utf-8 {path.name} > utf8-{path.name}"
+            f"first, for example: iconv -f {encoding} -t utf-8 {shlex.quote(str(path))} > "
+            f"{shlex.quote(f'utf8-{path.name}')}"
         ) from error
 
 
@@ -286,7 +313,8 @@ class Vocab:
     def unknown(self, text: str) -> list[str]:
         """The distinct characters of a text that cannot be encoded, in order of appearance."""
         if self.kind == "byte":
-            return []
+            # Python's stand-ins for bytes that were no UTF-8, as in a terminal of another encoding.
+            return list(dict.fromkeys(re.findall("[\ud800-\udfff]", text)))
         return [character for character in dict.fromkeys(text) if character not in self.ids]
 
     def encode(self, text: str) -> np.ndarray:
@@ -296,11 +324,12 @@ class Vocab:
           InputError: the text has characters outside the vocabulary; the message names them.
         """
         if self.kind == "byte":
+            self._check_known(text)
             return np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32)
         if self.kind == "word":
             self._check_known(text)
             return np.fromiter(self._spell(text), np.int32)
-        characters = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+        characters = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
         known = self._codepoints
         ids = np.searchsorted(known, characters).astype(np.int32)
         if not np.array_equal(known[np.minimum(ids, len(known) - 1)], characters):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from jaxlm.config import TrainConfig
 from jaxlm.metrics import nll_sum
@@ -104,5 +104,4 @@ def make_step(model: LanguageModel, optimizer: optax.GradientTransformation, len
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, opt_state, state.key), nats, count
 
-    # The state must come back as it went in, or the second call compiles again.
-    return jax.jit(step, donate_argnums=0, out_shardings=NamedSharding(mesh, whole))
+    return jax.jit(step, donate_argnums=0)

@@ -15,9 +15,7 @@ SHARED = Path(__file__).parents[2] / "shared" / "corpora"
 
 TEXT = "The quick brown fox jumps over the lazy dog. Pack my box with five dozen liquor jugs! " * 12
 
-SMALL = dataclasses.replace(
-    jaxlm.BOOK, epochs=2, length=10, stride=3, batch=32, model=jaxlm.ModelConfig(hidden=16)
-)
+SMALL = dataclasses.replace(jaxlm.BOOK, epochs=2, length=10, stride=3, batch=32, model=jaxlm.ModelConfig(hidden=16))
 
 
 @pytest.fixture(autouse=True)

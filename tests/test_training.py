@@ -114,9 +114,10 @@ def test_clipping_bounds_the_global_norm():
         np.testing.assert_allclose(update, expected, rtol=1e-5)
 
 
-def test_one_compilation_serves_whole_and_partial_batches(caplog):
+@pytest.mark.parametrize("devices", [1, 4])
+def test_one_compilation_serves_whole_and_partial_batches(caplog, devices):
     with jax.log_compiles(), caplog.at_level(logging.WARNING, "jax"):
-        run_steps([[1, 2, 3, 4], [5, 6, 7, 8], [9, PADDING, PADDING, PADDING]], config())
+        run_steps([[1, 2, 3, 4], [5, 6, 7, 8], [9, PADDING, PADDING, PADDING]], config(), devices)
     assert sum("Compiling jit(step)" in record.getMessage() for record in caplog.records) == 1
 
 

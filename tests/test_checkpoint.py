@@ -1,0 +1,506 @@
+"""Checkpoints: exact, self-contained, and never silently wrong, whatever happens to their files."""
+
+import dataclasses
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from conftest import TEXT
+from test_run import assert_same, assert_same_run, contents, shared_compilation, steps  # noqa: F401
+
+import jaxlm
+from jaxlm import checkpoint, cli, training
+from jaxlm.checkpoint import PROGRESS, Progress, Record, Run, build_model, newest
+from jaxlm.text import Vocab
+
+ROOT = Path(__file__).parents[1]
+
+LAST, EARLIER = 22, 11
+"""The checkpoints of `trained`."""
+
+NOTHING_GOOD = "found only damaged checkpoints"
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    """A copy of `trained`, to be harmed."""
+    return Path(shutil.copytree(trained, tmp_path / "fox", symlinks=True))
+
+
+def make_run(path, **changes):
+    """A run that was never trained, and its state."""
+    config = dataclasses.replace(jaxlm.BOOK, length=4, model=jaxlm.ModelConfig(hidden=3), **changes)
+    run = Run.create(path, Record(config, "abc", 3, "0" * 64, "abc", checkpoint.now()), Vocab.build("char", "abc"))
+    model, optimizer = build_model(config, run.vocab), training.make_optimizer(config)
+    return run, jax.device_get(jax.jit(lambda: training.init_state(model, optimizer, 0))())
+
+
+def at(state, step, loss=None):
+    """A state like this one, with `step` for every parameter, and its progress."""
+    params = jax.tree.map(lambda leaf: np.full_like(leaf, step), state.params)
+    return state._replace(step=np.int32(step), params=params), Progress(step, step, 0.0, 0, loss)
+
+
+def python(code, *arguments, **options):
+    """A new process that runs `code` with these arguments."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options
+    )
+
+
+def warnings(caplog):
+    found = [record.getMessage() for record in caplog.records if record.name == "jaxlm"]
+    caplog.clear()
+    return found
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def halve(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+DAMAGES = {"deleted": Path.unlink, "emptied": lambda path: path.write_bytes(b""), "halved": halve, "flipped": flip}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"optimizer": "adam", "clip": 1.0, "model": jaxlm.ModelConfig(hidden=2, layers=2, dropout=0.5)},
+    ],
+)
+def test_what_is_saved_comes_back(tmp_path, changes):
+    config = dataclasses.replace(jaxlm.BOOK, length=4, **changes)
+    run = Run.create(tmp_path / "fox", Record(config, "", 3, "", "abc", checkpoint.now()), Vocab.build("char", "cab"))
+    model, optimizer = build_model(config, run.vocab), training.make_optimizer(config)
+    state = jax.device_get(jax.jit(lambda: training.init_state(model, optimizer, 7))())
+    random = np.random.default_rng(0)
+    params, opt_state = jax.tree.map(
+        lambda leaf: np.asarray(random.normal(size=leaf.shape), leaf.dtype), (state.params, state.opt_state)
+    )
+    state = training.TrainState(np.int32(5), params, opt_state, state.key)
+    progress = Progress(5, 0, 1 / 3, 160, None)
+    with run.writer() as writer:
+        writer.save(state, progress)
+    opened = Run.open(tmp_path / "fox")
+    assert (opened.record, opened.vocab) == (run.record, run.vocab)
+    restored, reached = opened.restore()
+    assert reached == progress
+    assert_same(restored, state)
+    generator, reached = opened.generator()
+    assert reached == progress
+    assert_same(generator.params, params)
+
+
+TRAIN_ON_FOUR = """
+import dataclasses, sys, jax
+jax.config.update("jax_num_cpu_devices", 4)
+assert len(jax.devices()) == 4
+import jaxlm
+model = jaxlm.ModelConfig(hidden=8)
+config = dataclasses.replace(jaxlm.BOOK, corpus=("fox.txt",), epochs=1, length=8, batch=64, model=model)
+jaxlm.train(config, run="fox", checkpoints=".")
+"""
+LOAD_ON_ONE = """
+import sys, jax, numpy as np, jaxlm
+assert len(jax.devices()) == 1
+generator = jaxlm.load(sys.argv[1])
+print(generator.generate("the ", 20, temperature=0, mode="state"))
+print(sum(np.asarray(leaf, np.float64).sum() for leaf in jax.tree.leaves(generator.params)))
+"""
+
+
+def test_loads_elsewhere_without_the_corpus(tmp_path):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "fox.txt").write_text(TEXT)
+    trainer = python(TRAIN_ON_FOUR, cwd=tmp_path / "work")
+    errors = trainer.communicate()[1]
+    assert trainer.returncode == 0, errors
+    (tmp_path / "work" / "fox.txt").unlink()
+    loader = python(LOAD_ON_ONE, Path("work/fox"), cwd=tmp_path)
+    output, errors = loader.communicate()
+    assert loader.returncode == 0, errors
+    generator = jaxlm.load(tmp_path / "work" / "fox")
+    assert output.splitlines() == [
+        generator.generate("the ", 20, temperature=0, mode="state"),
+        str(sum(np.asarray(leaf, np.float64).sum() for leaf in jax.tree.leaves(generator.params))),
+    ]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_never_silent(trained, tmp_path, caplog, damage):
+    good = {LAST: Run.open(trained).restore()}
+    shutil.copytree(trained, tmp_path / "earlier", ignore=shutil.ignore_patterns(str(LAST)))
+    good[EARLIER] = Run.open(tmp_path / "earlier").restore()
+    assert [good[step][1].step for step in good] == [LAST, EARLIER]
+    files = [path.relative_to(trained) for path in (trained / str(LAST)).rglob("*") if path.is_file()]
+    assert len(files) > 15
+    fallbacks = 0
+    for file in files:
+        path = tmp_path / "fox"
+        shutil.copytree(trained, path)
+        DAMAGES[damage](path / file)
+        for best in (False, True):
+            run = Run.open(path)
+            if best:
+                generator, progress = run.generator()
+                assert_same(generator.params, good[progress.step][0].params)
+            else:
+                state, progress = run.restore()
+                assert_same(state, good[progress.step][0])
+            assert progress == good[progress.step][1]
+            told = warnings(caplog)
+            # Without this file it is no checkpoint, just as after a kill in the middle of a save.
+            if progress.step == EARLIER and (damage, file.name, len(file.parts)) != ("deleted", PROGRESS, 2):
+                assert len(told) == 1, file
+                assert f"checkpoint {LAST}" in told[0]
+                fallbacks += 1
+            else:
+                assert told == [], file
+        shutil.rmtree(path)
+    assert fallbacks > 5
+
+
+@pytest.mark.parametrize("name", ["step", "epoch", "nats", "count", "loss"])
+def test_progress_that_is_another(copied, caplog, name):
+    path = copied / str(LAST) / PROGRESS
+    change(**{name: json.loads(path.read_text())[name] + 1})(path)
+    for read in (Run.open(copied).restore, Run.open(copied).generator):
+        assert read()[1].step == EARLIER
+        assert [f"checkpoint {LAST}" in line for line in warnings(caplog)] == [True]
+
+
+def largest(path, item):
+    return max((path / item).rglob("*"), key=lambda file: file.is_file() and file.stat().st_size)
+
+
+@pytest.mark.parametrize(
+    ("damage", "find"),
+    [
+        ("flipped", lambda step: largest(step, "params")),
+        ("halved", lambda step: largest(step, "training")),
+        ("emptied", lambda step: step / PROGRESS),
+        ("deleted", lambda step: step / "_CHECKPOINT_METADATA"),
+        ("deleted", lambda step: step / PROGRESS),
+    ],
+)
+def test_training_goes_on_from_before_the_damage(copied, trained, caplog, damage, find):
+    DAMAGES[damage](find(copied / str(LAST)))
+    harmed = {path.relative_to(copied / str(LAST)): data for path, data in contents(copied / str(LAST)).items()}
+    jaxlm.resume(copied)
+    assert f"checkpoint {LAST} is set aside as damaged-{LAST}" in warnings(caplog)[-1]
+    assert_same_run(copied, trained)
+    aside = copied / f"damaged-{LAST}"
+    assert {path.relative_to(aside): data for path, data in contents(aside).items()} == harmed
+    assert steps(copied) == [EARLIER, LAST]
+
+
+@pytest.mark.parametrize("harm", [flip, lambda file: shutil.rmtree(file.parents[3])])
+def test_a_run_with_nothing_left_is_never_begun_anew(copied, capsys, harm):
+    for step in (EARLIER, LAST):
+        harm(largest(copied / str(step), "params/ocdbt.process_0"))
+    if steps(copied):
+        expected = "found only damaged checkpoints .*11.*22"
+        with pytest.raises(jaxlm.InputError, match=expected):
+            jaxlm.load(copied)
+    else:
+        expected = "found no checkpoint, but 2 epochs"
+    before = contents(copied)
+    with pytest.raises(jaxlm.InputError, match=expected):
+        Run.open(copied).restore()
+    assert cli.train(["--resume", "--run", str(copied), "--epochs", "9"]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1
+    assert errors[0].startswith(f"error: run {copied}: found ")
+    assert contents(copied) == before
+
+
+def test_strays_are_no_checkpoints(copied, trained, caplog):
+    (copied / "99").mkdir()
+    (copied / "77").write_text("a file")
+    shutil.copytree(copied / str(LAST), copied / "33", ignore=lambda folder, names: {PROGRESS})
+    (copied / "notes").mkdir()
+    (copied / "notes" / "mine.txt").write_text("keep")
+    state, progress = Run.open(copied).restore()
+    assert (progress.step, warnings(caplog)) == (LAST, [])
+    (copied / "88").symlink_to(copied / str(LAST))
+    shutil.copytree(copied / str(EARLIER), copied / "66")
+    for read in (Run.open(copied).restore, Run.open(copied).generator):
+        found, reached = read()
+        assert reached.step == LAST
+        assert_same(found.params, state.params)
+        assert [line.split("checkpoint ")[1][:2] for line in warnings(caplog)] == ["66", "88"]
+    jaxlm.resume(copied)
+    assert_same_run(copied, trained)
+    names = {path.name for path in copied.iterdir() if path.is_dir() or path.name.startswith("damaged-")}
+    assert names == {"11", "22", "notes", *(f"damaged-{number}" for number in (33, 66, 77, 88, 99))}
+    assert (copied / "notes" / "mine.txt").read_text() == "keep"
+
+
+def test_one_trainer_at_a_time(copied):
+    run = Run.open(copied)
+    with run.lock():
+        before = contents(copied)
+        with pytest.raises(jaxlm.InputError, match="found another process training it"):
+            jaxlm.resume(copied, epochs=9)
+        assert contents(copied) == before
+        jaxlm.load(copied)
+    jaxlm.resume(copied)
+
+
+def test_kept_are_the_last_two_and_the_best(tmp_path):
+    run, state = make_run(tmp_path / "abc")
+    losses = {1: None, 2: 3.0, 3: 1.0, 4: 2.0, 5: None, 6: 1.5, 7: 1.0, 8: None, 9: None}
+    kept = {1: [1], 2: [1, 2], 3: [2, 3], 4: [3, 4], 5: [3, 4, 5], 6: [3, 5, 6], 7: [6, 7], 8: [7, 8], 9: [7, 8, 9]}
+    for step, loss in losses.items():
+        with run.writer() as writer:  # Opened anew: what is best is known from the disk.
+            writer.save(*at(state, step, loss))
+        assert steps(run.path) == kept[step]
+        best = min((s for s in kept[step]), key=lambda s: (losses[s] is None, losses[s] or 0.0, -s))
+        generator, progress = run.generator()
+        assert (progress.step, progress.loss) == (best, losses[best])
+        assert_same(generator.params, at(state, best)[0].params)
+        restored, progress = run.restore()
+        assert progress.step == step
+        assert_same(restored, at(state, step)[0])
+
+
+def test_writer_keeps_what_is_saved(tmp_path):
+    run, state = make_run(tmp_path / "abc")
+    with run.writer() as writer:
+        writer.save(*at(state, 5, 1.0))
+        for step in (5, 4):
+            with pytest.raises(jaxlm.RunError, match=f"refused to save step {step}"):
+                writer.save(*at(state, step, 0.5))
+        for spoiled in (
+            state._replace(params=jax.tree.map(lambda leaf: leaf * np.float32("nan"), state.params)),
+            state._replace(opt_state=jax.tree.map(lambda leaf: leaf + np.float32("inf"), state.opt_state)),
+        ):
+            with pytest.raises(jaxlm.RunError, match="step 6: found weights that are not finite"):
+                writer.save(spoiled, Progress(6, 0, 0.0, 0, None))
+    assert steps(run.path) == [5]
+    assert_same(run.restore()[0], at(state, 5)[0])
+
+
+FULL_DISK = """
+import resource, sys
+from jaxlm import cli
+resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+sys.exit(cli.train(["--resume", "--run", sys.argv[1], "--epochs", "3", "--sample-length", "0"]))
+"""
+
+
+def test_full_disk(copied, trained):
+    process = python(FULL_DISK, copied)
+    errors = process.communicate()[1]
+    assert process.returncode == 1, errors
+    assert errors.startswith(f"error: run {copied}: checkpoint 33 could not be written")
+    assert errors.count("\n") == 1
+    assert steps(copied) == [EARLIER, LAST]
+    for step in (EARLIER, LAST):
+        assert list(contents(copied / str(step)).values()) == list(contents(trained / str(step)).values())
+    assert Run.open(copied).restore()[1].step == LAST
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), ValueError("RESOURCE_EXHAUSTED: a\nb\nc")])
+def test_refused_save_leaves_nothing(tmp_path, monkeypatch, error):
+    run, state = make_run(tmp_path / "abc")
+
+    def save(manager, step, **_):
+        (run.path / str(step) / "params").mkdir(parents=True)
+        raise error
+
+    with run.writer() as writer:
+        writer.save(*at(state, 1, 1.0))
+        monkeypatch.setattr(checkpoint.ocp.CheckpointManager, "save", save)
+        with pytest.raises(
+            jaxlm.RunError, match=r"checkpoint 2 could not be written \(.*(No space|EXHAUSTED)"
+        ) as caught:
+            writer.save(*at(state, 2, 0.5))
+    assert len(str(caught.value).splitlines()) == 1
+    assert steps(run.path) == [1]
+    assert_same(run.restore()[0], at(state, 1)[0])
+
+
+def test_killed_while_deleting(tmp_path, monkeypatch):
+    run, state = make_run(tmp_path / "abc")
+
+    def killed(path):
+        (path / "params" / "_METADATA").unlink()
+        raise KeyboardInterrupt
+
+    with run.writer() as writer:
+        for step in (1, 2):
+            writer.save(*at(state, step, 1.0))
+        monkeypatch.setattr(checkpoint.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            writer.save(*at(state, 3, 1.0))
+    assert steps(run.path) == [1, 2, 3]
+    assert run.steps() == [2, 3]
+
+
+def test_every_manager_is_closed(copied, monkeypatch):
+    opened = []
+
+    class Manager(checkpoint.ocp.CheckpointManager):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            opened.append(self)
+
+        def close(self):
+            super().close()
+            opened.remove(self)
+
+    monkeypatch.setattr(checkpoint.ocp, "CheckpointManager", Manager)
+    run = Run.open(copied)
+    with pytest.raises(ZeroDivisionError), run.writer():
+        raise ZeroDivisionError(f"with {len(opened)} open")
+    assert opened == []
+    run.restore()
+    flip(largest(copied / str(LAST), "params"))
+    run.generator()
+    flip(largest(copied / str(EARLIER), "params"))
+    with pytest.raises(jaxlm.InputError):
+        run.restore()
+    assert opened == []
+
+
+WRITE_ON = """
+import sys; sys.path.insert(0, sys.argv[2])
+from test_checkpoint import Run, at
+run = Run.open(sys.argv[1])
+state = run.restore()[0]
+with run.writer() as writer:
+    for step in range(2, 30):
+        writer.save(*at(state, step, 1.0 + step * 7 % 11))
+"""
+
+
+def test_reading_while_training(tmp_path, caplog):
+    run, state = make_run(tmp_path / "abc")
+    with run.writer() as writer:
+        writer.save(*at(state, 1, 1.0))
+    trainer = python(WRITE_ON, run.path, ROOT / "tests")
+    seen = set()
+    while trainer.poll() is None or len(seen) < 2:
+        for read in (run.restore, run.generator):
+            found, progress = read()
+            assert_same(found.params, at(state, progress.step)[0].params)
+            seen.add(progress.step)
+    assert trainer.communicate()[1] == ""
+    assert trainer.returncode == 0
+    assert len(seen) > 3
+    assert warnings(caplog) == []
+
+
+def change(**values):
+    def edit(path):
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+    return edit
+
+
+def without(name):
+    def edit(path):
+        path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != name}))
+
+    return edit
+
+
+def change_hidden(path):
+    values = json.loads(path.read_text())
+    values["config"]["model"]["hidden"] = 17
+    path.write_text(json.dumps(values))
+
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "expected"),
+    [
+        ("config.json", halve, "config.json cannot be read"),
+        ("config.json", lambda path: path.write_text(DEEP), "config.json cannot be read"),
+        ("config.json", lambda path: path.write_bytes(b"\xff\x00"), "config.json cannot be read"),
+        ("config.json", lambda path: path.write_text("[]"), "without a good 'format'"),
+        ("config.json", lambda path: path.write_text("7"), "without a good 'format'"),
+        ("config.json", change(format=2), "without a good 'format'"),
+        ("config.json", without("format"), "without a good 'format'"),
+        ("config.json", without("seed_text"), "without a good 'seed_text'"),
+        ("config.json", change(created=7), "without a good 'created'"),
+        ("config.json", change(config={"corpus": ["a"], "hiddden": 1}), "stored settings: found .*hiddden"),
+        ("config.json", change(config=[]), "stored settings"),
+        ("config.json", change_hidden, NOTHING_GOOD),
+        ("config.json", Path.unlink, "found a folder without config.json"),
+        ("vocab.json", halve, "vocab.json cannot be read"),
+        ("vocab.json", lambda path: path.write_text(DEEP), "vocab.json cannot be read"),
+        ("vocab.json", Path.unlink, "vocab.json cannot be read"),
+        ("vocab.json", lambda path: path.write_text("[]"), "vocabulary: found"),
+        ("vocab.json", without("tokens"), "vocabulary: found 'tokens'"),
+        ("vocab.json", change(kind="emoji"), "vocabulary kind: found 'emoji'"),
+        ("vocab.json", change(tokens=list("abc")), NOTHING_GOOD),
+        # As many as before, but in another order.
+        ("vocab.json", lambda path: change(tokens=json.loads(path.read_text())["tokens"][::-1])(path), NOTHING_GOOD),
+    ],
+)
+def test_foreign_and_damaged_settings(copied, name, edit, expected):
+    edit(copied / name)
+    with pytest.raises(jaxlm.InputError, match=expected) as caught:
+        jaxlm.load(copied)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_newest_goes_by_the_time_in_the_config(trained, tmp_path):
+    for number, created in enumerate(["2026-01-02T00:00:00.000000+00:00", "2026-03-01T00:00:00.000000+00:00"]):
+        shutil.copytree(trained, tmp_path / str(number))
+        change(created=created)(tmp_path / str(number) / "config.json")
+    for broken in ("cut", "foreign", "empty"):
+        (tmp_path / broken).mkdir()
+    (tmp_path / "cut" / "config.json").write_text("{")
+    (tmp_path / "foreign" / "config.json").write_text('{"created": "2027"}')
+    for path in (tmp_path / "1").rglob("*"):
+        os.utime(path, (0, 0))
+    os.utime(tmp_path / "1", (0, 0))
+    assert newest(tmp_path) == tmp_path / "1"
+    shutil.rmtree(tmp_path / "0")
+    shutil.rmtree(tmp_path / "1")
+    with pytest.raises(jaxlm.InputError, match="found no run there"):
+        newest(tmp_path)
+
+
+def test_reading_writes_nothing(copied):
+    def state():
+        return {path: (path.lstat().st_mtime_ns, path.lstat().st_size) for path in [copied, *copied.rglob("*")]}
+
+    before = state()
+    jaxlm.load(copied).generate("the ", 3, mode="state")
+    Run.open(copied).restore()
+    assert state() == before
+
+
+def test_unwritable_folder(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(jaxlm.InputError, match="found a file, expected a folder for runs"):
+        make_run(tmp_path / "file" / "abc")
+
+    def refuse(path, text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "_write_text", refuse)
+    with pytest.raises(jaxlm.InputError, match=r"cannot be written to .*No space left"):
+        make_run(tmp_path / "abc")
+    assert not (tmp_path / "abc").exists()

@@ -1,0 +1,453 @@
+"""Mistakes on the command line, and the same ones through Python: one clear line, and nothing written."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jaxlm
+from jaxlm import checkpoint, cli, text
+from jaxlm.config import InputError, ModelConfig, SampleConfig, TrainConfig, WatchConfig
+from jaxlm.text import Published
+
+ROOT = Path(__file__).parents[1]
+
+LATIN = "Ein Café ".encode("latin1")
+BOM = b"\xef\xbb\xbf"
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch, trained):
+    """A working directory with every bad thing in it, and a copy of a good run."""
+    monkeypatch.chdir(tmp_path)
+    for name, content in {
+        "good.txt": b"All is well that ends well. " * 20,
+        "empty.txt": b"",
+        "bom.txt": BOM,
+        "short.txt": b"x" * 60,
+        "latin.txt": LATIN,
+        "latin-bom.txt": BOM + LATIN,
+        "surrogate.txt": b"ab\xed\xa0\x80cd",
+        "surrogate-bom.txt": BOM + b"ab\xed\xa0\x80cd",
+        "binaries/a.png": b"\x89PNG",
+        "binaries/.hidden.txt": b"text",
+        "empties/a.txt": b"",
+        "empties/b.md": b"",
+        "mixed/good.txt": b"text",
+        "mixed/latin.md": LATIN,
+        "checkpoints/foreign/notes.txt": b"mine",
+        "checkpoints/file": b"mine",
+        "nothing/here": b"mine",
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    os.mkfifo("fifo")
+    Path("dangling.txt").symlink_to("nowhere")
+    # The run, as if it had been trained here.
+    shutil.copy(trained.parent / "fox.txt", "fox.txt")
+    shutil.copytree(trained, "checkpoints/fox")
+    config = Path("checkpoints/fox/config.json")
+    record = json.loads(config.read_text())
+    record["config"]["corpus"] = ["fox.txt"]
+    config.write_text(json.dumps(record))
+    return tmp_path
+
+
+def listing():
+    """Everything in the working directory and the cache, with size and time of change."""
+    places = [Path.cwd(), Path(os.environ["XDG_CACHE_HOME"])]
+    return {
+        path: (path.lstat().st_size, path.lstat().st_mtime_ns)
+        for place in places
+        for path in [place, *place.rglob("*")]
+    }
+
+
+def refused(capsys, command, *argv, status=2):
+    """Runs a command that must be refused in one line of stderr, without a trace; returns that line."""
+    before = listing()
+    capsys.readouterr()
+    assert command([str(arg) for arg in argv]) == status
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("error: ")
+    assert err.endswith("\n")
+    assert "Traceback" not in err
+    assert listing() == before
+    return err.removeprefix("error: ").removesuffix("\n")
+
+
+def train(*corpus, run=None, checkpoints="checkpoints", **settings):
+    return jaxlm.train(TrainConfig(corpus=corpus, **settings), run=run, checkpoints=checkpoints)
+
+
+def fox(*arguments, **settings):
+    return jaxlm.load("checkpoints/fox").generate(*arguments, **settings)
+
+
+WITH = ("--corpus", "good.txt")
+
+# What is typed, the same in Python, and what the message says.
+MISTAKES = {
+    "missing corpus": (cli.train, "--corpus missing.txt", lambda: train("missing.txt"), "missing.txt: found nothing"),
+    "dangling link": (cli.train, "--corpus dangling.txt", lambda: train("dangling.txt"), "dangling.txt: found nothing"),
+    "second is missing": (
+        cli.train,
+        "--corpus good.txt missing.txt",
+        lambda: train("good.txt", "missing.txt"),
+        "corpus missing.txt: found nothing there, expected a text file",
+    ),
+    "overlong name": (cli.train, f"--corpus {'x' * 300}", lambda: train("x" * 300), "found nothing there"),
+    "empty corpus": (cli.train, "--corpus empty.txt", lambda: train("empty.txt"), "corpus empty.txt: found no text"),
+    "only a BOM": (cli.train, "--corpus bom.txt", lambda: train("bom.txt"), "corpus bom.txt: found no text"),
+    "empty files": (cli.train, "--corpus empties", lambda: train("empties"), "corpus empties: found no text"),
+    "short corpus": (
+        cli.train,
+        "--corpus short.txt",
+        lambda: train("short.txt"),
+        "corpus: found a text of only 60 tokens, expected at least 61",
+    ),
+    "short for its length": (
+        cli.train,
+        "--corpus good.txt --length 560",
+        lambda: train("good.txt", length=560),
+        "corpus: found a text of only 560 tokens, expected at least 561",
+    ),
+    "Latin-1": (
+        cli.train,
+        "--corpus latin.txt",
+        lambda: train("latin.txt"),
+        "corpus latin.txt: found byte 0xE9 at offset 7, expected UTF-8",
+    ),
+    "Latin-1 after a BOM": (
+        cli.train,
+        "--corpus latin-bom.txt",
+        lambda: train("latin-bom.txt"),
+        "corpus latin-bom.txt: found byte 0xE9 at offset 10, expected UTF-8",
+    ),
+    "surrogate": (
+        cli.train,
+        "--corpus surrogate.txt",
+        lambda: train("surrogate.txt"),
+        "corpus surrogate.txt: found byte 0xED at offset 2, expected UTF-8",
+    ),
+    "surrogate after a BOM": (
+        cli.train,
+        "--corpus surrogate-bom.txt",
+        lambda: train("surrogate-bom.txt"),
+        "corpus surrogate-bom.txt: found byte 0xED at offset 5, expected UTF-8",
+    ),
+    "Latin-1 in a folder": (
+        cli.train,
+        "--corpus mixed",
+        lambda: train("mixed"),
+        "corpus mixed/latin.md: found byte 0xE9 at offset 7, expected UTF-8",
+    ),
+    "folder without text": (
+        cli.train,
+        "--corpus binaries",
+        lambda: train("binaries"),
+        "corpus binaries: found a folder without text, expected files ending in .txt, .text, .md",
+    ),
+    "FIFO": (cli.train, "--corpus fifo", lambda: train("fifo"), "corpus fifo: found something that is neither"),
+    "device": (cli.train, "--corpus /dev/null", lambda: train("/dev/null"), "corpus /dev/null: found something that"),
+    "negative temperature in training": (
+        cli.train,
+        "--corpus good.txt --temperature 0.5 -1",
+        lambda: WatchConfig(temperature=(0.5, -1.0)),
+        "temperature: found -1.0, expected a finite number of 0 or more",
+    ),
+    "no temperature in training": (
+        cli.train,
+        "--corpus good.txt --temperature nan",
+        lambda: WatchConfig(temperature=(float("nan"),)),
+        "temperature: found nan, expected a finite number of 0 or more",
+    ),
+    "infinite temperature in training": (
+        cli.train,
+        "--corpus good.txt --temperature inf",
+        lambda: WatchConfig(temperature=(float("inf"),)),
+        "temperature: found inf, expected a finite number of 0 or more",
+    ),
+    "negative sample length": (
+        cli.train,
+        "--corpus good.txt --sample-length -1",
+        lambda: WatchConfig(sample_length=-1),
+        "sample_length: found -1, expected a whole number of 0 or more",
+    ),
+    "no window": (cli.train, "--corpus good.txt --length 0", lambda: train("good.txt", length=0), "length: found 0"),
+    "no unit": (cli.train, "--corpus good.txt --hidden 0", lambda: ModelConfig(hidden=0), "hidden: found 0"),
+    "file for checkpoints": (
+        cli.train,
+        "--corpus good.txt --checkpoints good.txt",
+        lambda: train("good.txt", checkpoints="good.txt"),
+        "checkpoints good.txt: ",
+    ),
+    "file above checkpoints": (
+        cli.train,
+        "--corpus good.txt --checkpoints good.txt/deep/down --run new",
+        lambda: train("good.txt", checkpoints="good.txt/deep/down", run="new"),
+        "checkpoints good.txt/deep/down: ",
+    ),
+    "run in a file": (
+        cli.train,
+        "--corpus good.txt --run good.txt/new",
+        lambda: train("good.txt", run="good.txt/new"),
+        "checkpoints good.txt: ",
+    ),
+    "foreign directory": (
+        cli.train,
+        "--corpus good.txt --run foreign",
+        lambda: train("good.txt", run="foreign"),
+        "run checkpoints/foreign: found something that is no run of jaxlm there",
+    ),
+    "foreign file": (
+        cli.train,
+        "--corpus good.txt --run file",
+        lambda: train("good.txt", run="file"),
+        "run checkpoints/file: found something that is no run of jaxlm there",
+    ),
+    "existing run": (
+        cli.train,
+        "--corpus good.txt --run fox",
+        lambda: train("good.txt", run="fox"),
+        "go on with it (--resume --run fox), or choose another name",
+    ),
+    "resume a foreign directory": (
+        cli.train,
+        "--resume --run foreign",
+        lambda: jaxlm.resume("checkpoints/foreign"),
+        "run checkpoints/foreign: found a folder without config.json, expected the directory of a run",
+    ),
+    "resume nothing": (
+        cli.train,
+        "--resume --run other",
+        lambda: jaxlm.resume("checkpoints/other"),
+        "run checkpoints/other: found no folder, expected the directory of a run",
+    ),
+    "sample a foreign directory": (
+        cli.sample,
+        "--run foreign",
+        lambda: jaxlm.load("checkpoints/foreign"),
+        "run checkpoints/foreign: found a folder without config.json, expected the directory of a run",
+    ),
+    "sample a foreign file": (
+        cli.sample,
+        "--run file",
+        lambda: jaxlm.load("checkpoints/file"),
+        "run checkpoints/file: found ",
+    ),
+    "sample nothing": (
+        cli.sample,
+        "--run other",
+        lambda: jaxlm.load("checkpoints/other"),
+        "run checkpoints/other: found no folder, expected the directory of a run",
+    ),
+    "unknown characters": (
+        cli.sample,
+        "--prompt theβ§β",
+        lambda: fox("theβ§β"),
+        "prompt: found characters that the model has never seen: 'β' (U+03B2), '§' (U+00A7); expected",
+    ),
+    "unknown characters, several temperatures": (
+        cli.sample,
+        "--prompt § --temperature 0.5 1.0",
+        lambda: fox("§"),
+        "'§' (U+00A7)",
+    ),
+    "bytes of another encoding": (cli.sample, "--prompt \udce9", lambda: fox("\udce9"), "(U+DCE9)"),
+    "empty prompt": (cli.sample, "--prompt=", lambda: fox(""), "prompt: found no text"),
+    "prompt of unknown characters": (
+        cli.sample,
+        "--prompt §§ --unknown skip",
+        lambda: fox("§§", unknown="skip"),
+        "prompt: found no text that the model knows",
+    ),
+    "negative temperature": (
+        cli.sample,
+        "--temperature -1",
+        lambda: fox(temperature=-1.0),
+        "temperature: found -1.0, expected a finite number of 0 or more",
+    ),
+    "no temperature": (
+        cli.sample,
+        "--temperature 0.5 nan",
+        lambda: fox(temperature=float("nan")),
+        "temperature: found nan, expected a finite number of 0 or more",
+    ),
+    "infinite temperature": (
+        cli.sample,
+        "--temperature inf",
+        lambda: fox(temperature=float("inf")),
+        "temperature: found inf, expected a finite number of 0 or more",
+    ),
+    "empty list of temperatures": (
+        cli.sample,
+        "--temperature",
+        lambda: SampleConfig(temperature=()),
+        "temperature: found (), expected at least one number",
+    ),
+    "negative length": (
+        cli.sample,
+        "--length -1",
+        lambda: fox(length=-1),
+        "length: found -1, expected a whole number of 0 or more",
+    ),
+    "seed too large": (cli.sample, f"--seed {2**32}", lambda: fox(seed=2**32), "seed: found 4294967296, expected"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_in_the_terminal_and_the_same_words_in_python(place, capsys, mistake):
+    command, typed, call, words = MISTAKES[mistake]
+    line = refused(capsys, command, *typed.split(" "))
+    assert words in line
+    before = listing()
+    with pytest.raises(ValueError, match=re.escape(words)) as caught:
+        call()
+    assert isinstance(caught.value, InputError)
+    assert str(caught.value) == line
+    assert listing() == before
+
+
+@pytest.mark.parametrize("command", [cli.train, cli.sample])
+@pytest.mark.parametrize("typed", ["--temprature 1", "--temperature warm", "--checkpoints", "surplus"])
+def test_a_flag_that_cannot_be_read_is_explained(place, capsys, command, typed):
+    before = listing()
+    with pytest.raises(SystemExit) as caught:
+        command(typed.split())
+    assert caught.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert typed.split()[-1] in err
+    assert "Traceback" not in err
+    assert listing() == before
+
+
+def test_a_file_that_may_not_be_read(place, capsys, monkeypatch):
+    def forbidden(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", forbidden)
+    assert "corpus good.txt: cannot be read (Permission denied)" in refused(capsys, cli.train, *WITH)
+
+
+def test_a_folder_that_may_not_be_read(place, capsys, monkeypatch):
+    scandir = os.scandir
+
+    def forbidden(path="."):
+        if os.fspath(path) == "mixed":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", forbidden)
+    line = refused(capsys, cli.train, "--corpus", "mixed")
+    assert "corpus mixed: cannot be read (Permission denied)" in line
+
+
+def test_a_corpus_that_cannot_be_downloaded(place, capsys, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/"
+    monkeypatch.setattr(text, "PUBLISHED", {"nietzsche": Published(url, 1, 1, 0, "")})
+    monkeypatch.setenv("no_proxy", "*")
+    line = refused(capsys, cli.train, "--corpus", "nietzsche")
+    assert line.startswith(f"corpus nietzsche: could not be fetched from {url} (")
+    assert "Connection refused" in line
+
+
+def test_a_path_with_a_line_break_takes_one_line(place, capsys):
+    assert "corpus a b: found nothing there" in refused(capsys, cli.train, "--corpus", "a\nb")
+
+
+@pytest.mark.parametrize("command", [cli.train, cli.sample])
+@pytest.mark.parametrize("checkpoints", ["nothing", "missing", "good.txt"])
+def test_no_run_to_go_on_with(place, capsys, command, checkpoints):
+    argv = ["--checkpoints", checkpoints, *(["--resume"] if command is cli.train else [])]
+    line = refused(capsys, command, *argv)
+    assert line.startswith(f"checkpoints {checkpoints}: found no run there, expected one; train one with")
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("--hidden 17", "(hidden 17 instead of 16)"),
+        ("--hidden 17 --epochs 9 --lowercase", "(hidden 17 instead of 16)"),
+        ("--stride 1 --seed 5", "(stride 1 instead of 3; seed 5 instead of 0)"),
+        ("--no-lowercase", "(lowercase False instead of True)"),
+    ],
+)
+@pytest.mark.parametrize("named", [True, False])
+def test_a_resumed_run_keeps_its_settings(place, capsys, typed, words, named):
+    line = refused(capsys, cli.train, "--resume", *(["--run", "fox"] if named else []), *typed.split())
+    assert line.startswith("run checkpoints/fox: found other settings than its own ")
+    assert words in line
+    assert "expected only --epochs to change" in line
+
+
+def test_a_resumed_run_keeps_its_corpus(place, capsys):
+    content = bytearray(Path("fox.txt").read_bytes())
+    content[500] ^= 2
+    Path("fox.txt").write_bytes(content)
+    line = refused(capsys, cli.train, "--resume")
+    assert line.startswith("corpus fox.txt: found ")
+    assert "run checkpoints/fox was trained on" in line
+    with pytest.raises(ValueError, match="expected it unchanged") as caught:
+        jaxlm.resume("checkpoints/fox")
+    assert str(caught.value) == line
+    assert "corpus good.txt: found 560 characters, not the same" in refused(capsys, cli.train, "--resume", *WITH)
+    Path("fox.txt").unlink()
+    assert "corpus fox.txt: found nothing there" in refused(capsys, cli.train, "--resume")
+
+
+def test_unknown_characters_can_be_skipped(place, capsys):
+    argv = ["--length", "7", "--seed", "1", "--mode", "state"]
+    assert cli.sample(["--prompt", "T§he β", "--unknown", "skip", *argv]) == 0
+    skipped = capsys.readouterr().out
+    assert cli.sample(["--prompt", "the ", *argv]) == 0
+    out, err = capsys.readouterr()
+    assert out == skipped
+    assert out.startswith("the ")
+    assert len(out) == len("the ") + 7 + len("\n")
+    assert re.fullmatch(r"checkpoints/fox, epoch [12] \(best: loss \d\.\d{4}\), seed 1\n", err)
+
+
+def test_a_loss_of_zero_is_a_loss(place, capsys, monkeypatch):
+    generator = checkpoint.Run.generator
+    progress = checkpoint.Progress(step=3, epoch=1, nats=0.0, count=0, loss=0.0)
+    monkeypatch.setattr(checkpoint.Run, "generator", lambda run: (generator(run)[0], progress))
+    assert cli.sample(["--length", "0", "--seed", "1"]) == 0
+    assert capsys.readouterr().err == "checkpoints/fox, epoch 1 (best: loss 0.0000), seed 1\n"
+
+
+def test_warnings_are_told_once_however_often_a_command_is_called(place, capsys):
+    for _ in range(3):
+        cli._quiet()
+    checkpoint.log.warning("a %s", "warning")
+    assert capsys.readouterr().err == "warning: a warning\n"
+
+
+FLAGS = {
+    "train.py": "corpus recipe run checkpoints epochs hidden layers dropout length stride batch learning-rate seed "
+    "resume tokens words lowercase optimizer clip temperature sample-length",
+    "sample.py": "run checkpoints prompt length temperature seed mode unknown",
+}
+
+
+@pytest.mark.parametrize("program", FLAGS)
+def test_help_names_every_flag_without_jax(program):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", program, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    named = set(re.findall(r"│ (?:-h, )?--([a-z-]+)", done.stdout))
+    assert named == {*FLAGS[program].split(), "help"}
+    imported = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
+    assert "tyro" in imported
+    assert imported & {"jax", "jaxlib", "flax", "optax", "orbax"} == set()

@@ -1,0 +1,325 @@
+"""Runs: stopped, killed, broken and extended ones end as if nothing had happened, or say what did."""
+
+import dataclasses
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from conftest import SMALL, TEXT
+from reference import log_softmax
+from reference import logits as numpy_logits
+
+import jaxlm
+from jaxlm import cli, training
+from jaxlm import run as run_lib
+from jaxlm.checkpoint import build_model, unused_path
+from jaxlm.run import Reporter
+
+STEPS = 11
+"""In an epoch of SMALL; the last batch is partial."""
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_compilation():
+    """Runs of one model and optimizer share one compiled step, and one computation of the initial weights."""
+
+    @functools.cache
+    def make_optimizer(optimizer, learning_rate, clip):
+        return training.make_optimizer(
+            dataclasses.replace(SMALL, optimizer=optimizer, learning_rate=learning_rate, clip=clip)
+        )
+
+    @functools.cache
+    def init_state(model, optimizer, seed):
+        compute = jax.jit(lambda: training.init_state(model, optimizer, seed))
+        with ThreadPoolExecutor(1) as thread:  # The caller is being traced, another thread is not.
+            return jax.device_get(thread.submit(compute).result())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_lib, "init_state", init_state)
+        patch.setattr(run_lib, "make_optimizer", lambda c: make_optimizer(c.optimizer, c.learning_rate, c.clip))
+        patch.setattr(run_lib, "make_step", functools.cache(training.make_step))
+        yield
+
+
+class SignalAt(Reporter):
+    """Sends signals to its own process once a step is reported."""
+
+    def __init__(self, step, *signals):
+        self._step, self._signals = step, signals
+
+    def step(self, step, loss):
+        if step == self._step:
+            for number in self._signals:
+                signal.raise_signal(number)
+
+
+def assert_same(a, b):
+    """The same types, all numbers the same bit for bit."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for one, other in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        one, other = np.asarray(one), np.asarray(other)
+        assert (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
+
+
+def assert_same_run(a, b):
+    """Last checkpoints and metrics are the same; only the clock may differ."""
+    assert_same(*(tuple(jaxlm.Run.open(path).restore()[0]) for path in (a, b)))
+    assert jaxlm.Run.open(a).restore()[1] == jaxlm.Run.open(b).restore()[1]
+    assert metrics(a) == metrics(b)
+
+
+def metrics(path):
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+def steps(path):
+    """The checkpoints, and whatever else has a number for a name."""
+    return sorted(int(entry.name) for entry in path.iterdir() if entry.name.isdecimal())
+
+
+def contents(path):
+    return {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+# A step is reported once the next one is sent, or the epoch ends.
+@pytest.mark.parametrize(
+    ("reported", "saved"), [(1, 2), (STEPS - 1, STEPS), (STEPS, STEPS), (STEPS + 5, STEPS + 6), (22, 22)]
+)
+def test_stopped_and_resumed_equals_never_stopped(small, tmp_path, trained, reported, saved):
+    with pytest.raises(KeyboardInterrupt):
+        jaxlm.train(small, run="fox", checkpoints=tmp_path, reporter=SignalAt(reported, signal.SIGINT))
+    _, progress = jaxlm.Run.open(tmp_path / "fox").restore()
+    assert (progress.step, progress.epoch, progress.loss is None) == (saved, saved // STEPS, saved % STEPS > 0)
+    jaxlm.resume(tmp_path / "fox")
+    assert_same_run(tmp_path / "fox", trained)
+
+
+def test_stopped_with_dropout_and_adam(small, tmp_path):
+    config = dataclasses.replace(
+        small, optimizer="adam", clip=0.5, model=jaxlm.ModelConfig(hidden=8, layers=2, dropout=0.3)
+    )
+    jaxlm.train(config, run="whole", checkpoints=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        jaxlm.train(config, run="fox", checkpoints=tmp_path, reporter=SignalAt(4, signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        jaxlm.resume(tmp_path / "fox", reporter=SignalAt(15, signal.SIGINT))
+    jaxlm.resume(tmp_path / "fox")
+    assert_same_run(tmp_path / "fox", tmp_path / "whole")
+
+
+def test_signals(small, tmp_path):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    told = []
+    reporter = SignalAt(3, signal.SIGTERM)
+    reporter.stopped = lambda run, step: told.append(("stopped", step))
+    reporter.close = lambda: told.append("close")
+    with pytest.raises(SystemExit) as stop:
+        jaxlm.train(small, run="fox", checkpoints=tmp_path, reporter=reporter)
+    assert stop.value.code == 143
+    assert told == [("stopped", 4), "close"]
+    assert jaxlm.Run.open(tmp_path / "fox").restore()[1].step == 4
+
+    with pytest.raises(KeyboardInterrupt):
+        jaxlm.resume(tmp_path / "fox", reporter=SignalAt(6, signal.SIGINT, signal.SIGINT))
+    assert jaxlm.Run.open(tmp_path / "fox").restore()[1].step == 4  # The second one did not wait for a save.
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def command(path, *flags):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, ROOT / "train.py", "--run", path, *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def test_killed_process(corpus, tmp_path, capsys):
+    flags = f"--corpus {corpus} --epochs 20 --length 10 --batch 32 --hidden 16 --sample-length 0".split()
+    killed = command(tmp_path / "killed", *flags)
+    while not killed.stdout.readline().startswith("Epoch 2/20"):
+        assert killed.poll() is None
+    killed.send_signal(signal.SIGSTOP)
+
+    # A second trainer is refused as long as the first lives.
+    before = contents(tmp_path / "killed")
+    assert cli.train(["--resume", "--run", str(tmp_path / "killed")]) == 2
+    refusal = capsys.readouterr().err.splitlines()
+    assert len(refusal) == 1
+    assert "found another process training it" in refusal[0]
+    assert contents(tmp_path / "killed") == before
+
+    killed.kill()
+    killed.communicate()
+    assert 2 <= len(metrics(tmp_path / "killed")) < 20
+    whole = command(tmp_path / "whole", *flags)
+    resumed = command(tmp_path / "killed", "--resume")
+    for process in (whole, resumed):
+        errors = process.communicate()[1]
+        assert (process.returncode, errors) == (0, "")
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+    assert [line["epoch"] for line in metrics(tmp_path / "killed")] == list(range(1, 21))
+
+
+def test_killed_before_the_first_checkpoint(small, tmp_path, trained, caplog):
+    reporter = Reporter()
+    reporter.start = lambda plan: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        jaxlm.train(small, run="fox", checkpoints=tmp_path, reporter=reporter)
+    run = jaxlm.Run.open(tmp_path / "fox")
+    assert run.restore() is None
+    with pytest.raises(jaxlm.InputError, match="no checkpoint in it yet"):
+        jaxlm.load(tmp_path / "fox")
+    # What a kill leaves in the middle of the first save.
+    (tmp_path / "fox" / str(STEPS) / "params").mkdir(parents=True)
+    run.append_metrics({"epoch": 1, "step": STEPS, "loss": 9.0})
+    assert run.restore() is None
+    jaxlm.resume(tmp_path / "fox")
+    assert_same_run(tmp_path / "fox", trained)
+    assert f"checkpoint {STEPS} is set aside as damaged-{STEPS}" in caplog.text
+
+
+def test_metrics_of_a_killed_run(small, tmp_path, trained):
+    with pytest.raises(KeyboardInterrupt):
+        jaxlm.train(small, run="fox", checkpoints=tmp_path, reporter=SignalAt(STEPS, signal.SIGINT))
+    with open(tmp_path / "fox" / "metrics.jsonl", "ab") as file:
+        # A line later than the checkpoint, one that is none, one that a power cut spoiled, and half a line.
+        file.write(b'{"epoch": 2, "step": 22, "loss": 9.0}\n[]\n\x00\xff\n{"epoch": 2, "st')
+    jaxlm.resume(tmp_path / "fox")
+    assert_same_run(tmp_path / "fox", trained)
+
+
+def spoil_steps(monkeypatch, change):
+    """Has `change` make another loss of (completed updates, loss)."""
+    make_step = run_lib.make_step
+
+    def make(*arguments):
+        update = make_step(*arguments)
+
+        def spoiled(state, ids, starts):
+            state, nats, count = update(state, ids, starts)
+            return state, change(int(state.step), float(nats)), count
+
+        return spoiled
+
+    monkeypatch.setattr(run_lib, "make_step", make)
+
+
+def test_loss_that_is_not_finite(small, tmp_path, trained, monkeypatch):
+    with monkeypatch.context() as patch:
+        spoil_steps(patch, lambda step, nats: float("nan") if step == 15 else nats)
+        with pytest.raises(jaxlm.RunError, match="step 15: found a loss of nan"):
+            jaxlm.train(small, run="fox", checkpoints=tmp_path)
+    assert steps(tmp_path / "fox") == [STEPS]
+    assert jaxlm.Run.open(tmp_path / "fox").restore()[1].epoch == 1
+    assert jaxlm.load(tmp_path / "fox").generate("the ", 3).startswith("the ")
+    jaxlm.resume(tmp_path / "fox")
+    assert_same_run(tmp_path / "fox", trained)
+
+
+def test_learning_rate_that_is_too_large(corpus, tmp_path, capsys):
+    flags = f"--corpus {corpus} --run {tmp_path / 'fox'} --epochs 1 --length 10 --batch 32 --hidden 16".split()
+    assert cli.train([*flags, "--learning-rate", "1e38"]) == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1
+    assert errors[0].startswith("error: step 2: found a loss of ")
+    assert steps(tmp_path / "fox") == []
+
+
+def test_best_epoch_outlives_worse_ones(small, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        spoil_steps(patch, lambda step, nats: nats * step)
+        jaxlm.train(small, run="fox", checkpoints=tmp_path)
+        best = jaxlm.Run.open(tmp_path / "fox").generator()[0]
+        jaxlm.resume(tmp_path / "fox", epochs=3)
+        written = jaxlm.resume(tmp_path / "fox", epochs=5)
+    losses = [line["loss"] for line in metrics(tmp_path / "fox")]
+    assert losses == sorted(losses)
+    assert steps(tmp_path / "fox") == [STEPS, 4 * STEPS, 5 * STEPS]
+    generator, progress = jaxlm.Run.open(tmp_path / "fox").generator()
+    assert (progress.epoch, progress.loss) == (1, losses[0])
+    assert_same(generator.params, best.params)
+    assert_same(written.params, best.params)
+    assert jaxlm.Run.open(tmp_path / "fox").restore()[1].epoch == 5
+
+
+def test_more_epochs(small, tmp_path, trained):
+    jaxlm.train(dataclasses.replace(small, epochs=1), run="fox", checkpoints=tmp_path)
+    jaxlm.resume(tmp_path / "fox", epochs=2)
+    assert_same_run(tmp_path / "fox", trained)
+    assert jaxlm.Run.open(tmp_path / "fox").record.config.epochs == 2
+    before = contents(tmp_path / "fox")
+    jaxlm.resume(tmp_path / "fox")
+    assert contents(tmp_path / "fox") == before
+
+
+def test_corpus_that_moved(small, tmp_path, trained):
+    jaxlm.train(dataclasses.replace(small, epochs=1), run="fox", checkpoints=tmp_path)
+    path = Path(small.corpus[0])
+    path.rename(tmp_path / "elsewhere.txt")
+    before = contents(tmp_path)
+    with pytest.raises(jaxlm.InputError, match="found nothing there"):
+        jaxlm.resume(tmp_path / "fox", epochs=2)
+    path.write_text(TEXT + "!")
+    with pytest.raises(jaxlm.InputError, match="not the same text"):
+        jaxlm.resume(tmp_path / "fox", epochs=2)
+    path.unlink()
+    assert contents(tmp_path) == before
+    jaxlm.resume(tmp_path / "fox", epochs=2, corpus=(str(tmp_path / "elsewhere.txt"),))
+    assert_same_run(tmp_path / "fox", trained)
+    jaxlm.resume(tmp_path / "fox")
+
+
+def test_names(small, tmp_path):
+    path = tmp_path / "차라투스트라 1.txt"
+    path.write_text(TEXT)
+    config = dataclasses.replace(small, corpus=(str(path),), epochs=1)
+    for _ in range(2):
+        jaxlm.train(config, checkpoints=tmp_path / "runs")
+    names = sorted(entry.name for entry in (tmp_path / "runs").iterdir())
+    assert names == ["차라투스트라-1-book", "차라투스트라-1-book-2"]
+    assert metrics(tmp_path / "runs" / names[0]) == metrics(tmp_path / "runs" / names[1])
+    assert len(unused_path(tmp_path, "가" * 84, "book").name.encode()) < 256
+    before = contents(tmp_path)
+    with pytest.raises(jaxlm.InputError, match=r"found a run there.*--resume.*or choose another name"):
+        jaxlm.train(config, run=names[0], checkpoints=tmp_path / "runs")
+    assert contents(tmp_path) == before
+
+
+def test_partial_batch(small, tmp_path, monkeypatch):
+    """It weighs as much as it has windows, and is not compiled for; the learning rate keeps the initial weights."""
+    made = []
+
+    def make(*arguments):
+        made.append(training.make_step(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(run_lib, "make_step", make)
+    config = dataclasses.replace(small, epochs=1, learning_rate=1e-30)
+    jaxlm.train(config, run="fox", checkpoints=tmp_path)
+    run = jaxlm.Run.open(tmp_path / "fox")
+    ids = run.vocab.encode(TEXT.lower())
+    starts = np.arange(0, len(ids) - config.length, config.stride)
+    assert len(starts) % config.batch
+    params = jax.jit(
+        lambda: training.init_state(build_model(config, run.vocab), training.make_optimizer(config), config.seed).params
+    )()
+    inputs = ids[starts[:, None] + np.arange(config.length)]
+    log_probs = log_softmax(numpy_logits(params, inputs, len(run.vocab))[:, -1])
+    nats = -log_probs[np.arange(len(starts)), ids[starts + config.length]]
+    assert metrics(run.path)[0]["loss"] == pytest.approx(nats.mean(), rel=1e-6)
+    assert [step._cache_size() for step in made] == [1]
