@@ -9,12 +9,14 @@ does not notice a changed bit, and cannot quietly read what is damaged.
 import contextlib
 import dataclasses
 import datetime
+import errno
 import fcntl
 import hashlib
 import json
 import logging
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +42,10 @@ FORMAT = 1
 
 PROGRESS = "progress.json"
 """The file without which a step's directory is no checkpoint."""
+
+
+DELETED = ".deleted-"
+"""What the name of a checkpoint begins with while it is deleted."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +125,11 @@ class Run:
         except OSError as error:
             if os.path.lexists(path):
                 refuse(path)
+            if error.errno == errno.ENAMETOOLONG:
+                raise InputError(
+                    f"run {path.name[:40]}...: found a name of {len(path.name)} characters, expected a shorter one, "
+                    "which a folder can have"
+                ) from error
             raise _unwritable(path.parent, error) from error
         run = cls(path, record, vocab)
         try:
@@ -144,7 +155,13 @@ class Run:
                 f"run {path}: found {found}, expected the directory of a run, such as checkpoints/nietzsche-book; "
                 "train one with: python train.py"
             )
-        values = _read_json(path / "config.json")
+        try:
+            return cls._from_json(path, _read_json(path / "config.json"), _read_json(path / "vocab.json"))
+        except InputError as error:
+            raise InputError(f"run {path}: {error}") from error
+
+    @classmethod
+    def _from_json(cls, path: Path, values: Any, vocab: Any) -> "Run":
         try:
             if values["format"] != FORMAT:
                 raise KeyError("format")
@@ -156,16 +173,26 @@ class Run:
         except (KeyError, TypeError) as error:
             missing = error.args[0] if isinstance(error, KeyError) else "format"  # It is no object at all.
             raise InputError(
-                f"run {path}: found a config.json without a good {missing!r}, expected one as jaxlm "
+                f"found a config.json without a good {missing!r}, expected one as jaxlm "
                 f"{jaxlm.__version__} writes it; restore it from a backup, or use the version that made the run"
             ) from error
-        return cls(path, record, Vocab.from_json(_read_json(path / "vocab.json")))
+        return cls(path, record, Vocab.from_json(vocab))
+
+    @property
+    def resume_command(self) -> str:
+        """The line that goes on with this run."""
+        return resume_command(self.path)
 
     def write_record(self, record: Record) -> None:
         """Makes `record` what config.json says."""
         self.record = record
         values = {**vars(record), "config": config_lib.to_json(record.config)}
         _write_json(self.path / "config.json", {"format": FORMAT, "jaxlm": jaxlm.__version__, **values})
+
+    def remove_if_untrained(self) -> None:
+        """Deletes the directory if no checkpoint has come into it: a run that failed at once leaves nothing."""
+        if not self.steps():
+            shutil.rmtree(self.path)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -197,8 +224,8 @@ class Run:
         with _manager(self.path) as manager:
             yield Writer(self, manager)
 
-    def restore(self, *, best: bool = False) -> tuple[TrainState, Progress] | None:
-        """The whole state of the last checkpoint, or of the best, on the host.
+    def restore(self) -> tuple[TrainState, Progress] | None:
+        """The whole state of the last checkpoint, on the host.
 
         A damaged checkpoint is named in a warning, and the one before it taken.
 
@@ -210,7 +237,7 @@ class Run:
         """
         model, optimizer = build_model(self.record.config, self.vocab), make_optimizer(self.record.config)
         target = jax.eval_shape(lambda: init_state(model, optimizer, 0))
-        found = self._first_readable({"params": target.params, "training": _training(target)}, best)
+        found = self._first_readable({"params": target.params, "training": _training(target)}, best=False)
         if found is None:
             # An epoch's line is written before its checkpoint, so that a kill leaves one line more, never two.
             if len(epochs := self._metrics()) > 1:
@@ -235,8 +262,7 @@ class Run:
         found = self._first_readable({"params": target}, best=True)
         if found is None:
             raise InputError(
-                f"run {self.path}: found no checkpoint in it yet, expected one; train on with: python train.py "
-                f"--resume --run {self.path.name}"
+                f"run {self.path}: found no checkpoint in it yet, expected one; train on with: {self.resume_command}"
             )
         items, progress = found
         return self.make_generator(items["params"]), progress
@@ -273,8 +299,9 @@ class Run:
           RunError: the disk refused it.
         """
         with self.writing("the directory"):
-            for path in self.path.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(path)  # Left by a kill in the middle of a save.
+            for pattern in ("*.orbax-checkpoint-tmp*", f"{DELETED}*"):
+                for path in self.path.glob(pattern):
+                    shutil.rmtree(path)  # Left by a kill in the middle of a save.
             for other, path in sorted(self._numbered().items()):
                 if other > step:
                     target, number = self.path / f"damaged-{other}", 1
@@ -435,28 +462,43 @@ class Writer:
         kept = {*sorted(self._losses)[-2:], _best(self._losses)}
         for step in self._losses.keys() - kept:
             with self._run.writing(f"checkpoint {step}"):
-                # This file first, so that no reader, and no kill, finds half a checkpoint.
-                (self._run.path / str(step) / PROGRESS).unlink()
-                shutil.rmtree(self._run.path / str(step))
+                # By another name first, so that no reader, and no kill, finds half a checkpoint.
+                shutil.rmtree((self._run.path / str(step)).rename(self._run.path / f"{DELETED}{step}"))
             del self._losses[step]
+
+
+def resume_command(path: Path) -> str:
+    """The line that goes on with the run of this directory."""
+    return f"python train.py --resume --run {shlex.quote(str(path) if os.sep in str(path) else f'.{os.sep}{path}')}"
 
 
 def refuse(path: Path) -> NoReturn:
     """Raises the InputError for a new run's path that is taken."""
     if (path / "config.json").exists():
-        found, remedy = "a run", f"go on with it (--resume --run {path.name}), or choose another name"
+        found, remedy = "a run", f"go on with it ({resume_command(path)}), or choose another name"
     else:
         found, remedy = "something that is no run of jaxlm", "choose another name"
     raise InputError(f"run {path}: found {found} there, expected nothing, as none is ever overwritten; {remedy}")
 
 
-def locate(run: str, checkpoints: str | os.PathLike[str]) -> Path:
-    """The directory of a run given by its name, or by a path (which has a separator in it)."""
-    return Path(run) if os.sep in run or run in (".", "..") else Path(checkpoints) / run
+def locate(run: str | os.PathLike[str], checkpoints: str | os.PathLike[str]) -> Path:
+    """The directory of a run given by its name, or by a path (which has a separator in it).
+
+    Raises:
+      InputError: the name is empty.
+    """
+    name = os.fspath(run)
+    if not name:
+        config_lib.reject("run", name, "a name, or a path", "leave it out for the default")
+    return Path(name) if os.sep in name or name in (".", "..") else Path(checkpoints) / name
 
 
-def newest(checkpoints: str | os.PathLike[str]) -> Path:
+def newest(checkpoints: str | os.PathLike[str], *, trained: bool = False) -> Path:
     """The directory of the run in `checkpoints` that was begun last.
+
+    Args:
+      checkpoints: the folder of runs.
+      trained: pass over runs that have no checkpoint yet, where others have one.
 
     Raises:
       InputError: there is none.
@@ -464,12 +506,13 @@ def newest(checkpoints: str | os.PathLike[str]) -> Path:
     found = []
     for path in Path(checkpoints).glob("*/config.json"):
         with contextlib.suppress(InputError):
-            found.append((Run.open(path.parent).record.created, path.parent))
+            run = Run.open(path.parent)
+            found.append((trained and bool(run.steps()), run.record.created, run.path))
     if not found:
         raise InputError(
             f"checkpoints {checkpoints}: found no run there, expected one; train one with: python train.py"
         )
-    return max(found)[1]
+    return max(found)[2]
 
 
 def unused_path(checkpoints: str | os.PathLike[str], corpus: str, recipe: str) -> Path:
@@ -552,8 +595,7 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
-            f"run {path.parent}: {path.name} cannot be read ({error}), expected what jaxlm wrote; restore it from a "
-            "backup"
+            f"{path.name} cannot be read ({error}), expected what jaxlm wrote; restore it from a backup"
         ) from error
 
 

@@ -2,18 +2,31 @@
 
 import contextlib
 import dataclasses
+import functools
 import io
 import logging
 import os
 import secrets
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import tyro
 
-from jaxlm.config import BOOK, RECIPES, InputError, RunError, SampleConfig, TrainConfig, WatchConfig, differences
+from jaxlm.config import (
+    BOOK,
+    RECIPES,
+    InputError,
+    Recipe,
+    RunError,
+    SampleConfig,
+    TrainConfig,
+    WatchConfig,
+    differences,
+)
 
 Flags = TypeVar("Flags")
 Setting = TypeVar("Setting")
@@ -22,72 +35,98 @@ Unnamed = Annotated[Setting, tyro.conf.arg(name="")]
 
 
 @dataclasses.dataclass(frozen=True)
+class RunFlags:
+    """Which run, and where runs are."""
+
+    run: str | None = None
+    """Name of the run, a folder in --checkpoints, or a path to it. Left out: with --resume and in sample.py the
+    newest, else made from corpus and recipe."""
+    checkpoints: Path = Path("checkpoints")
+    """The folder of runs."""
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainFlags:
     """Train a character-level LSTM language model on any text, and watch it learn to write."""
 
-    config: Unnamed[TrainConfig] = BOOK
-    watch: Unnamed[WatchConfig] = WatchConfig()
-    run: str | None = None
-    """Name of the run, a folder in --checkpoints, or a path to it. Left out: made from corpus and recipe; with
-    --resume, the newest."""
-    checkpoints: Path = Path("checkpoints")
-    """The folder of runs."""
+    where: Unnamed[RunFlags] = RunFlags()
     resume: bool = False
     """Go on with a run where it stopped, with its own settings; only --epochs and what is shown may change."""
+    config: Unnamed[TrainConfig] = BOOK
+    watch: Unnamed[WatchConfig] = WatchConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class ResumeFlags:
+    """The flags that decide which settings the others start from."""
+
+    where: Unnamed[RunFlags] = RunFlags()
+    resume: bool = False
+    recipe: Recipe = "book"
 
 
 @dataclasses.dataclass(frozen=True)
 class SampleFlags:
     """Write with a trained model: the best epoch of a run."""
 
+    where: Unnamed[RunFlags] = RunFlags()
     config: Unnamed[SampleConfig] = SampleConfig()
-    run: str | None = None
-    """Name of the run, a folder in --checkpoints, or a path to it. Left out: the newest."""
-    checkpoints: Path = Path("checkpoints")
-    """The folder of runs."""
 
 
 def train(argv: Sequence[str] | None = None) -> int:
     """`python train.py`: returns the exit status."""
-    return _guarded(lambda: _train(_parse(TrainFlags(), argv, "train.py"), argv))
+    return _guarded(_train, sys.argv[1:] if argv is None else argv)
 
 
 def sample(argv: Sequence[str] | None = None) -> int:
     """`python sample.py`: returns the exit status."""
-    return _guarded(lambda: _sample(_parse(SampleFlags(), argv, "sample.py")))
+    return _guarded(_sample, sys.argv[1:] if argv is None else argv)
 
 
-def _train(flags: TrainFlags, argv: Sequence[str] | None) -> None:
+def _train(argv: Sequence[str]) -> None:
+    first = _parse(ResumeFlags(), argv, "train.py", others=True)
+    if not first.resume or {"-h", "--help"} & set(argv):
+        flags = _parse(TrainFlags(config=RECIPES[first.recipe]), argv, "train.py")
+        _quiet()
+        from jaxlm import run
+        from jaxlm.reporting import Terminal
+
+        reporter = Terminal(flags.watch)
+        run.train(flags.config, run=flags.where.run, checkpoints=flags.where.checkpoints, reporter=reporter)
+        return
     _quiet()
     from jaxlm import checkpoint, run
     from jaxlm.reporting import Terminal
 
-    reporter = Terminal(flags.watch)
-    if not flags.resume:
-        config = flags.config
-        if config.recipe != BOOK.recipe:
-            flags = _parse(dataclasses.replace(flags, config=RECIPES[config.recipe]), argv, "train.py")
-        run.train(flags.config, run=flags.run, checkpoints=flags.checkpoints, reporter=reporter)
-        return
-    path = checkpoint.locate(flags.run, flags.checkpoints) if flags.run else checkpoint.newest(flags.checkpoints)
+    path = _find(first.where)
     stored = checkpoint.Run.open(path).record.config
-    # Read the flags again over the run's own settings, to see which of them ask for something else.
-    asked = _parse(dataclasses.replace(flags, config=stored), argv, "train.py").config
+    # Over the run's own settings, a flag either changes nothing or asks for something else.
+    flags = _parse(TrainFlags(config=stored), argv, "train.py")
     # Another place for the corpus is fine, as long as it is the same text; `resume` sees to that.
+    asked = flags.config
     if changed := differences(stored, dataclasses.replace(asked, epochs=stored.epochs, corpus=stored.corpus)):
         raise InputError(
             f"run {path}: found other settings than its own ({'; '.join(changed)}), expected only --epochs to change; "
             "leave them out, or train a new run without --resume"
         )
-    run.resume(path, epochs=asked.epochs, corpus=asked.corpus, reporter=reporter)
+    run.resume(path, epochs=asked.epochs, corpus=asked.corpus, reporter=Terminal(flags.watch))
 
 
-def _sample(flags: SampleFlags) -> None:
+def _find(where: RunFlags, *, trained: bool = False) -> Path:
+    from jaxlm import checkpoint
+
+    if where.run is None:
+        return checkpoint.newest(where.checkpoints, trained=trained)
+    return checkpoint.locate(where.run, where.checkpoints)
+
+
+def _sample(argv: Sequence[str]) -> None:
+    flags = _parse(SampleFlags(), argv, "sample.py")
     _quiet()
     from jaxlm import checkpoint
 
     config = flags.config
-    path = checkpoint.locate(flags.run, flags.checkpoints) if flags.run else checkpoint.newest(flags.checkpoints)
+    path = _find(flags.where, trained=True)
     run = checkpoint.Run.open(path)
     generator, progress = run.generator()
     loss = progress.loss
@@ -114,17 +153,21 @@ def _sample(flags: SampleFlags) -> None:
         print(flush=True)
 
 
-def _parse(defaults: Flags, argv: Sequence[str] | None, program: str) -> Flags:
+def _parse(defaults: Flags, argv: Sequence[str], program: str, *, others: bool = False) -> Flags:
+    """Reads flags over defaults; `others` passes over those that are not of this kind."""
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told):
-            return tyro.cli(
+            call = functools.partial(
+                tyro.cli,
                 type(defaults),
                 default=defaults,
                 args=argv,
                 prog=f"python {program}",
                 config=(tyro.conf.OmitArgPrefixes,),
+                registry=_registry(),
             )
+            return call(add_help=False, return_unknown_args=True)[0] if others else call()
     except SystemExit as stop:
         # Our own checks of the settings need no box around them.
         cause = stop.__context__
@@ -136,13 +179,36 @@ def _parse(defaults: Flags, argv: Sequence[str] | None, program: str) -> Flags:
         raise
 
 
-def _guarded(command: Callable[[], None]) -> int:
+def _registry() -> tyro.constructors.ConstructorRegistry:
+    """How a flag that may be left out is read: as a value, whatever that is, never as the word None."""
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.primitive_rule
+    def optional(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+        kinds = get_args(info.type)
+        if len(kinds) != 2 or kinds[1] is not type(None) or kinds[0] not in (str, int, float, tuple[str, ...]):
+            return None
+        kind = kinds[0]
+        several = kind == tuple[str, ...]
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs="*" if several else 1,
+            metavar="STR [STR ...]" if several else kind.__name__.upper(),
+            instance_from_str=lambda words: tuple(words) if several else kind(words[0]),
+            is_instance=lambda value: value is None or isinstance(value, tuple if several else kind),
+            str_from_instance=lambda value: ["unset"] if value is None else list(value) if several else [str(value)],
+        )
+
+    return registry
+
+
+def _guarded(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
     """Runs a command; a mistake becomes one line on stderr and its exit status."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # A terminal without the text's letters shows marks for them.
     try:
-        command()
+        with _default_interrupt():
+            command(argv)
     except InputError as error:
         _note(f"error: {error}")
         return 2
@@ -156,6 +222,23 @@ def _guarded(command: Callable[[], None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     return 0
+
+
+@contextlib.contextmanager
+def _default_interrupt() -> Iterator[None]:
+    """Lets Ctrl-C end the process at once, while there is nothing to save.
+
+    As an exception it could come in the middle of an import, and be lost in a callback there. A run that trains
+    handles the signal itself.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _note(line: str) -> None:

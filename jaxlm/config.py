@@ -95,8 +95,8 @@ class ModelConfig:
     """Share of units dropped between layers in training, so it needs two layers or more (the book's: none)."""
 
     def __post_init__(self) -> None:
-        check_int("hidden", self.hidden, 1)
-        check_int("layers", self.layers, 1)
+        check_int("hidden", self.hidden, 1, 2**16)
+        check_int("layers", self.layers, 1, 2**10)
         check_float("dropout", self.dropout, 0.0, 1.0, above=False)
         if self.dropout and self.layers == 1:
             reject("dropout", self.dropout, "0 with one layer, since it acts between layers", "add layers=2 or more")
@@ -115,10 +115,11 @@ class TrainConfig:
     """nietzsche, shakespeare, python-docs, or files and folders of UTF-8 text. Left out: nietzsche, or python-docs
     where that can't be had."""
     tokens: Tokens = "char"
-    """What the model reads and writes at each step (the book's: char)."""
+    """What the model reads and writes at each step (the book's: char). Bytes want stride 1: at 3, a script of three
+    bytes a character is only half seen."""
     words: int = 2000
     """For word tokens, how many of the most frequent words to know; the others are spelled in characters. More
-    words make slower steps."""
+    words make slower steps (our choice: 2000)."""
     lowercase: bool = True
     """Lowercase the corpus, and prompts too (the book's: yes)."""
     length: int = 60
@@ -136,7 +137,7 @@ class TrainConfig:
     clip: float | None = None
     """Largest global norm of the gradient; larger ones are scaled down. Left out: no limit, as in the book."""
     seed: int = 0
-    """Decides the initial weights and the order of the windows (the book sets none)."""
+    """Decides the initial weights and the order of the windows (the book sets none; our choice: 0)."""
     model: ModelConfig = ModelConfig()
 
     def __post_init__(self) -> None:
@@ -148,14 +149,14 @@ class TrainConfig:
                 reject("corpus", self.corpus, "a name or a path", "leave it out for nietzsche")
             object.__setattr__(self, "corpus", tuple(self.corpus))
         check_choice("tokens", self.tokens, get_args(Tokens))
-        check_int("words", self.words, 1)
+        check_int("words", self.words, 1, 2**24)
         if self.tokens != "word" and self.words != type(self).words:
             reject("words", self.words, "nothing, since it is for tokens=word", "leave it out, or choose word tokens")
         check_bool("lowercase", self.lowercase)
-        check_int("length", self.length, 1)
-        check_int("stride", self.stride, 1)
-        check_int("epochs", self.epochs, 1)
-        check_int("batch", self.batch, 1)
+        check_int("length", self.length, 1, 2**20)
+        check_int("stride", self.stride, 1, 2**31 - 1)
+        check_int("epochs", self.epochs, 1, 2**31 - 1)
+        check_int("batch", self.batch, 1, 2**20)
         check_choice("optimizer", self.optimizer, get_args(Optimizer))
         check_float("learning_rate", self.learning_rate, 0.0, above=True)
         if self.clip is not None:

@@ -46,10 +46,6 @@ class Windows:
     def __len__(self) -> int:
         return len(range(0, self.tokens - self.length, self.stride))
 
-    def targets(self) -> slice:
-        """The positions of every window's target in the corpus."""
-        return slice(self.length, None, self.stride)
-
     def steps(self, batch: int) -> int:
         """Batches in an epoch; the last may be partial."""
         return -(-len(self) // batch)

@@ -1,7 +1,10 @@
 """What a person sees while a run learns, and while it writes."""
 
+import os
 import shlex
 import shutil
+import signal
+import sys
 import time
 
 from rich.console import Console
@@ -29,21 +32,42 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
+class _Console(Console):
+    """Plain text on standard output; where its reader has gone (`| head`), the run ends as it does when killed."""
+
+    def __init__(self) -> None:
+        # In a notebook, rich would put each piece of a text into a block of its own.
+        super().__init__(highlight=False, markup=False, emoji=False, force_jupyter=False)
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        signal.raise_signal(signal.SIGTERM)
+
+
 class Terminal(Reporter):
     """Prints a run: its facts, a progress bar (plain lines where there is no terminal), losses and samples."""
 
     def __init__(self, watch: WatchConfig | None = None, console: Console | None = None) -> None:
         self._watch = watch or WatchConfig()
-        # In a notebook, rich would put each piece of a text into a block of its own.
-        self._console = console or Console(highlight=False, markup=False, emoji=False, force_jupyter=False)
+        self._console = console or _Console()
         self._plan: Plan
         self._bar: Progress | None = None
         self._first: tuple[int, float] = (0, 0.0)
         self._shown_at = 0.0
+        self._told = False
 
     def _print(self, text: str = "", style: str | None = None, end: str = "\n") -> None:
         # Soft wrap: a terminal breaks long lines itself, and a file keeps them whole.
         self._console.print(text, style=style, end=end, soft_wrap=True)
+
+    def _write(self, text: str) -> None:
+        # Past rich, which would change tabs and drop control characters.
+        try:
+            self._console.file.write(text)
+            self._console.file.flush()
+        except BrokenPipeError:
+            self._console.on_broken_pipe()
 
     def download(self, done: int, total: int) -> None:
         if self._bar is None:
@@ -59,8 +83,6 @@ class Terminal(Reporter):
         self.close()
         record, corpus = plan.run.record, plan.corpus
         config = record.config
-        if corpus.notice:
-            self._print(corpus.notice, "yellow")
         facts = {
             "Corpus": f"{corpus.name}, {len(corpus.text):,} characters",
             "Windows": f"{plan.windows:,} of {config.length} at stride {config.stride}",
@@ -77,7 +99,8 @@ class Terminal(Reporter):
         total = plan.steps * config.epochs
         if plan.start >= total:
             self._print(
-                f"All {config.epochs} epochs are trained already; to train on: --resume --epochs {2 * config.epochs}"
+                f"All {config.epochs} epochs are trained already. To train on: {plan.run.resume_command} "
+                f"--epochs {2 * config.epochs}"
             )
             return
         if plan.start:
@@ -88,18 +111,18 @@ class Terminal(Reporter):
 
     def step(self, step: int, loss: float) -> None:
         plan, now = self._plan, time.monotonic()
-        done = step - plan.start
-        if done == 1:
-            self._first = step, now
-        if done == 1 + TIMED_STEPS:
-            left = plan.steps * plan.run.record.config.epochs - step
-            whole = (now - self._first[1]) / TIMED_STEPS * left
+        epochs = plan.run.record.config.epochs
+        row = (step - 1) % plan.steps + 1
+        epoch = f"Epoch {(step - 1) // plan.steps + 1}/{epochs}"
+        if step == plan.start + 1 or row == 1:
+            self._first = step, now  # Compiling, saving and samples are no part of the speed.
+        speed = (step - self._first[0]) / max(now - self._first[1], 1e-9)
+        if not self._told and step > plan.start + TIMED_STEPS and speed:
+            self._told = True
+            whole = (plan.steps * epochs - step) / speed
             self._print(
                 f"The run will take about {duration(whole)}. Ctrl-C loses nothing: it saves, and --resume goes on."
             )
-        row = (step - 1) % plan.steps + 1
-        epoch = f"Epoch {(step - 1) // plan.steps + 1}/{plan.run.record.config.epochs}"
-        speed = (step - self._first[0]) / max(now - self._first[1], 1e-9)
         left_seconds = (plan.steps - row) / speed if speed else 0.0
         if self._console.is_terminal:
             if self._bar is None:
@@ -128,15 +151,14 @@ class Terminal(Reporter):
         for temperature in self._watch.temperature:
             self._print(f"--- temperature {temperature:g}", "cyan")
             pieces = generator.stream(length=self._watch.sample_length, temperature=temperature, seed=config.seed)
-            self._print(next(pieces), "dim", end="")
             for piece in pieces:
-                self._print(piece, end="")
+                self._write(piece)
             self._print()
         self._shown_at = time.monotonic()
 
     def stopped(self, run: Run, step: int) -> None:
         self.close()
-        self._print(f"Stopped and saved at step {step:,}. Go on with: {resume_command(run)}", "yellow")
+        self._print(f"Stopped and saved at step {step:,}. Go on with: {run.resume_command}", "yellow")
 
     def end(self, run: Run) -> None:
         self.close()
@@ -151,8 +173,3 @@ class Terminal(Reporter):
         bar = Progress(*columns, console=self._console, transient=True, refresh_per_second=4)
         bar.start()
         return bar
-
-
-def resume_command(run: Run) -> str:
-    """The line that goes on with a run."""
-    return f"python train.py --resume --run {shlex.quote(str(run.path))}"

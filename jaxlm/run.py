@@ -8,7 +8,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
@@ -26,6 +26,10 @@ from jaxlm.training import init_state, make_optimizer, make_step
 
 SAVE_SECONDS = 300.0
 """A checkpoint is saved after each epoch, and in long ones this often, so that a power cut costs minutes."""
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What ends a run after it has saved: Ctrl-C, `kill`, a closed connection."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,13 +102,13 @@ class Reporter:
 def train(
     config: TrainConfig,
     *,
-    run: str | None = None,
+    run: str | os.PathLike[str] | None = None,
     checkpoints: str | os.PathLike[str] = "checkpoints",
     reporter: Reporter | None = None,
 ) -> TextGenerator:
     """Trains a model, saving as it goes.
 
-    Ctrl-C, or SIGTERM, ends the step at hand, saves, and raises; `resume` goes on.
+    Ctrl-C, SIGTERM or SIGHUP ends the step at hand, saves, and raises; `resume` goes on.
 
     Args:
       config: all settings; `dataclasses.replace(jaxlm.BOOK, epochs=5)`, for example.
@@ -119,7 +123,7 @@ def train(
       ValueError: the corpus or a directory will not do; nothing was written.
       RunError: the loss is not finite, or the disk is full; the last good checkpoint is kept.
       KeyboardInterrupt: Ctrl-C; the run is saved.
-      SystemExit: SIGTERM; the run is saved.
+      SystemExit: SIGTERM or SIGHUP; the run is saved.
     """
     reporter = reporter or Reporter()
     with contextlib.closing(reporter):
@@ -133,16 +137,20 @@ def train(
         start = seed_text(corpus.text, config.length)
         record = Record(config, corpus.name, len(corpus.text), corpus.sha256, start, now())
         path = locate(run, checkpoints) if run is not None else unused_path(checkpoints, corpus.name, config.recipe)
-        directory = Run.create(path, record, vocab)
-        with directory.lock():
-            return _fit(directory, config, corpus, ids, windows, reporter)
+        with _stop_on_signals() as stop:
+            directory = Run.create(path, record, vocab)
+            try:
+                with directory.lock():
+                    return _fit(directory, config, corpus, ids, windows, reporter, stop)
+            finally:
+                directory.remove_if_untrained()
 
 
 def resume(
     path: str | os.PathLike[str],
     *,
     epochs: int | None = None,
-    corpus: Sequence[str] | None = None,
+    corpus: tuple[str, ...] | None = None,
     reporter: Reporter | None = None,
 ) -> TextGenerator:
     """Goes on with a run from its last checkpoint, as if it had never stopped.
@@ -169,7 +177,7 @@ def resume(
         if epochs is not None:
             config = dataclasses.replace(config, epochs=epochs)
         if corpus is not None:
-            config = dataclasses.replace(config, corpus=tuple(corpus))
+            config = dataclasses.replace(config, corpus=corpus)
         try:
             text = load_corpus(config.corpus, lowercase=config.lowercase, progress=reporter.download)
         except InputError as error:
@@ -183,8 +191,8 @@ def resume(
         config = dataclasses.replace(config, corpus=text.sources)
         ids = run.vocab.encode(text.text)
         windows = Windows(len(ids), config.length, config.stride)
-        with run.lock():
-            return _fit(run, config, text, ids, windows, reporter)
+        with _stop_on_signals() as stop, run.lock():
+            return _fit(run, config, text, ids, windows, reporter, stop)
 
 
 def seed_text(text: str, length: int) -> str:
@@ -203,15 +211,16 @@ class _Stop:
         self.signal: int | None = None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
-            raise KeyboardInterrupt
+        again = self.signal is not None
         self.signal = number
+        if again:
+            self.end()
 
     def end(self) -> NoReturn:
         """Raises what the signal stands for."""
-        if self.signal == signal.SIGTERM:
-            raise SystemExit(128 + signal.SIGTERM)
-        raise KeyboardInterrupt
+        if self.signal is None or self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + self.signal)
 
 
 @contextlib.contextmanager
@@ -220,7 +229,7 @@ def _stop_on_signals() -> Iterator[_Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop  # Python lets only the main thread handle signals.
         return
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, stop) for number in SIGNALS}
     try:
         yield stop
     finally:
@@ -266,21 +275,46 @@ class _Tally:
         self.nats, self.count = 0.0, 0
 
 
+@contextlib.contextmanager
+def _enough_memory() -> Iterator[None]:
+    """Turns a device's refusal of memory into a RunError."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise RunError(
+            "memory: found less than this model and batch need, expected more; choose a smaller --hidden, --batch or "
+            "--length"
+        ) from error
+
+
 def _fit(
-    run: Run, config: TrainConfig, corpus: Corpus, ids: np.ndarray, windows: Windows, reporter: Reporter
+    run: Run,
+    config: TrainConfig,
+    corpus: Corpus,
+    ids: np.ndarray,
+    windows: Windows,
+    reporter: Reporter,
+    stop: _Stop,
 ) -> TextGenerator:
     """Trains a locked run from its last checkpoint, or from the start, to its last epoch."""
     vocab = run.vocab
     steps = windows.steps(config.batch)
-    characters = float(vocab.widths[ids[windows.targets()]].mean())
+    characters = len(corpus.text) / len(ids)  # In a token; a stride that favours some of them must not tell here.
     sharding.split_cpu()
     restored = run.restore()
     progress = restored[1] if restored else Progress(step=0, epoch=0, nats=0.0, count=0, loss=None)
+    if config.epochs < progress.epoch:
+        raise InputError(
+            f"epochs: found {config.epochs}, expected at least the {progress.epoch} that run {run.path} has trained; "
+            "leave it out, or ask for more"
+        )
     run.go_back_to(progress.step)
     if config != run.record.config:
         with run.writing("config.json"):
             run.write_record(dataclasses.replace(run.record, config=config))
-    with _stop_on_signals() as stop, run.writer() as writer:
+    with _enough_memory(), run.writer() as writer:
         mesh = sharding.make_mesh(config.batch)
         model, optimizer = build_model(config, vocab), make_optimizer(config)
         initial = restored[0] if restored else jax.jit(lambda: init_state(model, optimizer, config.seed))()

@@ -18,6 +18,9 @@ from jaxlm.text import Vocab
 CHUNK = 128
 """Tokens that one call to the device generates, or reads of a prompt; text is shown chunk by chunk."""
 
+STREAM = 0x7E87
+"""Sets the random numbers of generation apart from those of training."""
+
 TINY = np.finfo(np.float32).tiny
 """The smallest normal float32; temperatures below it are greedy."""
 
@@ -224,6 +227,9 @@ class TextGenerator:
         prompt = self._read_prompt(config)
         tokens = self.vocab.encode(prompt)
         key = jax.random.key(secrets.randbelow(2**32) if seed is None else seed)
+        # Not the key of the initial weights, even where a text has the seed of its run.
+        key = jax.random.fold_in(key, STREAM)
+        temperature = min(temperature, float(np.finfo(np.float32).max))
         chunks = self._chunks(config.mode or self.mode, tokens, key, np.float32(temperature))
         return self._cut(prompt, length, chunks)
 

@@ -24,7 +24,7 @@ from jaxlm.config import InputError, Tokens, check_choice, reject
 
 log = logging.getLogger("jaxlm")
 
-Progress = Callable[[int, int], None]
+Received = Callable[[int, int], None]
 """Called with the bytes fetched so far and the bytes in all."""
 
 TEXT_SUFFIXES = (".txt", ".text", ".md")
@@ -76,13 +76,11 @@ class Corpus:
       name: short; a run is named after it.
       sources: the names and paths it was read from, which read it again.
       text: the whole of it.
-      notice: what its reader should know, in one line; usually nothing.
     """
 
     name: str
     sources: tuple[str, ...]
     text: str
-    notice: str = ""
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -91,7 +89,7 @@ class Corpus:
 
 
 def load_corpus(
-    sources: Sequence[str] | None = None, *, lowercase: bool = False, progress: Progress | None = None
+    sources: Sequence[str] | None = None, *, lowercase: bool = False, progress: Received | None = None
 ) -> Corpus:
     """Reads a corpus.
 
@@ -105,13 +103,12 @@ def load_corpus(
     Raises:
       InputError: a source is missing, unreadable, not UTF-8, or holds no text.
     """
-    notice = ""
     if sources is None:
         try:
             sources, text = ("nietzsche",), fetch("nietzsche", progress)
         except DownloadError as error:
             sources, text = (EMBEDDED,), _embedded()
-            notice = f"{error}. Training on {EMBEDDED}, Python's own help topics, instead."
+            log.warning("%s. Training on %s, Python's own help topics, instead.", error, EMBEDDED)
     else:
         parts = [part for source in sources for part in _read(source, progress) if part]
         # Two files' lines must not run into one another.
@@ -121,14 +118,14 @@ def load_corpus(
     if not text:
         raise InputError(f"corpus {' '.join(sources)}: found no text in it, expected some; choose another file")
     name = Path(sources[0]).resolve().stem if _is_path(sources[0]) else sources[0]
-    return Corpus(name, tuple(sources), text.lower() if lowercase else text, notice)
+    return Corpus(name, tuple(sources), text.lower() if lowercase else text)
 
 
 class DownloadError(InputError):
     """A published corpus that could not be fetched whole."""
 
 
-def fetch(name: str, progress: Progress | None = None) -> str:
+def fetch(name: str, progress: Received | None = None) -> str:
     """The text of a published corpus: from the user's cache, or downloaded into it, whole or not at all.
 
     Raises:
@@ -195,7 +192,7 @@ def _is_path(source: str) -> bool:
     return source not in PUBLISHED and source != EMBEDDED
 
 
-def _read(source: str, progress: Progress | None) -> Iterator[str]:
+def _read(source: str, progress: Received | None) -> Iterator[str]:
     if source in PUBLISHED:
         yield fetch(source, progress)
         return
@@ -260,6 +257,10 @@ def _read_file(path: Path) -> str:
         ) from error
 
 
+BYTES = tuple(chr(byte) for byte in range(256))
+"""The tokens of every byte vocabulary: each byte as the character of that number."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Vocab:
     """The tokens a model knows, in the order of their ids.
@@ -274,8 +275,14 @@ class Vocab:
 
     def __post_init__(self) -> None:
         check_choice("vocabulary kind", self.kind, ("char", "byte", "word"))
+        if not all(isinstance(token, str) and token for token in self.tokens):
+            reject("vocabulary", self.tokens[:3], "tokens that are text")
         if not self.tokens or len(set(self.tokens)) != len(self.tokens):
             reject("vocabulary", f"{len(self.tokens)} tokens", "distinct ones, at least one")
+        if self.kind == "byte" and self.tokens != BYTES:
+            reject("vocabulary", f"{len(self.tokens)} tokens", "the 256 bytes in order")
+        if self.kind == "char" and max(map(len, self.tokens)) > 1:
+            reject("vocabulary", max(self.tokens, key=len), "single characters")
 
     @classmethod
     def build(cls, kind: Tokens, text: str, words: int = 0) -> "Vocab":
@@ -287,7 +294,7 @@ class Vocab:
           words: for `word`, how many of the most frequent words to know, ties by order of the alphabet.
         """
         if kind == "byte":
-            return cls(kind, tuple(chr(byte) for byte in range(256)))
+            return cls(kind, BYTES)
         characters = sorted(set(text))
         if kind == "char":
             return cls(kind, tuple(characters))

@@ -1,6 +1,8 @@
 """Four fake devices, strict promotion, a small text, and a small run that the tests share."""
 
 import dataclasses
+import os
+import tempfile
 from pathlib import Path
 
 import jax
@@ -8,10 +10,13 @@ import pytest
 
 import jaxlm
 
+# Tests that compile the same share it. Not through the environment: JAX's cache is not safe for two processes.
+COMPILED = tempfile.TemporaryDirectory()
+jax.config.update("jax_compilation_cache_dir", COMPILED.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-
-SHARED = Path(__file__).parents[2] / "shared" / "corpora"
 
 TEXT = "The quick brown fox jumps over the lazy dog. Pack my box with five dozen liquor jugs! " * 12
 
@@ -26,7 +31,7 @@ def private_cache(tmp_path_factory, monkeypatch):
 
 @pytest.fixture
 def corpus(tmp_path):
-    """A text file of a thousand characters, and the config of a run on it that takes a second."""
+    """A text file of a thousand characters."""
     path = tmp_path / "fox.txt"
     path.write_text(TEXT)
     return path
@@ -34,6 +39,7 @@ def corpus(tmp_path):
 
 @pytest.fixture
 def small(corpus):
+    """The config of a run on it that takes a second."""
     return dataclasses.replace(SMALL, corpus=(str(corpus),))
 
 
@@ -49,7 +55,8 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def shared_corpora():
-    """The folder of real corpora, where the machine has it."""
-    if not SHARED.is_dir():
-        pytest.skip("the real corpora are not on this machine")
-    return SHARED
+    """The folder of nietzsche.txt and tinyshakespeare.txt, where the environment names one."""
+    folder = os.environ.get("JAXLM_CORPORA")
+    if not folder:
+        pytest.skip("JAXLM_CORPORA names no folder with nietzsche.txt and tinyshakespeare.txt")
+    return Path(folder)

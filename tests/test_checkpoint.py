@@ -349,7 +349,11 @@ def test_killed_while_deleting(tmp_path, monkeypatch):
         monkeypatch.setattr(checkpoint.shutil, "rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
             writer.save(*at(state, 3, 1.0))
-    assert steps(run.path) == [1, 2, 3]
+    assert run.steps() == steps(run.path) == [2, 3]
+    assert len(list(run.path.glob(".deleted-*"))) == 1
+    monkeypatch.undo()
+    run.go_back_to(3)
+    assert list(run.path.glob(".deleted-*")) == []
     assert run.steps() == [2, 3]
 
 

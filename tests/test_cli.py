@@ -219,7 +219,32 @@ MISTAKES = {
         cli.train,
         "--corpus good.txt --run fox",
         lambda: train("good.txt", run="fox"),
-        "go on with it (--resume --run fox), or choose another name",
+        "go on with it (python train.py --resume --run checkpoints/fox), or choose another name",
+    ),
+    "no name": (cli.train, "--corpus good.txt --run ", lambda: train("good.txt", run=""), "run: found ''"),
+    "huge hidden": (
+        cli.train,
+        "--corpus good.txt --hidden 10000000",
+        lambda: train("good.txt", model=ModelConfig(hidden=10**7)),
+        "hidden: found 10000000, expected a whole number from 1 to 65536",
+    ),
+    "huge stride": (
+        cli.train,
+        f"--corpus good.txt --stride {10**20}",
+        lambda: train("good.txt", stride=10**20),
+        f"stride: found {10**20}, expected a whole number from 1 to 2147483647",
+    ),
+    "huge batch": (
+        cli.train,
+        f"--corpus good.txt --batch {10**14}",
+        lambda: train("good.txt", batch=10**14),
+        f"batch: found {10**14}, expected a whole number from 1 to 1048576",
+    ),
+    "fewer epochs than trained": (
+        cli.train,
+        "--resume --run fox --epochs 1",
+        lambda: jaxlm.resume("checkpoints/fox", epochs=1),
+        "epochs: found 1, expected at least the 2 that run checkpoints/fox has trained",
     ),
     "resume a foreign directory": (
         cli.train,
@@ -451,3 +476,41 @@ def test_help_names_every_flag_without_jax(program):
     imported = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
     assert "tyro" in imported
     assert imported & {"jax", "jaxlib", "flax", "optax", "orbax"} == set()
+
+
+def test_restating_a_run_s_own_settings_is_no_change(place, capsys):
+    settings = ["--layers", "2", "--dropout", "0.3", "--tokens", "word", "--words", "5", "--length", "4"]
+    small = ["--hidden", "4", "--batch", "32", "--temperature"]
+    assert cli.train([*WITH, "--run", "two", "--epochs", "1", *settings, *small]) == 0
+    assert cli.train(["--resume", "--run", "two", "--epochs", "2", *settings[:4], *settings[6:]]) == 0
+    assert "Epoch 2/2  loss" in capsys.readouterr().out
+
+
+def test_several_temperatures_are_shown_one_after_the_other(place, capsys):
+    assert cli.sample(["--temperature", "0", "0.5", "--length", "5", "--seed", "3"]) == 0
+    out = capsys.readouterr().out
+    seed_text = jaxlm.Run.open("checkpoints/fox").record.seed_text
+    texts = [fox(None, 5, temperature=temperature, seed=3) for temperature in (0, 0.5)]
+    assert out == f"--- temperature 0\n{texts[0]}\n--- temperature 0.5\n{texts[1]}\n"
+    assert all(written.startswith(seed_text) for written in texts)
+
+
+def test_the_largest_temperatures_draw_evenly(place, capsys):
+    assert cli.sample(["--temperature", "1e39", "--length", "200", "--seed", "1"]) == 0
+    out, err = capsys.readouterr()
+    assert err.count("\n") == 1
+    assert len(set(out)) > 20
+
+
+def test_no_corpus_and_no_network_is_said_in_one_line(place, capsys, monkeypatch):
+    url = "http://127.0.0.1:9/nietzsche.txt"  # The port of `discard`, where nobody listens.
+    monkeypatch.setattr(text, "PUBLISHED", {"nietzsche": Published(url, 10, 10, 0, "x")})
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(text, "_embedded", lambda: "What is a class? " * 20)
+    assert cli.train(["--epochs", "1", "--hidden", "4", "--batch", "64", "--temperature"]) == 0
+    out, err = capsys.readouterr()
+    assert err.startswith("warning: corpus nietzsche: could not be fetched from http://127.0.0.1:9/nietzsche.txt (")
+    assert err.endswith("Training on python-docs, Python's own help topics, instead.\n")
+    assert err.count("\n") == 1
+    assert "Corpus:              python-docs, 340 characters" in out
+    assert Path("checkpoints/python-docs-book").is_dir()

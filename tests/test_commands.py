@@ -1,7 +1,9 @@
 """The commands as a user types them, one process each."""
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,29 @@ def test_sample_into_a_program_that_stops_reading(trained_by_command, folder):
     done = subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True, encoding="utf-8")
     assert done.returncode == 0
     assert done.stderr.count("\n") == 1
+
+
+def test_train_into_a_program_that_stops_reading_is_saved(folder):
+    line = f"{sys.executable} {ROOT / 'train.py'} --corpus *.txt --run piped {' '.join(SMALL)} --epochs 100 | head -c 9"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {line}"], cwd=folder, capture_output=True, encoding="utf-8")
+    assert (done.returncode, done.stdout, done.stderr) == (143, "Corpus:  ", "")
+    saved = [int(path.name) for path in (folder / "checkpoints" / "piped").iterdir() if path.name.isdecimal()]
+    assert len(saved) > 0
+
+
+@pytest.mark.parametrize("seconds", [0.3, 0.6, 0.9])
+def test_an_interrupt_before_there_is_anything_to_save_ends_without_a_word(folder, seconds):
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "sample.py", "--length", "100000000", "--mode", "state"],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate()[1]
+    assert process.returncode == -signal.SIGINT
+    assert b"Traceback" not in errors
 
 
 def test_a_narrow_encoding_gets_marks_for_letters_and_no_traceback(trained_by_command, folder):

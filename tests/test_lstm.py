@@ -9,7 +9,7 @@ from reference import lstm as numpy_lstm
 
 from jaxlm import lstm
 
-B, T, D, H = 3, 40, 7, 5
+B, T, D, H = 3, 30, 7, 5
 
 
 def random_layer(seed):

@@ -1,5 +1,7 @@
 """The model: its size, its initial weights, its equations, and Flax's names for its parameters."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from jaxlm.model import LanguageModel
 V, H = 57, 128
 
 
+@functools.cache
 def initial(model, seed):
     return jax.jit(model.init_params)(jax.random.key(seed))
 

@@ -2,6 +2,7 @@
 
 import io
 import re
+import signal
 
 import pytest
 from rich.console import Console
@@ -44,10 +45,42 @@ def test_a_terminal_gets_a_bar(small, tmp_path):
 
 
 def test_text_is_never_taken_for_markup(small, tmp_path):
-    small_text = "[bold]all[/bold] :smile: [red] [/] {x} %s \\n [/nothing] " * 20
-    (tmp_path / "fox.txt").write_text(small_text)
+    small_text = "[bold]all[/bold]\t:smile: [red]\r\n[/] {x} %s \\n [/nothing] " * 20
+    (tmp_path / "fox.txt").write_text(small_text, newline="")
     text = watch(small, tmp_path, terminal=False, temperature=(0.0,), sample_length=5)
     assert jaxlm.Run.open(tmp_path / "fox-book").record.seed_text in text.split("--- temperature 0")[1]
+
+
+def test_a_stopped_run_says_how_to_go_on_and_that_it_does(small, tmp_path):
+    output = io.StringIO()
+
+    class Impatient(jaxlm.Terminal):
+        def step(self, step, loss):
+            super().step(step, loss)
+            if step == 13:
+                signal.raise_signal(signal.SIGINT)
+
+    def terminal(kind):
+        return kind(jaxlm.WatchConfig(temperature=()), Console(file=output, width=60))
+
+    with pytest.raises(KeyboardInterrupt):
+        jaxlm.train(small, run="my fox", checkpoints=tmp_path, reporter=terminal(Impatient))
+    command = f"python train.py --resume --run '{tmp_path / 'my fox'}'"
+    assert output.getvalue().endswith(f"Stopped and saved at step 14. Go on with: {command}\n")
+    jaxlm.resume(tmp_path / "my fox", reporter=terminal(jaxlm.Terminal))
+    assert "Going on from step 14, in epoch 2 of 2.\n" in output.getvalue()
+    assert output.getvalue().endswith(f"Done. Write with: python sample.py --run '{tmp_path / 'my fox'}'\n")
+    jaxlm.resume(tmp_path / "my fox", reporter=terminal(jaxlm.Terminal))
+    assert f"All 2 epochs are trained already. To train on: {command} --epochs 4\n" in output.getvalue()
+
+
+def test_a_download_is_a_bar_that_goes_away():
+    output = io.StringIO()
+    reporter = jaxlm.Terminal(console=Console(file=output, force_terminal=True, width=80))
+    for done in (0, 500_000, 1_000_000):
+        reporter.download(done, 1_000_000)
+    assert "Downloading the corpus" in output.getvalue()
+    assert "1.0/1.0 MB" in output.getvalue()
 
 
 @pytest.mark.parametrize(

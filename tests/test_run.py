@@ -18,7 +18,7 @@ from reference import log_softmax
 from reference import logits as numpy_logits
 
 import jaxlm
-from jaxlm import cli, training
+from jaxlm import checkpoint, cli, training
 from jaxlm import run as run_lib
 from jaxlm.checkpoint import build_model, unused_path
 from jaxlm.run import Reporter
@@ -131,8 +131,9 @@ def test_signals(small, tmp_path):
     assert told == [("stopped", 4), "close"]
     assert jaxlm.Run.open(tmp_path / "fox").restore()[1].step == 4
 
-    with pytest.raises(KeyboardInterrupt):
-        jaxlm.resume(tmp_path / "fox", reporter=SignalAt(6, signal.SIGINT, signal.SIGINT))
+    for numbers, error in (((signal.SIGHUP, signal.SIGINT), KeyboardInterrupt), ((signal.SIGTERM,) * 2, SystemExit)):
+        with pytest.raises(error):
+            jaxlm.resume(tmp_path / "fox", reporter=SignalAt(6, *numbers))
     assert jaxlm.Run.open(tmp_path / "fox").restore()[1].step == 4  # The second one did not wait for a save.
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
@@ -178,8 +179,11 @@ def test_killed_process(corpus, tmp_path, capsys):
 def test_killed_before_the_first_checkpoint(small, tmp_path, trained, caplog):
     reporter = Reporter()
     reporter.start = lambda plan: 1 / 0
-    with pytest.raises(ZeroDivisionError):
-        jaxlm.train(small, run="fox", checkpoints=tmp_path, reporter=reporter)
+    # A killed process does not tidy up, where a failing one would.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jaxlm.Run, "remove_if_untrained", lambda run: None)
+        with pytest.raises(ZeroDivisionError):
+            jaxlm.train(small, run="fox", checkpoints=tmp_path, reporter=reporter)
     run = jaxlm.Run.open(tmp_path / "fox")
     assert run.restore() is None
     with pytest.raises(jaxlm.InputError, match="no checkpoint in it yet"):
@@ -191,6 +195,38 @@ def test_killed_before_the_first_checkpoint(small, tmp_path, trained, caplog):
     jaxlm.resume(tmp_path / "fox")
     assert_same_run(tmp_path / "fox", trained)
     assert f"checkpoint {STEPS} is set aside as damaged-{STEPS}" in caplog.text
+
+
+def test_a_run_that_fails_at_once_leaves_nothing(small, tmp_path):
+    reporter = Reporter()
+    reporter.start = lambda plan: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        jaxlm.train(small, run="fox", checkpoints=tmp_path / "runs", reporter=reporter)
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_saves_in_the_middle_of_an_epoch_change_nothing(small, tmp_path, trained, monkeypatch):
+    saved = []
+    save = checkpoint.Writer.save
+    monkeypatch.setattr(run_lib, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(checkpoint.Writer, "save", lambda *args: (saved.append(args[2].step), save(*args)))
+    jaxlm.train(small, run="fox", checkpoints=tmp_path)
+    assert saved == list(range(1, 2 * STEPS + 1))
+    assert_same(jaxlm.Run.open(tmp_path / "fox").restore()[0], jaxlm.Run.open(trained).restore()[0])
+    assert metrics(tmp_path / "fox") == metrics(trained)
+
+
+@pytest.mark.parametrize("tokens", ["byte", "word"])
+def test_bits_are_per_character_whatever_the_tokens(small, tmp_path, tokens):
+    text = "나는 생각한다, 그러므로 나는 존재한다. " * 20
+    Path(small.corpus[0]).write_text(text)
+    config = dataclasses.replace(small, tokens=tokens, epochs=1)
+    jaxlm.train(config, run="fox", checkpoints=tmp_path)
+    run = jaxlm.Run.open(tmp_path / "fox")
+    [line] = metrics(run.path)
+    nats = line["loss"] * len(run.vocab.encode(text))
+    assert line["bits_per_character"] == pytest.approx(nats / len(text) / np.log(2))
+    assert len(jaxlm.load(run.path).generate("나는", 30, temperature=1)) == 32
 
 
 def test_metrics_of_a_killed_run(small, tmp_path, trained):
@@ -237,7 +273,7 @@ def test_learning_rate_that_is_too_large(corpus, tmp_path, capsys):
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 1
     assert errors[0].startswith("error: step 2: found a loss of ")
-    assert steps(tmp_path / "fox") == []
+    assert not (tmp_path / "fox").exists()  # It had no good checkpoint.
 
 
 def test_best_epoch_outlives_worse_ones(small, tmp_path, monkeypatch):

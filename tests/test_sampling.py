@@ -10,7 +10,7 @@ import pytest
 import jaxlm
 from jaxlm import lstm
 from jaxlm.model import LanguageModel
-from jaxlm.sampling import CHUNK, TextGenerator, next_token, reweight
+from jaxlm.sampling import CHUNK, STREAM, TextGenerator, next_token, reweight
 from jaxlm.text import Vocab
 
 LETTERS = "abcdefgh"
@@ -36,7 +36,7 @@ def successor():
 
 @pytest.fixture(scope="module")
 def random_model():
-    """Weights large enough that what happened 60 letters ago still tells."""
+    """Weights large enough that what happened before the window still tells."""
     model = LanguageModel(len(LETTERS), 12, 2)
     params = jax.jit(model.init_params)(jax.random.key(0))
     return model, jax.tree.map(lambda leaf: 2 * leaf, params)
@@ -51,7 +51,7 @@ def test_the_toy_model_recites_the_alphabet(successor, mode, temperature):
 
 def python_loop(model, params, tokens, length, temperature, seed, window=None):
     """Re-reads the tokens, or the last `window` of them, from a zero carry for each new one."""
-    tokens, key = list(tokens), jax.random.key(seed)
+    tokens, key = list(tokens), jax.random.fold_in(jax.random.key(seed), STREAM)
     read = jax.jit(lambda tokens: model.apply({"params": params}, tokens, model.initial_carry(1))[0])
     for i in range(length):
         seen = tokens if window is None else tokens[-window:]

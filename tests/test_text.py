@@ -149,7 +149,7 @@ def test_a_file_is_read_as_it_is_but_for_its_byte_order_mark(tmp_path):
     content = "A\r\nb\0ç\rd\n日\x0b\u2028"
     path = write(tmp_path / "My Notes.v2.txt", b"\xef\xbb\xbf" + content.encode("utf-8"))
     corpus = load_corpus((path,))
-    assert (corpus.text, corpus.name, corpus.sources, corpus.notice) == (content, "My Notes.v2", (path,), "")
+    assert (corpus.text, corpus.name, corpus.sources) == (content, "My Notes.v2", (path,))
     lowered = load_corpus((path,), lowercase=True)
     assert lowered.text == content.lower()
     assert lowered.sha256 == hashlib.sha256(content.lower().encode("utf-8")).hexdigest()
@@ -198,7 +198,7 @@ def test_python_carries_a_corpus():
     corpus = load_corpus(("python-docs",))
     assert len(corpus.text) > 300_000
     assert corpus.text.count("statement") > 100
-    assert (corpus.name, corpus.sources, corpus.notice) == ("python-docs", ("python-docs",), "")
+    assert (corpus.name, corpus.sources) == ("python-docs", ("python-docs",))
 
 
 @pytest.mark.parametrize(
@@ -372,19 +372,20 @@ def test_a_full_disk_leaves_no_half_of_a_corpus(server, monkeypatch, caplog):
     assert os.listdir(Path(os.environ["XDG_CACHE_HOME"], "jaxlm")) == []
 
 
-def test_without_a_corpus_nietzsche_is_taken(server):
+def test_without_a_corpus_nietzsche_is_taken(server, caplog):
     corpus = load_corpus()
     assert (corpus.name, corpus.sources, corpus.text) == ("nietzsche", ("nietzsche",), BODY.decode())
-    assert corpus.notice == ""
+    assert caplog.messages == []
 
 
-def test_without_a_network_python_docs_are_taken_and_said(unreachable):
+def test_without_a_network_python_docs_are_taken_and_said(unreachable, caplog):
     corpus = load_corpus()
     assert (corpus.name, corpus.sources) == ("python-docs", ("python-docs",))
     assert len(corpus.text) > 300_000
-    assert "nietzsche: could not be fetched" in corpus.notice
-    assert "Training on python-docs" in corpus.notice
-    assert len(corpus.notice.splitlines()) == 1
+    [notice] = caplog.messages
+    assert "nietzsche: could not be fetched" in notice
+    assert "Training on python-docs" in notice
+    assert len(notice.splitlines()) == 1
     with pytest.raises(DownloadError, match="Connection refused"):
         load_corpus(("nietzsche",))
     assert cached() == {}

@@ -1,6 +1,7 @@
 """The step: losses and gradients against plain code, RMSprop against NumPy, padding, devices, compilation."""
 
 import dataclasses
+import functools
 import logging
 
 import jax
@@ -15,15 +16,24 @@ from jaxlm import sharding
 from jaxlm.data import PADDING
 from jaxlm.metrics import bits_per_character, nll_sum
 from jaxlm.model import LanguageModel
-from jaxlm.training import init_state, make_optimizer, make_step
+from jaxlm.training import TrainState, init_state, make_optimizer, make_step
 
 V, H, T = 11, 8, 6
 MODEL = LanguageModel(V, H)
 IDS = np.random.default_rng(0).integers(0, V, 200).astype(np.uint8)
 
 
+@functools.cache
+def initial_params(model, seed):
+    optimizer = make_optimizer(config())
+    state = jax.device_get(jax.jit(lambda: init_state(model, optimizer, seed))())
+    return state.params, state.key
+
+
 def initial(optimizer, seed=0, model=MODEL):
-    return jax.jit(lambda: init_state(model, optimizer, seed))()
+    """What `init_state` gives; its parameters are computed once."""
+    params, key = initial_params(model, seed)
+    return TrainState(np.int32(0), params, jax.device_get(optimizer.init(params)), key)
 
 
 def config(**changes):
