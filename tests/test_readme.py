@@ -12,17 +12,30 @@ README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
 def flags(settings):
-    """Every flag made from a dataclass and those in it."""
+    """Every flag made from a dataclass and those in it, with its default."""
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if dataclasses.is_dataclass(value):
             yield from flags(value)
         else:
-            yield "--" + field.name.replace("_", "-")
+            yield "--" + field.name.replace("_", "-"), value
+
+
+def shown(default):
+    """A default as the README has it, where it is a number, a word or several of them."""
+    if isinstance(default, bool):
+        return "yes" if default else "no"
+    return (
+        " ".join(map(str, default)) if isinstance(default, tuple) else f"{default:g}" if default == 0 else str(default)
+    )
 
 
 @pytest.mark.parametrize(("settings", "program"), [(TrainFlags(), "train.py"), (SampleFlags(), "sample.py")])
-def test_the_tables_have_every_option_and_no_other(settings, program):
+def test_the_tables_have_every_option_with_its_default_and_no_other(settings, program):
     table = README.split(f"| `{program}` |")[1].split("\n\n")[0]
-    rows = re.findall(r"^\| `(--[a-z-]+)`", table, re.MULTILINE)
-    assert sorted(rows) == sorted(flags(settings))
+    rows = dict(re.findall(r"^\| `(--[a-z-]+)`[^|]*\| ([^|]*) \|", table, re.MULTILINE))
+    defaults = dict(flags(settings))
+    assert sorted(rows) == sorted(defaults)
+    for flag, default in defaults.items():
+        if default is not None:  # What stands for it is said in words.
+            assert rows[flag].strip("`") == shown(default), flag
