@@ -85,20 +85,22 @@ def sample(argv: Sequence[str] | None = None) -> int:
 
 def _train(argv: Sequence[str]) -> None:
     first = _parse(ResumeFlags(), argv, "train.py", others=True)
-    if not first.resume or {"-h", "--help"} & set(argv):
-        flags = _parse(TrainFlags(config=RECIPES[first.recipe]), argv, "train.py")
-        _quiet()
-        from jaxlm import run
-        from jaxlm.reporting import Terminal
-
-        reporter = Terminal(flags.watch)
-        run.train(flags.config, run=flags.where.run, checkpoints=flags.where.checkpoints, reporter=reporter)
+    if first.resume and not {"-h", "--help"} & set(argv):
+        _resume(first.where, argv)
         return
+    flags = _parse(TrainFlags(config=RECIPES[first.recipe]), argv, "train.py")
     _quiet()
-    from jaxlm import checkpoint, run
-    from jaxlm.reporting import Terminal
+    from jaxlm import reporting, run
 
-    path = _find(first.where)
+    where, reporter = flags.where, reporting.Terminal(flags.watch)
+    run.train(flags.config, run=where.run, checkpoints=where.checkpoints, reporter=reporter)
+
+
+def _resume(where: RunFlags, argv: Sequence[str]) -> None:
+    _quiet()
+    from jaxlm import checkpoint, reporting, run
+
+    path = _find(where)
     stored = checkpoint.Run.open(path).record.config
     # Over the run's own settings, a flag either changes nothing or asks for something else.
     flags = _parse(TrainFlags(config=stored), argv, "train.py")
@@ -109,7 +111,7 @@ def _train(argv: Sequence[str]) -> None:
             f"run {path}: found other settings than its own ({'; '.join(changed)}), expected only --epochs to change; "
             "leave them out, or train a new run without --resume"
         )
-    run.resume(path, epochs=asked.epochs, corpus=asked.corpus, reporter=Terminal(flags.watch))
+    run.resume(path, epochs=asked.epochs, corpus=asked.corpus, reporter=reporting.Terminal(flags.watch))
 
 
 def _find(where: RunFlags, *, trained: bool = False) -> Path:
