@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import io
+import itertools
 import logging
 import os
 import secrets
@@ -177,26 +178,48 @@ def _parse(defaults: Flags, argv: Sequence[str], program: str, *, others: bool =
             if isinstance(cause, InputError):
                 raise cause from None
             cause = cause.__context__
-        sys.stderr.write(told.getvalue())
+        if stop.code:
+            raise InputError(_one_line(told.getvalue(), program)) from None
         raise
 
 
+def _one_line(box: str, program: str) -> str:
+    """What tyro says of a flag in a box, with what it suggests, as a line."""
+    # A title and rules, drawn in ASCII where the terminal wants that, surround what matters.
+    parts = [line.strip(" │╭╮╰╯─") for line in box.splitlines()[1:]]
+    words = list(itertools.takewhile(_is_text, itertools.dropwhile(lambda part: not _is_text(part), parts)))
+    if "Perhaps you meant:" in parts:
+        words.append(f"(perhaps you meant {parts[parts.index('Perhaps you meant:') + 1]})")
+    return f"{' '.join(words).removeprefix('Error parsing ').rstrip('.')}; see python {program} --help"
+
+
+def _is_text(line: str) -> bool:
+    return bool(line.strip("-"))
+
+
 def _registry() -> tyro.constructors.ConstructorRegistry:
-    """How a flag that may be left out is read: as a value, whatever that is, never as the word None."""
+    """How flags are read: one that may be left out as a value, never as the word None; numbers with clear words."""
     registry = tyro.constructors.ConstructorRegistry()
 
     @registry.primitive_rule
-    def optional(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
-        kinds = get_args(info.type)
-        if len(kinds) != 2 or kinds[1] is not type(None) or kinds[0] not in (str, int, float, tuple[str, ...]):
-            return None
-        kind = kinds[0]
+    def read_flag(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+        kind, *other = get_args(info.type) if type(None) in get_args(info.type) else (info.type,)
         several = kind == tuple[str, ...]
+        if kind not in (str, int, float) and not (several and other):
+            return None
+
+        def read(word: str) -> Any:
+            try:
+                return kind(word)
+            except ValueError:
+                expected = "a whole number" if kind is int else "a number"
+                raise ValueError(f"found {word!r}, expected {expected}") from None
+
         return tyro.constructors.PrimitiveConstructorSpec(
             nargs="*" if several else 1,
             metavar="STR [STR ...]" if several else kind.__name__.upper(),
-            instance_from_str=lambda words: tuple(words) if several else kind(words[0]),
-            is_instance=lambda value: value is None or isinstance(value, tuple if several else kind),
+            instance_from_str=lambda words: tuple(words) if several else read(words[0]),
+            is_instance=lambda value: (bool(other) and value is None) or isinstance(value, tuple if several else kind),
             str_from_instance=lambda value: ["unset"] if value is None else list(value) if several else [str(value)],
         )
 
