@@ -178,11 +178,6 @@ class Run:
             ) from error
         return cls(path, record, Vocab.from_json(vocab))
 
-    @property
-    def resume_command(self) -> str:
-        """The line that goes on with this run."""
-        return resume_command(self.path)
-
     def write_record(self, record: Record) -> None:
         """Makes `record` what config.json says."""
         self.record = record
@@ -262,7 +257,8 @@ class Run:
         found = self._first_readable({"params": target}, best=True)
         if found is None:
             raise InputError(
-                f"run {self.path}: found no checkpoint in it yet, expected one; train on with: {self.resume_command}"
+                f"run {self.path}: found no checkpoint in it yet, expected one; train on with: "
+                f"{resume_command(self.path)}"
             )
         items, progress = found
         return self.make_generator(items["params"]), progress

@@ -10,6 +10,7 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, TextColumn
 
+from jaxlm.checkpoint import resume_command
 from jaxlm.config import WatchConfig
 from jaxlm.run import EpochMetrics, Plan, Reporter, Run
 from jaxlm.sampling import TextGenerator
@@ -99,7 +100,7 @@ class Terminal(Reporter):
         total = plan.steps * config.epochs
         if plan.start >= total:
             self._print(
-                f"All {config.epochs} epochs are trained already. To train on: {plan.run.resume_command} "
+                f"All {config.epochs} epochs are trained already. To train on: {resume_command(plan.run.path)} "
                 f"--epochs {2 * config.epochs}"
             )
             return
@@ -158,7 +159,7 @@ class Terminal(Reporter):
 
     def stopped(self, run: Run, step: int) -> None:
         self.close()
-        self._print(f"Stopped and saved at step {step:,}. Go on with: {run.resume_command}", "yellow")
+        self._print(f"Stopped and saved at step {step:,}. Go on with: {resume_command(run.path)}", "yellow")
 
     def end(self, run: Run) -> None:
         self.close()

@@ -392,7 +392,7 @@ class Vocab:
             more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
             raise InputError(
                 f"prompt: found characters that the model has never seen: {shown}{more}; expected those of its "
-                "corpus; leave them out, or let them be dropped with unknown skip"
+                "corpus; leave them out, or drop them with --unknown skip"
             )
 
 
