@@ -29,7 +29,8 @@ import orbax.checkpoint as ocp
 
 import jaxlm
 from jaxlm import config as config_lib
-from jaxlm.config import InputError, RunError, TrainConfig
+from jaxlm import lstm
+from jaxlm.config import Impl, InputError, RunError, TrainConfig
 from jaxlm.model import LanguageModel
 from jaxlm.sampling import TextGenerator
 from jaxlm.text import Vocab
@@ -93,9 +94,14 @@ class Progress:
     loss: float | None
 
 
-def build_model(config: TrainConfig, vocab: Vocab) -> LanguageModel:
-    """The network of a run."""
-    return LanguageModel(len(vocab), config.model.hidden, config.model.layers, config.model.dropout)
+def build_model(config: TrainConfig, vocab: Vocab, impl: Impl = "auto") -> LanguageModel:
+    """The network of a run.
+
+    Raises:
+      InputError: this machine cannot do `impl`.
+    """
+    network = config.model
+    return LanguageModel(len(vocab), network.hidden, network.layers, network.dropout, lstm.choose(impl))
 
 
 class Run:
@@ -244,13 +250,13 @@ class Run:
         items, progress = found
         return target._replace(params=items["params"], **items["training"]), progress
 
-    def generator(self) -> tuple[TextGenerator, Progress]:
+    def generator(self, impl: Impl = "auto") -> tuple[TextGenerator, Progress]:
         """The best checkpoint as a generator of text, on JAX's default device, and how far it is.
 
         Best is the lowest loss of an epoch; before the end of the first, the last checkpoint.
 
         Raises:
-          InputError: the run has no checkpoint yet, or all of them are damaged.
+          InputError: the run has no checkpoint yet, or all of them are damaged; or this machine cannot do `impl`.
         """
         model = build_model(self.record.config, self.vocab)
         target = jax.eval_shape(lambda: model.init_params(jax.random.key(0)))
@@ -261,13 +267,13 @@ class Run:
                 f"{resume_command(self.path)}"
             )
         items, progress = found
-        return self.make_generator(items["params"]), progress
+        return self.make_generator(items["params"], impl), progress
 
-    def make_generator(self, params: Any) -> TextGenerator:
+    def make_generator(self, params: Any, impl: Impl = "auto") -> TextGenerator:
         """A generator of text with these parameters and this run's settings."""
         config = self.record.config
         return TextGenerator(
-            build_model(config, self.vocab),
+            build_model(config, self.vocab, impl),
             jax.tree.map(jnp.asarray, params),
             self.vocab,
             config.lowercase,
@@ -523,16 +529,17 @@ def unused_path(checkpoints: str | os.PathLike[str], corpus: str, recipe: str) -
     return path
 
 
-def load(path: str | os.PathLike[str]) -> TextGenerator:
+def load(path: str | os.PathLike[str], *, impl: Impl = "auto") -> TextGenerator:
     """The best checkpoint of a run, ready to write: `load("checkpoints/nietzsche-book").generate("the truth ")`.
 
     Args:
       path: the run's directory; nothing else is needed, whatever machine it was trained on.
+      impl: how the recurrence is computed: `scan` is the plain reference, `auto` the fastest here.
 
     Raises:
-      ValueError: there is no run, or no checkpoint in it.
+      ValueError: there is no run, or no checkpoint in it, or this machine cannot do `impl`.
     """
-    return Run.open(path).generator()[0]
+    return Run.open(path).generator(impl)[0]
 
 
 def _manager(path: Path) -> ocp.CheckpointManager:

@@ -20,6 +20,7 @@ import tyro
 from jaxlm.config import (
     BOOK,
     RECIPES,
+    Impl,
     InputError,
     Recipe,
     RunError,
@@ -52,7 +53,7 @@ class TrainFlags:
 
     where: Unnamed[RunFlags] = RunFlags()
     resume: bool = False
-    """Go on with a run where it stopped, with its own settings; only --epochs and what is shown may change."""
+    """Go on with a run where it stopped, with its own settings; only --epochs, --impl and what is shown may change."""
     config: Unnamed[TrainConfig] = BOOK
     watch: Unnamed[WatchConfig] = WatchConfig()
 
@@ -72,6 +73,8 @@ class SampleFlags:
 
     where: Unnamed[RunFlags] = RunFlags()
     config: Unnamed[SampleConfig] = SampleConfig()
+    impl: Impl = "auto"
+    """How the recurrence is computed: scan, the plain reference; or the fastest here."""
 
 
 def train(argv: Sequence[str] | None = None) -> int:
@@ -107,12 +110,14 @@ def _resume(where: RunFlags, argv: Sequence[str]) -> None:
     flags = _parse(TrainFlags(config=stored), argv, "train.py")
     # Another place for the corpus is fine, as long as it is the same text; `resume` sees to that.
     asked = flags.config
-    if changed := differences(stored, dataclasses.replace(asked, epochs=stored.epochs, corpus=stored.corpus)):
+    free = {name: getattr(stored, name) for name in ("epochs", "corpus", "impl")}
+    if changed := differences(stored, dataclasses.replace(asked, **free)):
         raise InputError(
-            f"run {path}: found other settings than its own ({'; '.join(changed)}), expected only --epochs to change; "
-            "leave them out, or train a new run without --resume"
+            f"run {path}: found other settings than its own ({'; '.join(changed)}), expected only --epochs and --impl "
+            "to change; leave them out, or train a new run without --resume"
         )
-    run.resume(path, epochs=asked.epochs, corpus=asked.corpus, reporter=reporting.Terminal(flags.watch))
+    terminal = reporting.Terminal(flags.watch)
+    run.resume(path, epochs=asked.epochs, corpus=asked.corpus, impl=asked.impl, reporter=terminal)
 
 
 def _find(where: RunFlags, *, trained: bool = False) -> Path:
@@ -131,26 +136,16 @@ def _sample(argv: Sequence[str]) -> None:
     config = flags.config
     path = _find(flags.where, trained=True)
     run = checkpoint.Run.open(path)
-    generator, progress = run.generator()
+    generator, progress = run.generator(flags.impl)
     loss = progress.loss
     best = f"step {progress.step}" if loss is None else f"epoch {progress.epoch} (best: loss {loss:.4f})"
     seed = secrets.randbelow(2**32) if config.seed is None else config.seed
-    # All of them before a word is printed, since each checks the prompt.
-    texts = [
-        generator.stream(
-            config.prompt,
-            config.length,
-            temperature=temperature,
-            seed=seed,
-            mode=config.mode,
-            unknown=config.unknown,
-        )
-        for temperature in config.temperature
-    ]
+    texts = generator.streams(dataclasses.replace(config, seed=seed))
     _note(f"{path}, {best}, seed {seed}")
-    for temperature, text in zip(config.temperature, texts, strict=True):
+    for number, text in enumerate(texts):
+        temperature, i = config.temperature[number // config.count], number % config.count
         if len(texts) > 1:
-            print(f"--- temperature {temperature:g}", flush=True)
+            print(f"--- temperature {temperature:g}" + f", seed {(seed + i) % 2**32}" * (config.count > 1), flush=True)
         for piece in text:
             print(piece, end="", flush=True)
         print(flush=True)

@@ -13,6 +13,7 @@ Tokens = Literal["char", "byte", "word"]
 Mode = Literal["window", "state"]
 Unknown = Literal["error", "skip"]
 Optimizer = Literal["rmsprop", "adam"]
+Impl = Literal["auto", "scan", "fused", "cudnn"]
 
 
 class InputError(ValueError):
@@ -138,6 +139,9 @@ class TrainConfig:
     """Largest global norm of the gradient; larger ones are scaled down. Left out: no limit, as in the book."""
     seed: int = 0
     """Decides the initial weights and the order of the windows (the book sets none; our choice: 0)."""
+    impl: Impl = "auto"
+    """How the recurrence is computed, with the same numbers but for rounding: scan, the plain reference; fused,
+    faster; cudnn, NVIDIA's library, on its GPUs only. auto chooses for the machine."""
     model: ModelConfig = ModelConfig()
 
     def __post_init__(self) -> None:
@@ -162,6 +166,7 @@ class TrainConfig:
         if self.clip is not None:
             check_float("clip", self.clip, 0.0, above=True, remedy="leave it out for no limit")
         check_seed(self.seed)
+        check_choice("impl", self.impl, get_args(Impl))
         if not isinstance(self.model, ModelConfig):
             reject("model", self.model, "a ModelConfig")
 
@@ -190,6 +195,8 @@ class SampleConfig:
     """Characters to write after the prompt (the book's: 400)."""
     temperature: tuple[float, ...] = (0.5,)
     """0 is greedy, 1 is as learned, more is wilder; several are shown one after the other."""
+    count: int = 1
+    """Texts to write at each temperature, all at once. The first has the seed, the others those that follow it."""
     seed: int | None = None
     """Repeats a text exactly. Left out: a new one each time; it is shown."""
     mode: Mode | None = None
@@ -205,6 +212,7 @@ class SampleConfig:
         check_temperatures(self.temperature)
         if not self.temperature:
             reject("temperature", self.temperature, "at least one number", "for example 0.5")
+        check_int("count", self.count, 1, 2**20)
         if self.seed is not None:
             check_seed(self.seed)
         if self.mode is not None:

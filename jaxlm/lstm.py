@@ -1,19 +1,28 @@
 """The recurrence alone.
 
 An implementation takes the parameters of one layer, as Flax's own LSTM cell names and shapes them, a carry
-(c, h) of float[B, H], and inputs float[B, T, D]; it returns the carry after the last step and the outputs
-float[B, T, H].
+(c, h) of float[B, H], and inputs: float[B, T, D], or int[B, T] ids that stand for one-hots of width D. It returns
+the carry after the last step and the outputs float[B, T, H]. All give the same numbers, but for rounding.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import rnn
+
+from jaxlm.config import Impl, InputError
 
 Carry = tuple[jax.Array, jax.Array]
 
 GATES = ("i", "f", "g", "o")
 """Input, forget, candidate and output, in Keras's order; the kernels are named `ii if ig io`, `hi hf hg ho`."""
+
+SPAN = 12
+"""Steps of the backward scan after which `fused` multiplies what they left into the kernels' gradients. Measured on
+a CPU: large enough for full-speed matrix products, small enough that it all stays in the cache."""
 
 
 def scan(params: Any, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
@@ -24,6 +33,8 @@ def scan(params: Any, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array
     Source: Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000.
     """
     _, hidden = carry
+    if _are_ids(inputs):
+        inputs = jax.nn.one_hot(inputs, params["ii"]["kernel"].shape[0])
     cell = nn.scan(
         nn.OptimizedLSTMCell,
         variable_broadcast="params",
@@ -32,3 +43,188 @@ def scan(params: Any, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array
         out_axes=1,
     )(features=hidden.shape[-1], parent=None)
     return cell.apply({"params": params}, carry, inputs)
+
+
+class Kernels(NamedTuple):
+    """A layer's parameters, the four gates side by side in the order of GATES.
+
+    Attributes:
+      inputs: W, float[D, 4H].
+      recurrent: U, float[H, 4H].
+      bias: b, float[4H].
+    """
+
+    inputs: jax.Array
+    recurrent: jax.Array
+    bias: jax.Array
+
+
+def pack(params: Any) -> Kernels:
+    """The parameters of a layer as one matrix each."""
+
+    def side_by_side(side: str, leaf: str) -> jax.Array:
+        return jnp.concatenate([params[side + gate][leaf] for gate in GATES], axis=-1)
+
+    return Kernels(side_by_side("i", "kernel"), side_by_side("h", "kernel"), side_by_side("h", "bias"))
+
+
+def halve(kernels: Kernels) -> Kernels:
+    """Kernels whose gates are one tanh: sigmoid(z) = tanh(z / 2) / 2 + 1 / 2. They are what `step` takes."""
+    hidden = kernels.recurrent.shape[0]
+    half = np.repeat(np.array([0.5, 0.5, 1.0, 0.5], np.float32), hidden)
+    return Kernels(*(leaf * half if leaf.ndim == 1 else leaf * half[None] for leaf in kernels))
+
+
+def project(inputs: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """inputs @ W + b: a row of W + b for each id, since a one-hot times a matrix is a row of it."""
+    if _are_ids(inputs):
+        return (kernel + bias[None])[inputs]
+    return inputs @ kernel + bias[(None,) * (inputs.ndim - 1)]
+
+
+def step(recurrent: jax.Array, carry: Carry, projected: jax.Array) -> tuple[Carry, jax.Array]:
+    """One step, from halved kernels.
+
+    Args:
+      recurrent: U, float[H, 4H], halved.
+      carry: (c, h) of float[B, H].
+      projected: float[B, 4H], what `project` makes of the step's inputs.
+
+    Returns:
+      (carry, tanh of the four gates' sums, float[B, 4H]).
+    """
+    c, h = carry
+    tanhs = jnp.tanh(h @ recurrent + projected)
+    i, f, g, o = _gates(tanhs)
+    c = f * c + i * g
+    return (c, o * jnp.tanh(c)), tanhs
+
+
+def fused(params: Any, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
+    """The recurrence with a gradient of its own, for speed: what can leave the loops has left them.
+
+    One matrix product and one tanh a step; inputs are projected before the loop (ids in it, a row each); the
+    kernels' gradients are multiplied SPAN steps at a time.
+    """
+    time_major = jnp.swapaxes(inputs, 0, 1)
+    carry, outputs = _fused(pack(params), carry, time_major)
+    return carry, jnp.swapaxes(outputs, 0, 1)
+
+
+@jax.custom_vjp
+def _fused(kernels: Kernels, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
+    return _fused_forward(kernels, carry, inputs)[0]
+
+
+def _fused_forward(kernels: Kernels, carry: Carry, inputs: jax.Array):
+    halved = halve(kernels)
+    if _are_ids(inputs):
+        rows = halved.inputs + halved.bias[None]
+        xs, projected = inputs, rows.__getitem__
+    else:
+        xs, projected = project(inputs, halved.inputs, halved.bias), lambda x: x
+
+    def body(before: Carry, x: jax.Array):
+        after, tanhs = step(halved.recurrent, before, projected(x))
+        return after, (tanhs, *before)
+
+    after, (tanhs, cells, hiddens) = jax.lax.scan(body, carry, xs)
+    outputs = jnp.concatenate([hiddens[1:], after[1][None]])
+    return (after, outputs), (kernels, inputs, after[0], tanhs, cells, hiddens)
+
+
+def _fused_backward(residuals: Any, cotangents: tuple[Carry, jax.Array]):
+    kernels, inputs, last_cell, tanhs, cells, hiddens = residuals
+    (dc, dh), doutputs = cotangents
+    hidden = kernels.recurrent.shape[0]
+    transposed = kernels.recurrent.T
+    # The derivative of sigmoid(z) by z is (1 - tanh(z / 2) ** 2) / 4.
+    quarter = np.array([0.25, 0.25, 1.0, 0.25], np.float32)[None, :, None]
+
+    def back(state: tuple[jax.Array, jax.Array, jax.Array], x: tuple[jax.Array, ...]):
+        dc, dh, c_after = state
+        tanhs, c, dout = x
+        i, f, g, o = _gates(tanhs)
+        dh = dh + dout
+        tanh_c = jnp.tanh(c_after)
+        dc = dc + dh * o * (1 - tanh_c * tanh_c)
+        by_gate = tanhs.reshape(-1, 4, hidden)
+        dz = jnp.stack([dc * g, dc * c, dc * i, dh * tanh_c], 1) * (quarter * (1 - by_gate * by_gate))
+        dz = dz.reshape(tanhs.shape)
+        return (dc * f, dz @ transposed, c), dz
+
+    def span(state: Any, x: tuple[jax.Array, ...]):
+        recurrence, dkernels = state
+        inputs, hiddens, *xs = x
+        recurrence, dz = jax.lax.scan(back, recurrence, tuple(xs), reverse=True)
+        _, pull = jax.vjp(project, inputs, kernels.inputs, kernels.bias)
+        dinputs, dkernel, dbias = pull(dz)
+        drecurrent = hiddens.reshape(-1, hidden).T @ dz.reshape(-1, 4 * hidden)
+        dkernels = jax.tree.map(jnp.add, dkernels, Kernels(dkernel, drecurrent, dbias))
+        return (recurrence, dkernels), dinputs
+
+    steps = inputs.shape[0]
+    rest = steps % SPAN
+    xs = (inputs, hiddens, tanhs, cells, doutputs)
+    state = ((dc, dh, last_cell), jax.tree.map(jnp.zeros_like, kernels))
+    dinputs = []
+    # From the end: a short span, then whole ones.
+    if rest:
+        state, last = span(state, tuple(x[steps - rest :] for x in xs))
+        dinputs.append(last)
+    if steps > rest:
+        spans = tuple(x[: steps - rest].reshape(-1, SPAN, *x.shape[1:]) for x in xs)
+        state, whole = jax.lax.scan(span, state, spans, reverse=True)
+        dinputs.append(whole.reshape(-1, *whole.shape[2:]))
+    ((dc, dh, _), dkernels) = state
+    return dkernels, (dc, dh), jnp.concatenate(dinputs[::-1])
+
+
+_fused.defvjp(_fused_forward, _fused_backward)
+
+
+def cudnn(params: Any, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
+    """The recurrence by NVIDIA's library, on its GPUs; float32 throughout, without TF32.
+
+    Source: the layout of the weights, `unpack_lstm_weights` in jax/experimental/rnn.py.
+    """
+    kernels = pack(params)
+    width, hidden = kernels.inputs.shape[0], kernels.recurrent.shape[0]
+    if _are_ids(inputs):
+        inputs = jax.nn.one_hot(inputs, width)
+    # It has two biases, which it adds.
+    biases = (kernels.bias, jnp.zeros_like(kernels.bias))
+    weights = jnp.concatenate([kernels.inputs.T.ravel(), kernels.recurrent.T.ravel(), *biases])
+    lengths = jnp.full(inputs.shape[0], inputs.shape[1], jnp.int32)
+    c, h = (leaf[None] for leaf in carry)
+    precision = jax.lax.Precision.HIGHEST
+    outputs, h, c = rnn.lstm(inputs, h, c, weights, lengths, width, hidden, 1, 0.0, False, precision)
+    return (c[0], h[0]), outputs
+
+
+IMPLS = {"scan": scan, "fused": fused, "cudnn": cudnn}
+
+
+def choose(impl: Impl) -> str:
+    """The implementation for JAX's default device; `auto` is the fastest that was measured there.
+
+    Raises:
+      InputError: this machine cannot do it.
+    """
+    if impl == "auto":
+        return "fused"  # Nobody has measured `cudnn` against it yet.
+    if impl == "cudnn" and (jax.default_backend() != "gpu" or rnn.gpu_rnn is None):
+        raise InputError(
+            f"impl: found cudnn on a machine whose device is {jax.default_backend().upper()}, expected an NVIDIA GPU "
+            "and jax[cuda]; choose auto, fused or scan"
+        )
+    return impl
+
+
+def _gates(tanhs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    i, f, g, o = jnp.split(tanhs, 4, axis=-1)
+    return i * 0.5 + 0.5, f * 0.5 + 0.5, g, o * 0.5 + 0.5
+
+
+def _are_ids(inputs: jax.Array) -> bool:
+    return jnp.issubdtype(inputs.dtype, jnp.integer)

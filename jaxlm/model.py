@@ -47,12 +47,14 @@ class LanguageModel(nn.Module):
       hidden: H, units of each layer.
       layers: LSTM layers.
       dropout: share of units dropped between layers in training.
+      impl: the recurrence, by its name in `lstm.IMPLS`. Same parameters, same numbers.
     """
 
     vocabulary: int
     hidden: int
     layers: int = 1
     dropout: float = 0.0
+    impl: str = "scan"
 
     def setup(self) -> None:
         widths = [self.vocabulary] + [self.hidden] * (self.layers - 1)
@@ -80,12 +82,13 @@ class LanguageModel(nn.Module):
         Returns:
           (float32[B, T, H], carry after the last token).
         """
-        states = jax.nn.one_hot(tokens, self.vocabulary)
+        recurrence = lstm.IMPLS[self.impl]
+        states = tokens  # The first layer takes ids for one-hots.
         after = []
         for i, (params, before) in enumerate(zip(self.lstm, carry, strict=True)):
             if i:
                 states = self.drop(states, deterministic=not train)
-            layer_carry, states = lstm.scan(params, before, states)
+            layer_carry, states = recurrence(params, before, states)
             after.append(layer_carry)
         return states, tuple(after)
 

@@ -15,9 +15,9 @@ from typing import NoReturn
 import jax
 import numpy as np
 
-from jaxlm import sharding
+from jaxlm import lstm, sharding
 from jaxlm.checkpoint import Progress, Record, Run, build_model, locate, now, refuse, unused_path
-from jaxlm.config import InputError, RunError, TrainConfig
+from jaxlm.config import Impl, InputError, RunError, TrainConfig
 from jaxlm.data import PADDING, Windows, smallest_ids
 from jaxlm.metrics import bits_per_character
 from jaxlm.sampling import TextGenerator
@@ -129,6 +129,7 @@ def train(
     with contextlib.closing(reporter):
         if run is not None and os.path.lexists(locate(run, checkpoints)):
             refuse(locate(run, checkpoints))  # Before a corpus is fetched for nothing.
+        lstm.choose(config.impl)
         corpus = load_corpus(config.corpus, lowercase=config.lowercase, progress=reporter.download)
         config = dataclasses.replace(config, corpus=corpus.sources)
         vocab = Vocab.build(config.tokens, corpus.text, config.words)
@@ -151,16 +152,18 @@ def resume(
     *,
     epochs: int | None = None,
     corpus: tuple[str, ...] | None = None,
+    impl: Impl | None = None,
     reporter: Reporter | None = None,
 ) -> TextGenerator:
     """Goes on with a run from its last checkpoint, as if it had never stopped.
 
-    With the same software and devices, the parameters come out the same, bit for bit.
+    With the same software, devices and impl, the parameters come out the same, bit for bit.
 
     Args:
       path: the run's directory.
       epochs: epochs in all, if other than the run was begun with.
       corpus: where the same text is now, if elsewhere.
+      impl: how the recurrence is computed, if otherwise.
       reporter: as in `train`.
 
     Returns:
@@ -178,6 +181,9 @@ def resume(
             config = dataclasses.replace(config, epochs=epochs)
         if corpus is not None:
             config = dataclasses.replace(config, corpus=corpus)
+        if impl is not None:
+            config = dataclasses.replace(config, impl=impl)
+        lstm.choose(config.impl)  # Before anything is written.
         try:
             text = load_corpus(config.corpus, lowercase=config.lowercase, progress=reporter.download)
         except InputError as error:
@@ -316,7 +322,7 @@ def _fit(
             run.write_record(dataclasses.replace(run.record, config=config))
     with _enough_memory(), run.writer() as writer:
         mesh = sharding.make_mesh(config.batch)
-        model, optimizer = build_model(config, vocab), make_optimizer(config)
+        model, optimizer = build_model(config, vocab, config.impl), make_optimizer(config)
         initial = restored[0] if restored else jax.jit(lambda: init_state(model, optimizer, config.seed))()
         state = sharding.replicate(initial, mesh)
         device_ids = sharding.replicate(smallest_ids(ids, len(vocab)), mesh)
@@ -350,9 +356,9 @@ def _fit(
             writer.save(state, Progress(tally.step, epoch + 1, 0.0, 0, loss))
             saved_at = time.monotonic()
             if stop.signal is None:
-                reporter.epoch(metrics, run.make_generator(jax.device_get(state.params)))
+                reporter.epoch(metrics, run.make_generator(jax.device_get(state.params), config.impl))
             if stop.signal:
                 reporter.stopped(run, tally.step)
                 stop.end()
         reporter.end(run)
-    return run.generator()[0]
+    return run.generator(config.impl)[0]

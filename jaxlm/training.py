@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxlm.config import TrainConfig
@@ -89,7 +90,9 @@ def make_step(model: LanguageModel, optimizer: optax.GradientTransformation, len
         key = jax.random.fold_in(jax.random.wrap_key_data(key_data), step)
         key = jax.random.fold_in(key, jax.lax.axis_index("data"))
         (nats, count), grads = jax.value_and_grad(summed_loss, has_aux=True)(params, key, ids, starts)
-        return jax.lax.psum((nats, count, grads), "data")
+        # As one array, since the devices of a CPU meet once for each.
+        flat, unravel = ravel_pytree((nats, count, grads))
+        return unravel(jax.lax.psum(flat, "data"))
 
     whole, rows = PartitionSpec(), PartitionSpec("data")
     # Without shard_map the compiler exchanges the recurrent kernel's gradient at every one of the T steps.

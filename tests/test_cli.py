@@ -326,6 +326,30 @@ MISTAKES = {
         lambda: fox(length=-1),
         "length: found -1, expected a whole number of 0 or more",
     ),
+    "no text at all": (
+        cli.sample,
+        "--count 0",
+        lambda: SampleConfig(count=0),
+        "count: found 0, expected a whole number",
+    ),
+    "train by a library that is not here": (
+        cli.train,
+        "--corpus good.txt --impl cudnn",
+        lambda: train("good.txt", impl="cudnn"),
+        "impl: found cudnn on a machine whose device is CPU, expected an NVIDIA GPU and jax[cuda]; choose auto",
+    ),
+    "resume by a library that is not here": (
+        cli.train,
+        "--resume --run fox --impl cudnn",
+        lambda: jaxlm.resume("checkpoints/fox", impl="cudnn"),
+        "impl: found cudnn on a machine whose device is CPU",
+    ),
+    "sample by a library that is not here": (
+        cli.sample,
+        "--impl cudnn",
+        lambda: jaxlm.load("checkpoints/fox", impl="cudnn"),
+        "impl: found cudnn on a machine whose device is CPU",
+    ),
     "seed too large": (cli.sample, f"--seed {2**32}", lambda: fox(seed=2**32), "seed: found 4294967296, expected"),
 }
 
@@ -418,7 +442,7 @@ def test_a_resumed_run_keeps_its_settings(place, capsys, typed, words, named):
     line = refused(capsys, cli.train, "--resume", *(["--run", "fox"] if named else []), *typed.split())
     assert line.startswith("run checkpoints/fox: found other settings than its own ")
     assert words in line
-    assert "expected only --epochs to change" in line
+    assert "expected only --epochs and --impl to change" in line
 
 
 def test_a_resumed_run_keeps_its_corpus(place, capsys):
@@ -451,7 +475,7 @@ def test_unknown_characters_can_be_skipped(place, capsys):
 def test_a_loss_of_zero_is_a_loss(place, capsys, monkeypatch):
     generator = checkpoint.Run.generator
     progress = checkpoint.Progress(step=3, epoch=1, nats=0.0, count=0, loss=0.0)
-    monkeypatch.setattr(checkpoint.Run, "generator", lambda run: (generator(run)[0], progress))
+    monkeypatch.setattr(checkpoint.Run, "generator", lambda run, impl: (generator(run, impl)[0], progress))
     assert cli.sample(["--length", "0", "--seed", "1"]) == 0
     assert capsys.readouterr().err == "checkpoints/fox, epoch 1 (best: loss 0.0000), seed 1\n"
 
@@ -465,8 +489,8 @@ def test_warnings_are_told_once_however_often_a_command_is_called(place, capsys)
 
 FLAGS = {
     "train.py": "corpus recipe run checkpoints epochs hidden layers dropout length stride batch learning-rate seed "
-    "resume tokens words lowercase optimizer clip temperature sample-length",
-    "sample.py": "run checkpoints prompt length temperature seed mode unknown",
+    "resume tokens words lowercase optimizer clip temperature sample-length impl",
+    "sample.py": "run checkpoints prompt length temperature seed mode unknown count impl",
 }
 
 
@@ -497,6 +521,23 @@ def test_several_temperatures_are_shown_one_after_the_other(place, capsys):
     texts = [fox(None, 5, temperature=temperature, seed=3) for temperature in (0, 0.5)]
     assert out == f"--- temperature 0\n{texts[0]}\n--- temperature 0.5\n{texts[1]}\n"
     assert all(written.startswith(seed_text) for written in texts)
+
+
+def test_several_texts_are_shown_with_the_seeds_that_repeat_them(place, capsys):
+    arguments = ["--temperature", "0.3", "1", "--length", "5", "--seed", "4294967295", "--count", "2"]
+    assert cli.sample([*arguments, "--prompt", "the "]) == 0
+    expected = ""
+    for temperature in ("0.3", "1"):
+        for seed in (4294967295, 0):
+            text = fox("the ", 5, temperature=float(temperature), seed=seed)
+            expected += f"--- temperature {temperature}, seed {seed}\n{text}\n"
+    assert capsys.readouterr().out == expected
+
+
+@pytest.mark.parametrize("impl", ["scan", "fused"])
+def test_the_reference_and_what_is_faster_write_the_same(place, capsys, impl):
+    assert cli.sample(["--impl", impl, "--length", "40", "--seed", "6", "--temperature", "0.7"]) == 0
+    assert capsys.readouterr().out == fox(None, 40, temperature=0.7, seed=6) + "\n"
 
 
 def test_the_largest_temperatures_draw_evenly(place, capsys):

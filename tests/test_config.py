@@ -52,10 +52,11 @@ def test_the_book_is_written_out():
         "learning_rate": 0.01,
         "clip": None,
         "seed": 0,
+        "impl": "auto",
         "model": {"hidden": 128, "layers": 1, "dropout": 0.0},
     }
     assert WatchConfig() == WatchConfig(temperature=(0.2, 0.5, 1.0, 1.2), sample_length=400)
-    assert SampleConfig() == SampleConfig(None, 400, (0.5,), None, None, "error")
+    assert SampleConfig() == SampleConfig(None, 400, (0.5,), 1, None, None, "error")
 
 
 BAD = [

@@ -11,8 +11,8 @@ from jaxlm.sampling import generate_state, generate_window, prefill
 from jaxlm.training import init_state, make_optimizer, make_step
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-MODEL = LanguageModel(57, 32, 2, 0.2)
-PARAMS = jax.eval_shape(MODEL.init_params, jax.random.key(0))
+MODELS = [LanguageModel(57, 32, 2, 0.2, impl) for impl in ("scan", "fused")]
+PARAMS = jax.eval_shape(MODELS[0].init_params, jax.random.key(0))
 
 
 def shape(dtype, *dims):
@@ -23,23 +23,27 @@ def exported(function, *arguments):
     return jax.export.export(function, platforms=PLATFORMS)(*arguments).platforms
 
 
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.impl)
 @pytest.mark.parametrize("devices", [1, 4])
-def test_the_training_step(devices):
+def test_the_training_step(model, devices):
     optimizer = make_optimizer(jaxlm.BOOK)
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))
-    state = jax.eval_shape(lambda: init_state(MODEL, optimizer, 0))
-    step = make_step(MODEL, optimizer, 60, mesh)
+    state = jax.eval_shape(lambda: init_state(model, optimizer, 0))
+    step = make_step(model, optimizer, 60, mesh)
     assert exported(step, state, shape(jnp.uint8, 1000), shape(jnp.int32, 128)) == PLATFORMS
 
 
-def test_the_generators():
-    carry, key = jax.eval_shape(lambda: (MODEL.initial_carry(1), jax.random.key(0)))
-    token, index, temperature = shape(jnp.int32), shape(jnp.uint32), shape(jnp.float32)
-    window = shape(jnp.int32, 60)
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.impl)
+def test_the_generators(model):
+    one, carry, keys = jax.eval_shape(
+        lambda: (model.initial_carry(1), model.initial_carry(3), jax.random.split(jax.random.key(0), 3))
+    )
+    count, tokens, windows = shape(jnp.int32), shape(jnp.int32, 3), shape(jnp.int32, 3, 60)
+    index, temperature = shape(jnp.uint32), shape(jnp.float32)
     for function, arguments in (
-        (prefill, (carry, shape(jnp.int32, 128), token)),
-        (generate_state, (carry, token, key, index, temperature)),
-        (generate_window, (window, token, key, index, temperature)),
+        (prefill, (one, shape(jnp.int32, 128), count)),
+        (generate_state, (carry, tokens, keys, index, temperature)),
+        (generate_window, (windows, count, keys, index, temperature)),
     ):
-        bound = jax.jit(lambda *arguments, function=function: function(MODEL, *arguments))
+        bound = jax.jit(lambda *arguments, function=function: function(model, *arguments))
         assert exported(bound, PARAMS, *arguments) == PLATFORMS

@@ -1,18 +1,33 @@
-"""The recurrence against a Python loop over Flax's plain cell and against the equations in NumPy."""
+"""The recurrences against a Python loop over Flax's plain cell and against the equations in NumPy."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import rnn
 from reference import lstm as numpy_lstm
 
 from jaxlm import lstm
+from jaxlm.config import InputError
 
 B, T, D, H = 3, 30, 7, 5
 
 
-def random_layer(seed):
+@pytest.fixture(params=["scan", "fused", "cudnn"])
+def recurrence(request, monkeypatch):
+    """Every implementation; in place of NVIDIA's library, JAX's own reference for it, which reads the same weights."""
+
+    def reference(x, h, c, weights, lengths, width, hidden, layers, dropout, bidirectional, precision):
+        assert rnn._lstm_cudnn_allow_tf32(precision) is False
+        unpacked = rnn.unpack_lstm_weights(weights, width, hidden, layers, bidirectional)
+        return rnn.lstm_ref(x, h, c, *unpacked, lengths, width, hidden, layers, dropout, bidirectional)
+
+    monkeypatch.setattr(rnn, "lstm", reference)
+    return lstm.IMPLS[request.param]
+
+
+def random_layer(seed, steps=T):
     """Weights, biases, carry and inputs, none of them zero."""
     rng = np.random.default_rng(seed)
 
@@ -23,7 +38,7 @@ def random_layer(seed):
     for gate in lstm.GATES:
         params["i" + gate] = {"kernel": normal(D, H)}
         params["h" + gate] = {"kernel": normal(H, H), "bias": normal(H)}
-    return params, (normal(B, H), normal(B, H)), normal(B, T, D)
+    return params, (normal(B, H), normal(B, H)), normal(B, steps, D)
 
 
 def loop(params, carry, inputs):
@@ -36,50 +51,86 @@ def loop(params, carry, inputs):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_scan_is_the_equations(seed):
+def test_it_is_the_equations(recurrence, seed):
     params, carry, inputs = random_layer(seed)
-    (c, h), outputs = lstm.scan(params, carry, inputs)
+    (c, h), outputs = recurrence(params, carry, inputs)
     (expected_c, expected_h), expected = numpy_lstm(params, carry, inputs)
     np.testing.assert_allclose(outputs, expected, atol=2e-5)
     np.testing.assert_allclose(c, expected_c, atol=2e-5)
     np.testing.assert_allclose(h, expected_h, atol=2e-5)
 
 
-def test_scan_is_a_loop_over_the_plain_cell_with_its_gradients():
-    layer = random_layer(2)
-    weights = jnp.asarray(np.random.default_rng(3).normal(size=(B, T, H)), jnp.float32)
+def loss(recurrence, steps=T):
+    """A scalar that every output and both parts of the carry tell on."""
+    weights = jnp.asarray(np.random.default_rng(3).normal(size=(B, steps, H)), jnp.float32)
 
-    def loss(recurrence):
-        def of(layer):
-            (c, h), outputs = recurrence(*layer)
-            return (weights * outputs).sum() + (c * c).sum() + (h * h * h).sum()
+    def of(layer, inputs=None):
+        params, carry, *rest = layer
+        (c, h), outputs = recurrence(params, carry, *(rest if inputs is None else [inputs]))
+        return (weights * outputs).sum() + (c * c).sum() + (h * h * h).sum()
 
-        return of
+    return of
 
-    value, grads = jax.value_and_grad(loss(lstm.scan))(layer)
-    expected_value, expected_grads = jax.value_and_grad(loss(loop))(layer)
+
+def assert_alike(found, expected):
+    (value, grads), (expected_value, expected_grads) = found, expected
     np.testing.assert_allclose(value, expected_value, rtol=1e-5)
-    for grad, expected in zip(jax.tree.leaves(grads), jax.tree.leaves(expected_grads), strict=True):
-        assert np.abs(expected).max() > 0
-        np.testing.assert_allclose(grad, expected, atol=1e-5 * np.abs(expected).max())
+    for grad, other in zip(jax.tree.leaves(grads), jax.tree.leaves(expected_grads), strict=True):
+        assert np.abs(other).max() > 0
+        np.testing.assert_allclose(grad, other, atol=1e-5 * np.abs(other).max())
 
 
-def test_an_output_depends_on_its_past_and_never_on_its_future():
+# Spans of the backward scan, whole and partial.
+@pytest.mark.parametrize("steps", [1, lstm.SPAN - 1, lstm.SPAN, lstm.SPAN + 1, 2 * lstm.SPAN, T])
+def test_it_is_a_loop_over_the_plain_cell_with_its_gradients(recurrence, steps):
+    layer = random_layer(2, steps)
+    found = jax.jit(jax.value_and_grad(loss(recurrence, steps)))(layer)
+    assert_alike(found, jax.value_and_grad(loss(loop, steps))(layer))
+
+
+def test_ids_are_one_hots(recurrence):
+    params, carry, _ = random_layer(6)
+    ids = jnp.asarray(np.random.default_rng(7).integers(0, D, (B, T)))
+    found = jax.jit(jax.value_and_grad(loss(recurrence)))((params, carry), ids)
+    assert_alike(found, jax.value_and_grad(loss(loop))((params, carry), jax.nn.one_hot(ids, D)))
+
+
+def test_a_gradient_that_only_the_last_output_has(recurrence):
+    params, carry, inputs = random_layer(8)
+
+    def last(recurrence):
+        return jax.jit(jax.value_and_grad(lambda params: (recurrence(params, carry, inputs)[1][:, -1] ** 2).sum()))
+
+    assert_alike(last(recurrence)(params), last(loop)(params))
+
+
+def test_an_output_depends_on_its_past_and_never_on_its_future(recurrence):
     params, carry, inputs = random_layer(4)
     for t in (0, 17, T - 1):
-        grad = jax.grad(lambda inputs, t=t: lstm.scan(params, carry, inputs)[1][:, t].sum())(inputs)
+        grad = jax.grad(lambda inputs, t=t: recurrence(params, carry, inputs)[1][:, t].sum())(inputs)
         assert (np.abs(grad[:, t + 1 :]) == 0).all()
         assert (np.abs(grad[:, t]).max(-1) > 0).all()
     # Through the saturated gates of random weights, little of step 0 is left at step 3, but not nothing.
-    grad = jax.grad(lambda inputs: lstm.scan(params, carry, inputs)[1][:, 3].sum())(inputs)
+    grad = jax.grad(lambda inputs: recurrence(params, carry, inputs)[1][:, 3].sum())(inputs)
     assert (np.abs(grad[:, 0]).max(-1) > 0).all()
 
 
-def test_a_scan_in_two_halves_is_one_scan():
+def test_two_halves_are_the_whole(recurrence):
     params, carry, inputs = random_layer(5)
-    middle, first = lstm.scan(params, carry, inputs[:, :13])
-    last, second = lstm.scan(params, middle, inputs[:, 13:])
-    whole_last, whole = lstm.scan(params, carry, inputs)
+    middle, first = recurrence(params, carry, inputs[:, :13])
+    last, second = recurrence(params, middle, inputs[:, 13:])
+    whole_last, whole = recurrence(params, carry, inputs)
     np.testing.assert_allclose(jnp.concatenate([first, second], 1), whole, atol=1e-6)
     for part, expected in zip(last, whole_last, strict=True):
         np.testing.assert_allclose(part, expected, atol=1e-6)
+
+
+def test_auto_is_one_that_every_machine_has():
+    assert lstm.choose("auto") == "fused"
+    assert [lstm.choose(impl) for impl in ("scan", "fused")] == ["scan", "fused"]
+
+
+def test_cudnn_without_a_gpu_is_a_mistake_in_one_line(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    with pytest.raises(InputError, match=r"impl: found cudnn on a machine whose device is CPU, expected an NVIDIA GPU"):
+        lstm.choose("cudnn")

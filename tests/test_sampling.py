@@ -9,8 +9,9 @@ import pytest
 
 import jaxlm
 from jaxlm import lstm
+from jaxlm.config import SampleConfig
 from jaxlm.model import LanguageModel
-from jaxlm.sampling import CHUNK, STREAM, TextGenerator, next_token, reweight
+from jaxlm.sampling import CHUNK, STREAM, TextGenerator, next_token, pick_token, reweight
 from jaxlm.text import Vocab
 
 LETTERS = "abcdefgh"
@@ -34,10 +35,10 @@ def successor():
     return LanguageModel(size, size), {"lstm_0": layer, "dense": dense}
 
 
-@pytest.fixture(scope="module")
-def random_model():
+@pytest.fixture(scope="module", params=["scan", "fused"])
+def random_model(request):
     """Weights large enough that what happened before the window still tells."""
-    model = LanguageModel(len(LETTERS), 12, 2)
+    model = LanguageModel(len(LETTERS), 12, 2, impl=request.param)
     params = jax.jit(model.init_params)(jax.random.key(0))
     return model, jax.tree.map(lambda leaf: 2 * leaf, params)
 
@@ -103,6 +104,35 @@ def test_frequencies_are_the_softmax_of_logits_over_temperature(temperature):
     found = np.bincount(tokens, minlength=5) / draws
     assert (np.abs(found - expected) < 5 * np.sqrt(expected * (1 - expected) / draws)).all()
     np.testing.assert_allclose(reweight(jax.nn.softmax(logits), temperature), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-40, 1e-6, 0.2, 1.0, 5.0])
+def test_noise_drawn_ahead_gives_the_reference_s_draws(temperature):
+    keys = jax.random.split(jax.random.key(4), 2000)
+    logits = jax.random.normal(jax.random.key(5), (2000, 57)) * 3
+    temperature = jnp.float32(temperature)
+    expected = jax.vmap(next_token, (0, 0, None))(keys, logits, temperature)
+    noise = jax.vmap(lambda key: jax.random.gumbel(key, (57,)))(keys)
+    np.testing.assert_array_equal(pick_token(noise, logits, temperature), expected)
+    assert len(set(expected.tolist())) > 10
+
+
+@pytest.mark.parametrize("mode", ["window", "state"])
+def test_texts_written_together_are_those_written_alone(random_model, mode):
+    writer = generator(*random_model)
+    options = {"temperature": 0.9, "mode": mode}
+    together = writer.generate_batch(5, "abcab", 2 * CHUNK + 9, seed=2**32 - 2, **options)
+    assert len(set(together)) == 5
+    for text, seed in zip(together, [2**32 - 2, 2**32 - 1, 0, 1, 2], strict=True):
+        assert text == writer.generate("abcab", 2 * CHUNK + 9, seed=seed, **options)
+
+
+def test_streams_are_every_temperature_s_texts_in_any_order_of_reading(random_model):
+    writer = generator(*random_model)
+    config = SampleConfig("abc", 200, (0.5, 1.0), 2, 7)
+    texts = writer.streams(config)
+    expected = [writer.generate("abc", 200, temperature=t, seed=s) for t in (0.5, 1.0) for s in (7, 8)]
+    assert ["".join(text) for text in reversed(texts)] == expected[::-1]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-45, 1e-40, 1.2e-38, 1e-38, 1e-30, 1e-6])
@@ -195,6 +225,7 @@ def test_unknown_characters_are_named_or_skipped(successor):
         ({"temperature": "hot"}, "temperature: found 'hot'"),
         ({"length": -1}, "length: found -1"),
         ({"length": 2.5}, "length: found 2.5"),
+        ({"seed": 2**32}, "seed: found 4294967296"),
         ({"mode": "windows"}, "mode: found 'windows', expected one of window, state"),
         ({"seed": -1}, "seed: found -1"),
         ({"unknown": "drop"}, "unknown: found 'drop'"),
@@ -204,6 +235,12 @@ def test_unknown_characters_are_named_or_skipped(successor):
 def test_bad_arguments_are_refused_at_once(successor, arguments, message):
     with pytest.raises(ValueError, match=message):
         generator(*successor).stream(**arguments)  # Not one piece has been asked for.
+
+
+@pytest.mark.parametrize("count", [0, -1, 2.0, True])
+def test_a_count_of_texts_is_a_whole_number(successor, count):
+    with pytest.raises(ValueError, match="count: found"):
+        generator(*successor).generate_batch(count)
 
 
 def constant_model(vocab, token):
