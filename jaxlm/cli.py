@@ -94,16 +94,18 @@ def _train(argv: Sequence[str]) -> None:
         return
     flags = _parse(TrainFlags(config=RECIPES[first.recipe]), argv, "train.py")
     _quiet()
-    from jaxlm import reporting, run
+    from jaxlm import compilation, reporting, run
 
+    compilation.keep_compiled()
     where, reporter = flags.where, reporting.Terminal(flags.watch)
     run.train(flags.config, run=where.run, checkpoints=where.checkpoints, reporter=reporter)
 
 
 def _resume(where: RunFlags, argv: Sequence[str]) -> None:
     _quiet()
-    from jaxlm import checkpoint, reporting, run
+    from jaxlm import checkpoint, compilation, reporting, run
 
+    compilation.keep_compiled()
     path = _find(where)
     stored = checkpoint.Run.open(path).record.config
     # Over the run's own settings, a flag either changes nothing or asks for something else.
@@ -131,8 +133,9 @@ def _find(where: RunFlags, *, trained: bool = False) -> Path:
 def _sample(argv: Sequence[str]) -> None:
     flags = _parse(SampleFlags(), argv, "sample.py")
     _quiet()
-    from jaxlm import checkpoint
+    from jaxlm import checkpoint, compilation
 
+    compilation.keep_compiled()
     config = flags.config
     path = _find(flags.where, trained=True)
     run = checkpoint.Run.open(path)

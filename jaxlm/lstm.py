@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_derivatives import SymbolicZero
 from jax.experimental import rnn
 
 from jaxlm.config import Impl, InputError
@@ -20,9 +21,9 @@ Carry = tuple[jax.Array, jax.Array]
 GATES = ("i", "f", "g", "o")
 """Input, forget, candidate and output, in Keras's order; the kernels are named `ii if ig io`, `hi hf hg ho`."""
 
-SPAN = 12
-"""Steps of the backward scan after which `fused` multiplies what they left into the kernels' gradients. Measured on
-a CPU: large enough for full-speed matrix products, small enough that it all stays in the cache."""
+SPAN = 768
+"""Rows, of all steps together, after which the backward scan of `fused` multiplies what they left into the kernels'
+gradients. Measured on a CPU: large enough for full-speed matrix products, small enough to stay in the cache."""
 
 
 def scan(params: Any, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
@@ -104,7 +105,7 @@ def fused(params: Any, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Arra
     """The recurrence with a gradient of its own, for speed: what can leave the loops has left them.
 
     One matrix product and one tanh a step; inputs are projected before the loop (ids in it, a row each); the
-    kernels' gradients are multiplied SPAN steps at a time.
+    kernels' gradients are multiplied some steps at a time (SPAN).
     """
     time_major = jnp.swapaxes(inputs, 0, 1)
     carry, outputs = _fused(pack(params), carry, time_major)
@@ -113,10 +114,10 @@ def fused(params: Any, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Arra
 
 @jax.custom_vjp
 def _fused(kernels: Kernels, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
-    return _fused_forward(kernels, carry, inputs)[0]
+    return _forward(kernels, carry, inputs)[0]
 
 
-def _fused_forward(kernels: Kernels, carry: Carry, inputs: jax.Array):
+def _forward(kernels: Kernels, carry: Carry, inputs: jax.Array):
     halved = halve(kernels)
     if _are_ids(inputs):
         rows = halved.inputs + halved.bias[None]
@@ -133,9 +134,12 @@ def _fused_forward(kernels: Kernels, carry: Carry, inputs: jax.Array):
     return (after, outputs), (kernels, inputs, after[0], tanhs, cells, hiddens)
 
 
-def _fused_backward(residuals: Any, cotangents: tuple[Carry, jax.Array]):
+def _backward(residuals: Any, cotangents: Any):
     kernels, inputs, last_cell, tanhs, cells, hiddens = residuals
     (dc, dh), doutputs = cotangents
+    # Where only the carry is used, as with one prediction for a window, no step has an output's gradient to add.
+    douts = () if isinstance(doutputs, SymbolicZero) else (doutputs,)
+    dc, dh = (jnp.zeros(d.shape, d.dtype) if isinstance(d, SymbolicZero) else d for d in (dc, dh))
     hidden = kernels.recurrent.shape[0]
     transposed = kernels.recurrent.T
     # The derivative of sigmoid(z) by z is (1 - tanh(z / 2) ** 2) / 4.
@@ -143,9 +147,9 @@ def _fused_backward(residuals: Any, cotangents: tuple[Carry, jax.Array]):
 
     def back(state: tuple[jax.Array, jax.Array, jax.Array], x: tuple[jax.Array, ...]):
         dc, dh, c_after = state
-        tanhs, c, dout = x
+        tanhs, c, *dout = x
         i, f, g, o = _gates(tanhs)
-        dh = dh + dout
+        dh = sum(dout, dh)
         tanh_c = jnp.tanh(c_after)
         dc = dc + dh * o * (1 - tanh_c * tanh_c)
         by_gate = tanhs.reshape(-1, 4, hidden)
@@ -157,15 +161,22 @@ def _fused_backward(residuals: Any, cotangents: tuple[Carry, jax.Array]):
         recurrence, dkernels = state
         inputs, hiddens, *xs = x
         recurrence, dz = jax.lax.scan(back, recurrence, tuple(xs), reverse=True)
-        _, pull = jax.vjp(project, inputs, kernels.inputs, kernels.bias)
-        dinputs, dkernel, dbias = pull(dz)
-        drecurrent = hiddens.reshape(-1, hidden).T @ dz.reshape(-1, 4 * hidden)
-        dkernels = jax.tree.map(jnp.add, dkernels, Kernels(dkernel, drecurrent, dbias))
-        return (recurrence, dkernels), dinputs
+        dz = dz.reshape(-1, 4 * hidden)
+        dkernel, drecurrent, dbias = dkernels
+        drecurrent = drecurrent + hiddens.reshape(-1, hidden).T @ dz
+        if _are_ids(inputs):
+            dkernel = dkernel.at[inputs.ravel()].add(dz)
+            dinputs = None
+        else:
+            dkernel = dkernel + inputs.reshape(dz.shape[0], -1).T @ dz
+            dbias = dbias + dz.sum(0)
+            dinputs = (dz @ kernels.inputs.T).reshape(inputs.shape)
+        return (recurrence, Kernels(dkernel, drecurrent, dbias)), dinputs
 
-    steps = inputs.shape[0]
-    rest = steps % SPAN
-    xs = (inputs, hiddens, tanhs, cells, doutputs)
+    steps, batch = inputs.shape[:2]
+    length = max(1, SPAN // batch)
+    rest = steps % length
+    xs = (inputs, hiddens, tanhs, cells, *douts)
     state = ((dc, dh, last_cell), jax.tree.map(jnp.zeros_like, kernels))
     dinputs = []
     # From the end: a short span, then whole ones.
@@ -173,14 +184,23 @@ def _fused_backward(residuals: Any, cotangents: tuple[Carry, jax.Array]):
         state, last = span(state, tuple(x[steps - rest :] for x in xs))
         dinputs.append(last)
     if steps > rest:
-        spans = tuple(x[: steps - rest].reshape(-1, SPAN, *x.shape[1:]) for x in xs)
+        spans = tuple(x[: steps - rest].reshape(-1, length, *x.shape[1:]) for x in xs)
         state, whole = jax.lax.scan(span, state, spans, reverse=True)
-        dinputs.append(whole.reshape(-1, *whole.shape[2:]))
+        if whole is not None:
+            dinputs.append(whole.reshape(-1, *whole.shape[2:]))
     ((dc, dh, _), dkernels) = state
+    if _are_ids(inputs):
+        # Every row of a batch adds the bias to one row of W.
+        dkernels = dkernels._replace(bias=dkernels.inputs.sum(0))
+        return dkernels, (dc, dh), None
     return dkernels, (dc, dh), jnp.concatenate(dinputs[::-1])
 
 
-_fused.defvjp(_fused_forward, _fused_backward)
+def _forward_of(*primals: Any):
+    return _forward(*jax.tree.map(lambda primal: primal.value, primals))
+
+
+_fused.defvjp(_forward_of, _backward, symbolic_zeros=True)
 
 
 def cudnn(params: Any, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:

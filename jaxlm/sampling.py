@@ -106,7 +106,7 @@ def generate_state(
     params: Params,
     carry: Carry,
     tokens: jax.Array,
-    keys: jax.Array,
+    seeds: jax.Array,
     start: jax.Array,
     temperature: jax.Array,
 ) -> tuple[Carry, jax.Array, jax.Array]:
@@ -117,7 +117,7 @@ def generate_state(
       params: its parameters.
       carry: after all tokens but the last, batch S.
       tokens: int32[S], the last of each text.
-      keys: [S], of the whole texts; the i-th tokens' are folded from them, so that chunks are seamless.
+      seeds: uint32[S], of the whole texts; the i-th tokens' keys depend on them and i, so that chunks are seamless.
       start: i of the first token.
       temperature: float32 scalar.
 
@@ -133,7 +133,7 @@ def generate_state(
     def append(carry: Carry, tokens: jax.Array) -> tuple[Carry, jax.Array]:
         return carry, tokens
 
-    (carry, tokens), written = _write(model, logits_of, append, (carry, tokens), keys, start, temperature)
+    (carry, tokens), written = _write(model, logits_of, append, (carry, tokens), seeds, start, temperature)
     return carry, tokens, written
 
 
@@ -143,7 +143,7 @@ def generate_window(
     params: Params,
     windows: jax.Array,
     count: jax.Array,
-    keys: jax.Array,
+    seeds: jax.Array,
     start: jax.Array,
     temperature: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -154,7 +154,7 @@ def generate_window(
       params: its parameters.
       windows: int32[S, T], the last tokens, the first `count` of it; what follows them is ignored.
       count: int32 scalar from 1 to T.
-      keys: as in generate_state.
+      seeds: as in generate_state.
       start: as in generate_state.
       temperature: float32 scalar.
 
@@ -177,7 +177,7 @@ def generate_window(
         count = jnp.where(full, count, count + 1)
         return windows.at[:, count - 1].set(tokens), count
 
-    (windows, count), written = _write(model, logits_of, append, (windows, count), keys, start, temperature)
+    (windows, count), written = _write(model, logits_of, append, (windows, count), seeds, start, temperature)
     return windows, count, written
 
 
@@ -186,12 +186,14 @@ def _write(
     logits_of: Callable[[Any], tuple[jax.Array, Any]],
     append: Callable[[Any, jax.Array], Any],
     state: Any,
-    keys: jax.Array,
+    seeds: jax.Array,
     start: jax.Array,
     temperature: jax.Array,
 ) -> tuple[Any, jax.Array]:
     """Scans over CHUNK tokens: logits from the state, a draw, the token into the state."""
     fold_in = jax.vmap(jax.random.fold_in, (0, None))
+    # Not the key of the initial weights, even where a text has the seed of its run.
+    keys = fold_in(jax.vmap(jax.random.key)(seeds), STREAM)
     steps = start + jnp.arange(CHUNK, dtype=jnp.uint32)
 
     if model.impl == "scan":  # The reference draws as it goes.
@@ -313,15 +315,13 @@ class TextGenerator:
         """
         prompt = self._read_prompt(config)
         seed = secrets.randbelow(2**32) if config.seed is None else config.seed
-        keys = jax.vmap(jax.random.key)((seed + np.arange(config.count)).astype(np.uint32))
-        # Not the key of the initial weights, even where a text has the seed of its run.
-        keys = jax.vmap(jax.random.fold_in, (0, None))(keys, STREAM)
+        seeds = (seed + np.arange(config.count)).astype(np.uint32)
         # Chunks that are needed for certain: a byte is at most a character, but a word may be many.
         needed = 1 if self.vocab.kind == "word" else -(-config.length // CHUNK)
         texts = []
         for temperature in config.temperature:
             scale = np.float32(min(temperature, float(np.finfo(np.float32).max)))
-            chunks = self._chunks(config.mode or self.mode, self.vocab.encode(prompt), keys, scale, needed)
+            chunks = self._chunks(config.mode or self.mode, self.vocab.encode(prompt), seeds, scale, needed)
             copies = enumerate(itertools.tee(chunks, config.count))
             texts += [self._cut(prompt, config.length, copy, column) for column, copy in copies]
         return texts
@@ -341,13 +341,13 @@ class TextGenerator:
         return prompt
 
     def _chunks(
-        self, mode: Mode, tokens: np.ndarray, keys: jax.Array, temperature: np.float32, needed: int
+        self, mode: Mode, tokens: np.ndarray, seeds: np.ndarray, temperature: np.float32, needed: int
     ) -> Iterator[np.ndarray]:
         """Continuations of tokens, int32[CHUNK, S] at a time, without end.
 
         While one is looked at, the device computes the next, if it is among the first `needed`.
         """
-        count = len(keys)
+        count = len(seeds)
         generate: Callable[..., Any]
         state: list[Any]
         if mode == "window":
@@ -362,7 +362,7 @@ class TextGenerator:
             nonlocal state
             # The index wraps around after 2**32 tokens.
             start = np.uint32(number * CHUNK % 2**32)
-            *state, chunk = generate(self.model, self.params, *state, keys, start, temperature)
+            *state, chunk = generate(self.model, self.params, *state, seeds, start, temperature)
             return chunk
 
         chunk = next_chunk(0)

@@ -53,7 +53,9 @@ def init_state(model: LanguageModel, optimizer: optax.GradientTransformation, se
 Step = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, jax.Array, jax.Array]]
 
 
-def make_step(model: LanguageModel, optimizer: optax.GradientTransformation, length: int, mesh: Mesh) -> Step:
+def make_step(
+    model: LanguageModel, optimizer: optax.GradientTransformation, length: int, mesh: Mesh, positions: int = 1
+) -> Step:
     """The compiled update: (state, ids, starts) to (state, nats, count).
 
     Each device takes its rows of the batch through the recurrence and back on its own; sums of losses and
@@ -62,20 +64,24 @@ def make_step(model: LanguageModel, optimizer: optax.GradientTransformation, len
     Args:
       model: what is trained.
       optimizer: how.
-      length: T, tokens in a window; the one that follows is predicted.
+      length: T, tokens in a window.
       mesh: where.
+      positions: K, how many of a window's last tokens have the one that follows predicted, from 1 to T.
 
     Returns:
       A function of the state, the corpus's ids (unsigned int[N], on every device) and the windows' starts
       (int32[B], split over the mesh; negative ones are padding). It returns the next state, and the batch's
-      summed loss in nats and its real rows, both float32 scalars. The update follows the mean over real rows.
+      summed loss in nats and its targets, both float32 scalars. The update follows the mean over targets.
+
+    No more than a few steps may be under way: on several CPU devices, JAX's 32 at once can wait for each other for
+    ever. Who looks at each step's sums once the next is sent, as `run` does, has two.
     """
 
     def summed_loss(params: Params, key: jax.Array, ids: jax.Array, starts: jax.Array):
         mask = starts >= 0
         windows = ids[jnp.where(mask, starts, 0)[:, None] + jnp.arange(length + 1)[None]].astype(jnp.int32)
-        inputs, targets = windows[:, :length], windows[:, length:]
-        states, _ = model.apply(
+        inputs, targets = windows[:, :length], windows[:, length + 1 - positions :]
+        states, carry = model.apply(
             {"params": params},
             inputs,
             model.initial_carry(len(starts)),
@@ -83,7 +89,9 @@ def make_step(model: LanguageModel, optimizer: optax.GradientTransformation, len
             rngs={"dropout": key},
             method=model.states,
         )
-        logits = model.apply({"params": params}, states[:, -targets.shape[1] :], method=model.logits)
+        # The last state is in the carry too, from where its gradient is less work.
+        last = carry[-1][1][:, None] if positions == 1 else states[:, -positions:]
+        logits = model.apply({"params": params}, last, method=model.logits)
         return nll_sum(logits, targets, mask)
 
     def sums(params: Params, key_data: jax.Array, step: jax.Array, ids: jax.Array, starts: jax.Array):

@@ -35,15 +35,13 @@ def test_the_training_step(model, devices):
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.impl)
 def test_the_generators(model):
-    one, carry, keys = jax.eval_shape(
-        lambda: (model.initial_carry(1), model.initial_carry(3), jax.random.split(jax.random.key(0), 3))
-    )
+    one, carry = jax.eval_shape(lambda: (model.initial_carry(1), model.initial_carry(3)))
     count, tokens, windows = shape(jnp.int32), shape(jnp.int32, 3), shape(jnp.int32, 3, 60)
-    index, temperature = shape(jnp.uint32), shape(jnp.float32)
+    seeds, index, temperature = shape(jnp.uint32, 3), shape(jnp.uint32), shape(jnp.float32)
     for function, arguments in (
         (prefill, (one, shape(jnp.int32, 128), count)),
-        (generate_state, (carry, tokens, keys, index, temperature)),
-        (generate_window, (windows, count, keys, index, temperature)),
+        (generate_state, (carry, tokens, seeds, index, temperature)),
+        (generate_window, (windows, count, seeds, index, temperature)),
     ):
         bound = jax.jit(lambda *arguments, function=function: function(model, *arguments))
         assert exported(bound, PARAMS, *arguments) == PLATFORMS

@@ -16,6 +16,7 @@ FLOORS = {
     "text": 1,
     "data": 1,
     "metrics": 1,
+    "compilation": 1,
     "sharding": 1,
     "lstm": 2,
     "model": 3,

@@ -102,6 +102,21 @@ def test_a_step_is_rmsprop_on_the_gradient_of_the_mean():
     assert state.step == 1
 
 
+@pytest.mark.parametrize("model", [MODEL, FUSED], ids=lambda model: model.impl)
+@pytest.mark.parametrize("positions", [2, T])
+def test_every_position_may_predict(model, positions):
+    starts, mesh, optimizer = [3, 50, 77, PADDING], mesh_of(2), make_optimizer(config(learning_rate=1e-30))
+    state = sharding.replicate(initial(optimizer), mesh)
+    step = make_step(model, optimizer, T, mesh, positions)
+    rows = sharding.split_rows(np.array(starts, np.int32), mesh, PADDING)
+    state, nats, count = step(state, sharding.replicate(IDS, mesh), rows)
+    windows = np.stack([IDS[start : start + T + 1] for start in starts[:3]])
+    log_probs = log_softmax(numpy_logits(jax.device_get(state.params), windows[:, :T], V))
+    taken = np.take_along_axis(log_probs, windows[:, 1:, None].astype(int), 2)[..., 0]
+    assert count == 3 * positions
+    np.testing.assert_allclose(nats, -taken[:, -positions:].sum(), rtol=1e-5)
+
+
 @pytest.mark.parametrize("devices", [1, 4])
 def test_the_fused_step_is_the_reference_s(devices):
     batches = [[3, 50, 77, 120], [9, 13, 180, PADDING], [60, 5, 5, 99]]

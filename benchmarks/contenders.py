@@ -1,0 +1,361 @@
+"""What is timed. Each contender runs in a process of its own, and does a round of work whenever it is asked.
+
+`python -m benchmarks.contenders NAME` reads a number of units from each line of its input, does as many, and
+answers with the seconds they took. Peers run the code that their users write; jaxlm runs through its public API.
+"""
+
+import dataclasses
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+V, H, T, B = 57, 128, 60, 128
+"""The book's: vocabulary, units, window, batch."""
+
+LARGE = {"hidden": 512, "layers": 2, "length": 128, "batch": 64}
+"""A model that predicts at every position."""
+
+CHARACTERS = 600_000
+"""Of the corpus, about as many as Nietzsche's text has; their order does not matter for speed."""
+
+
+class Rounds:
+    """The work that is asked for."""
+
+    def __iter__(self) -> Iterator[int]:
+        for line in sys.stdin:
+            yield int(line)
+
+    def report(self, seconds: float) -> None:
+        """Answers the last request."""
+        os.write(ANSWERS, f"{seconds}\n".encode())
+
+
+ANSWERS = 1
+"""Where answers go: standard output, until what others print there is sent elsewhere."""
+
+CONTENDERS: dict[str, Callable[[Rounds], None]] = {}
+
+
+def contender(function: Callable[[Rounds], None]) -> Callable[[Rounds], None]:
+    """Enters a function under its name."""
+    CONTENDERS[function.__name__] = function
+    return function
+
+
+def timed(rounds: Rounds, work: Callable[[int], None]) -> None:
+    """Does `work` whenever asked."""
+    for units in rounds:
+        began = time.perf_counter()
+        work(units)
+        rounds.report(time.perf_counter() - began)
+
+
+def random_text() -> str:
+    """A corpus of V distinct characters."""
+    letters = np.array([chr(ord("!") + i) for i in range(V)])
+    return "".join(np.random.default_rng(0).choice(letters, CHARACTERS))
+
+
+def random_ids() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, V, CHARACTERS)
+
+
+# jaxlm
+
+
+def train_book(rounds: Rounds, impl: str) -> None:
+    """`jaxlm.train` itself, which stops between steps while others have their turn."""
+    import jaxlm
+    from jaxlm.run import Reporter
+
+    class Turns(Reporter):
+        def __init__(self) -> None:
+            self.asked = iter(rounds)
+            self.last = 0
+
+        def step(self, step: int, loss: float) -> None:
+            if step < self.last:
+                return
+            if self.last:
+                rounds.report(time.perf_counter() - self.began)
+            try:
+                # A step's loss is told when the next is under way: that one is done before the clock starts.
+                self.last = step + next(self.asked) + 1
+            except StopIteration:
+                raise SystemExit from None
+            time.sleep(0.2)
+            self.began = time.perf_counter()
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "corpus.txt"
+        path.write_text(random_text())
+        config = dataclasses.replace(jaxlm.BOOK, corpus=(str(path),), lowercase=False, impl=impl)
+        jaxlm.train(config, run="run", checkpoints=folder, reporter=Turns())
+
+
+@contender
+def jaxlm_book(rounds: Rounds) -> None:
+    train_book(rounds, "auto")
+
+
+@contender
+def jaxlm_book_reference(rounds: Rounds) -> None:
+    train_book(rounds, "scan")
+
+
+@contender
+def matmul_floor(rounds: Rounds) -> None:
+    """The matrix products alone that a step of the book's LSTM cannot do without, on every core."""
+    import jax
+    import jax.numpy as jnp
+    from jax.sharding import PartitionSpec
+
+    from jaxlm import sharding
+
+    sharding.split_cpu()
+    mesh = sharding.make_mesh(B)
+
+    def products(h: jax.Array, dz: jax.Array, recurrent: jax.Array) -> jax.Array:
+        transposed = recurrent.T
+        h = jax.lax.fori_loop(0, T, lambda _, h: (h @ recurrent)[:, :H], h)
+        dz = jax.lax.fori_loop(0, T, lambda _, dz: jnp.tile(dz @ transposed, (1, 4)), dz)
+        hs, dzs = jnp.tile(h, (T, 1)), jnp.tile(dz, (T, 1))
+        return jax.lax.optimization_barrier(hs).T @ jax.lax.optimization_barrier(dzs)
+
+    rows = PartitionSpec("data")
+    step = jax.jit(
+        jax.shard_map(products, mesh=mesh, in_specs=(rows, rows, PartitionSpec()), out_specs=rows, check_vma=False)
+    )
+    arguments = jnp.ones((B, H)), jnp.ones((B, 4 * H)), jnp.full((H, 4 * H), 1e-3)
+
+    def work(steps: int) -> None:
+        for _ in range(steps):
+            step(*arguments).block_until_ready()
+
+    timed(rounds, work)
+
+
+@contender
+def jaxlm_large(rounds: Rounds) -> None:
+    import jax
+
+    import jaxlm
+    from jaxlm import lstm, sharding
+    from jaxlm.data import PADDING, smallest_ids
+    from jaxlm.model import LanguageModel
+    from jaxlm.training import init_state, make_optimizer, make_step
+
+    sharding.split_cpu()
+    mesh = sharding.make_mesh(LARGE["batch"])
+    model = LanguageModel(V, LARGE["hidden"], LARGE["layers"], impl=lstm.choose("auto"))
+    optimizer = make_optimizer(jaxlm.BOOK)
+    state = sharding.replicate(jax.jit(lambda: init_state(model, optimizer, 0))(), mesh)
+    ids = sharding.replicate(smallest_ids(random_ids(), V), mesh)
+    step = make_step(model, optimizer, LARGE["length"], mesh, positions=LARGE["length"])
+    starts = np.random.default_rng(1).integers(0, CHARACTERS - 200, (1000, LARGE["batch"]), np.int32)
+    batches = iter(starts)
+
+    def work(steps: int) -> None:
+        nonlocal state
+        for _ in range(steps):
+            state, nats, _ = step(state, ids, sharding.split_rows(next(batches), mesh, PADDING))
+            float(nats)
+
+    timed(rounds, work)
+
+
+def book_generator(impl: str = "auto"):
+    """An untrained model: what it writes does not matter for speed."""
+    import jax
+
+    from jaxlm import lstm
+    from jaxlm.model import LanguageModel
+    from jaxlm.sampling import TextGenerator
+    from jaxlm.text import Vocab
+
+    text = random_text()
+    vocab = Vocab.build("char", text)
+    params = jax.jit(LanguageModel(V, H).init_params)(jax.random.key(0))
+    model = LanguageModel(V, H, impl=lstm.choose(impl))
+    return TextGenerator(model, params, vocab, False, text[:T], T, "window")
+
+
+@contender
+def jaxlm_state(rounds: Rounds) -> None:
+    generator = book_generator()
+    timed(rounds, lambda characters: len(generator.generate(length=characters, mode="state")))
+
+
+@contender
+def jaxlm_state_reference(rounds: Rounds) -> None:
+    generator = book_generator("scan")
+    timed(rounds, lambda characters: len(generator.generate(length=characters, mode="state")))
+
+
+@contender
+def jaxlm_window(rounds: Rounds) -> None:
+    generator = book_generator()
+    timed(rounds, lambda characters: len(generator.generate(length=characters, mode="window")))
+
+
+@contender
+def jaxlm_streams(rounds: Rounds) -> None:
+    generator = book_generator()
+    timed(rounds, lambda characters: len(generator.generate_batch(64, length=characters // 64, mode="state")))
+
+
+# PyTorch
+
+
+def torch_model(hidden: int, layers: int):
+    import torch
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = torch.nn.LSTM(V, hidden, layers, batch_first=True)
+            self.dense = torch.nn.Linear(hidden, V)
+
+    return Model()
+
+
+def train_torch(rounds: Rounds, hidden: int, layers: int, length: int, batch: int, every: bool) -> None:
+    import torch
+
+    torch.manual_seed(0)
+    model = torch_model(hidden, layers)
+    optimizer = torch.optim.RMSprop(model.parameters(), lr=0.01, alpha=0.9, eps=1e-7)
+    ids = torch.from_numpy(random_ids())
+    starts = torch.randint(0, CHARACTERS - length - 1, (100 * batch,))
+    windows = ids[starts[:, None] + torch.arange(length + 1)]
+    inputs = torch.nn.functional.one_hot(windows[:, :-1], V).float()
+    targets = windows[:, 1:] if every else windows[:, -1:]
+    done = 0
+
+    def work(steps: int) -> None:
+        nonlocal done
+        for _ in range(steps):
+            rows = slice(done % 100 * batch, done % 100 * batch + batch)
+            done += 1
+            states, _ = model.lstm(inputs[rows])
+            logits = model.dense(states if every else states[:, -1:])
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets[rows].flatten())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            loss.item()
+
+    timed(rounds, work)
+
+
+@contender
+def torch_book(rounds: Rounds) -> None:
+    train_torch(rounds, H, 1, T, B, every=False)
+
+
+@contender
+def torch_large(rounds: Rounds) -> None:
+    train_torch(rounds, LARGE["hidden"], LARGE["layers"], LARGE["length"], LARGE["batch"], every=True)
+
+
+def write_torch(rounds: Rounds, streams: int) -> None:
+    """The usual loop: a character at a time, the state carried on."""
+    import torch
+
+    model = torch_model(H, 1)
+
+    @torch.no_grad()
+    def work(characters: int) -> None:
+        tokens, state = torch.zeros(streams, 1, dtype=torch.int64), None
+        written = []
+        for _ in range(characters // streams):
+            states, state = model.lstm(torch.nn.functional.one_hot(tokens, V).float(), state)
+            probabilities = torch.softmax(model.dense(states[:, -1]) / 0.5, -1)
+            tokens = torch.multinomial(probabilities, 1)
+            written.append(tokens)
+        torch.cat(written, 1).tolist()
+
+    timed(rounds, work)
+
+
+@contender
+def torch_state(rounds: Rounds) -> None:
+    write_torch(rounds, 1)
+
+
+@contender
+def torch_streams(rounds: Rounds) -> None:
+    write_torch(rounds, 64)
+
+
+# Keras
+
+
+def keras_model(backend: str):
+    os.environ["KERAS_BACKEND"] = backend
+    import keras
+
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((T, V)), keras.layers.LSTM(H), keras.layers.Dense(V, activation="softmax")])
+    model.compile(loss="categorical_crossentropy", optimizer=keras.optimizers.RMSprop(learning_rate=0.01))
+    return model
+
+
+def train_keras(rounds: Rounds, backend: str) -> None:
+    model = keras_model(backend)
+    ids, eye = random_ids(), np.eye(V, dtype=np.float32)
+    starts = np.random.default_rng(1).integers(0, CHARACTERS - T - 1, 40 * B)
+    inputs, targets = eye[ids[starts[:, None] + np.arange(T)]], eye[ids[starts + T]]
+    timed(rounds, lambda steps: model.fit(inputs[: steps * B], targets[: steps * B], batch_size=B, verbose=0))
+
+
+@contender
+def keras_tensorflow_book(rounds: Rounds) -> None:
+    train_keras(rounds, "tensorflow")
+
+
+@contender
+def keras_jax_book(rounds: Rounds) -> None:
+    train_keras(rounds, "jax")
+
+
+def write_keras(rounds: Rounds, backend: str) -> None:
+    """The book's loop: the window is read anew for every character."""
+    model = keras_model(backend)
+    window = list(random_ids()[:T])
+    generator = np.random.default_rng(2)
+
+    def work(characters: int) -> None:
+        for _ in range(characters):
+            sampled = np.zeros((1, T, V), np.float32)
+            for t, token in enumerate(window):
+                sampled[0, t, token] = 1.0
+            logs = np.log(model.predict(sampled, verbose=0)[0].astype(np.float64)) / 0.5
+            weights = np.exp(logs)
+            window.append(int(np.argmax(generator.multinomial(1, weights / weights.sum()))))
+            window.pop(0)
+
+    timed(rounds, work)
+
+
+@contender
+def keras_tensorflow_write(rounds: Rounds) -> None:
+    write_keras(rounds, "tensorflow")
+
+
+@contender
+def keras_jax_write(rounds: Rounds) -> None:
+    write_keras(rounds, "jax")
+
+
+if __name__ == "__main__":
+    # What libraries print must not be taken for an answer.
+    ANSWERS = os.dup(1)
+    os.dup2(2, 1)
+    CONTENDERS[sys.argv[1]](Rounds())

@@ -1,0 +1,58 @@
+"""The cache of compiled programs: where it is, who may write to it, and that the next process finds them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CODE = """
+import jax
+from jaxlm.compilation import keep_compiled
+
+found = []
+jax.monitoring.register_event_listener(lambda event, **_: found.append(event.endswith("/cache_hits")))
+keep_compiled()
+jax.jit(jax.numpy.linalg.qr)(jax.numpy.eye(5))
+print(jax.config.jax_compilation_cache_dir, sum(found))
+"""
+
+
+def compiled(**variables):
+    """Where a new process keeps what it compiles, and how much of it was there."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    environment |= {"TF_CPP_MIN_LOG_LEVEL": "3", **variables}
+    done = subprocess.run([sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    path, hits = done.stdout.split()
+    return path, int(hits)
+
+
+def test_the_next_process_finds_what_was_compiled():
+    path, hits = compiled()
+    assert hits == 0
+    folder = Path(path)
+    assert folder.is_relative_to(Path(os.environ["XDG_CACHE_HOME"]) / "jaxlm" / "compiled")
+    assert folder.stat().st_mode & 0o777 == 0o700
+    before = {file.name: file.read_bytes() for file in folder.glob("*-cache")}
+    assert before
+    assert compiled()[1] > 0
+    assert {file.name: file.read_bytes() for file in folder.glob("*-cache")} == before
+
+
+def test_a_folder_that_others_can_write_to_is_left_alone():
+    path = Path(compiled()[0])
+    path.chmod(0o770)
+    assert compiled() == ("None", 0)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_made_is_done_without(tmp_path):
+    tmp_path.chmod(0o500)
+    assert compiled(XDG_CACHE_HOME=str(tmp_path)) == ("None", 0)
+
+
+def test_another_place_is_kept(tmp_path):
+    path, _ = compiled(JAX_COMPILATION_CACHE_DIR=str(tmp_path))
+    assert path == str(tmp_path)
