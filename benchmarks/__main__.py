@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -90,9 +91,6 @@ def per_second(seconds: float, units: int) -> float:
     return units / seconds
 
 
-KERAS_TF = ("Keras on TensorFlow", "tensorflow")
-KERAS_JAX = ("Keras on JAX", "keras")
-
 ROWS = {
     "book": Row(
         f"Training step, the book's: LSTM({H}), batch {B}, windows of {T}",
@@ -102,8 +100,8 @@ ROWS = {
             Entry("jaxlm_book", "jaxlm", 40),
             Entry("jaxlm_book_reference", "jaxlm, --impl scan", 40),
             Entry("floor_book", "its matrix products alone", 30),
-            Entry("keras_tensorflow_book", KERAS_TF[0], 20, KERAS_TF[1]),
-            Entry("keras_jax_book", KERAS_JAX[0], 20, KERAS_JAX[1]),
+            Entry("keras_tensorflow_book", "Keras on TensorFlow", 60, "tensorflow"),
+            Entry("keras_jax_book", "Keras on JAX", 60, "keras"),
             Entry("torch_book", "PyTorch nn.LSTM", 20, "torch"),
         ),
         {"keras_tensorflow_book": 5.0, "torch_book": 2.5, "floor_book": 0.65},
@@ -131,6 +129,7 @@ ROWS = {
             Entry("keras_jax_write", "Keras on JAX, the book's loop", 200, "keras"),
         ),
         {"torch_state": 50.0, "keras_tensorflow_write": 10_000.0},
+        # jax 0.12, which Python 3.12 and later have, runs small loops faster.
         150_000 if sys.version_info >= (3, 12) else 100_000,
         one_core=True,
     ),
@@ -180,6 +179,7 @@ class Worker:
         """The seconds that a round took."""
         assert self.process.stdin
         assert self.process.stdout
+        time.sleep(0.2)  # Until the threads of whoever was before have gone to sleep.
         try:
             self.process.stdin.write(f"{self.entry.units}\n")
             self.process.stdin.flush()
@@ -258,8 +258,10 @@ def peak_mb(command: list[str], stop_after: float | None = None) -> float:
     if stop_after is not None:
         time.sleep(stop_after)
         process.terminate()
-    _, _, usage = os.wait4(process.pid, 0)
-    process.returncode = 0
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != (0 if stop_after is None else 128 + signal.SIGTERM):
+        sys.exit(f"{' '.join(command)}: ended with {process.returncode}")
     return usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 

@@ -74,7 +74,8 @@ class SampleFlags:
     where: Unnamed[RunFlags] = RunFlags()
     config: Unnamed[SampleConfig] = SampleConfig()
     impl: Impl = "auto"
-    """How the recurrence is computed: scan, the plain reference; or the fastest here."""
+    """How to compute, with the same numbers but for rounding: scan, the plain reference, which draws as it goes;
+    auto, the fastest here; or as in train.py."""
 
 
 def train(argv: Sequence[str] | None = None) -> int:
@@ -278,7 +279,7 @@ class _Warnings(logging.Handler):
 def _quiet() -> None:
     """Silences what JAX, Orbax and XLA tell their own developers; jaxlm's warnings come as plain lines."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    for name in ("jax", "absl", "orbax"):
+    for name in ("jax", "absl", "orbax", "asyncio"):  # Orbax saves on an event loop.
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("jaxlm").handlers = [_Warnings()]
     sys.unraisablehook = _unraisable

@@ -1,10 +1,13 @@
 """What was compiled, kept for the next process."""
 
+import contextlib
 import hashlib
 import os
 import platform
+import warnings
 from pathlib import Path
 
+import filelock
 import jax
 import platformdirs
 
@@ -16,23 +19,41 @@ def keep_compiled() -> None:
     """Keeps what JAX compiles in the user's cache directory, unless JAX was told of another place.
 
     These files are native code, for this processor, and are run as they are found: a directory that others could
-    write to is left alone.
+    write to is left alone. Nothing here is worth more than the time to compile it: where there is no such directory,
+    or no room in it, the process does without.
     """
     if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
         return
-    path = platformdirs.user_cache_path("jaxlm", appauthor=False) / "compiled" / _processor()
     try:
+        path = platformdirs.user_cache_path("jaxlm", appauthor=False) / "compiled" / _processor()
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = path.stat()
-    except OSError:
-        return
-    if status.st_uid != os.getuid() or status.st_mode & 0o022:
+        private = status.st_uid == os.getuid() and not status.st_mode & 0o022
+        if not private or not os.access(path, os.W_OK | os.X_OK):
+            return
+        _drop_halves(path)
+    except (OSError, RuntimeError):  # A user without a home is a RuntimeError.
         return
     jax.config.update("jax_compilation_cache_dir", str(path))
     # With a limit, JAX locks the directory (by `filelock`); without one, two processes could write the same file.
     jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache", UserWarning)
+
+
+def _drop_halves(path: Path) -> None:
+    """Deletes what a kill or a full disk left half written: JAX would neither use nor replace it.
+
+    An entry is a program, and the time of its last use, which is written after it.
+    """
+    with filelock.FileLock(path / ".lockfile", timeout=10):
+        for program in path.glob("*-cache"):
+            used = program.with_name(program.name.removesuffix("-cache") + "-atime")
+            if not used.exists() or used.stat().st_size == 0:
+                program.unlink()
+                with contextlib.suppress(FileNotFoundError):
+                    used.unlink()
 
 
 def _processor() -> str:
@@ -41,7 +62,7 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    # Of one core: its model, and the instructions that it has.
+    # The models of its cores, and the instructions that they have.
     facts = sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
     facts += [platform.system(), platform.machine(), platform.processor()]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]

@@ -140,8 +140,8 @@ class TrainConfig:
     seed: int = 0
     """Decides the initial weights and the order of the windows (the book sets none; our choice: 0)."""
     impl: Impl = "auto"
-    """How the recurrence is computed, with the same numbers but for rounding: scan, the plain reference; fused,
-    faster; cudnn, NVIDIA's library, on its GPUs only. auto chooses for the machine."""
+    """How to compute, with the same numbers but for rounding: scan, the plain reference; fused, faster; cudnn,
+    NVIDIA's library, on its GPUs only. auto chooses for the machine."""
     model: ModelConfig = ModelConfig()
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ An implementation takes the parameters of one layer, as Flax's own LSTM cell nam
 the carry after the last step and the outputs float[B, T, H]. All give the same numbers, but for rounding.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import flax.linen as nn
 import jax
@@ -14,7 +14,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.experimental import rnn
 
-from jaxlm.config import Impl, InputError
+from jaxlm.config import Impl, InputError, check_choice
 
 Carry = tuple[jax.Array, jax.Array]
 
@@ -46,7 +46,7 @@ def scan(params: Any, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array
     return cell.apply({"params": params}, carry, inputs)
 
 
-class Kernels(NamedTuple):
+class _Kernels(NamedTuple):
     """A layer's parameters, the four gates side by side in the order of GATES.
 
     Attributes:
@@ -60,36 +60,29 @@ class Kernels(NamedTuple):
     bias: jax.Array
 
 
-def pack(params: Any) -> Kernels:
+def _pack(params: Any) -> _Kernels:
     """The parameters of a layer as one matrix each."""
 
     def side_by_side(side: str, leaf: str) -> jax.Array:
         return jnp.concatenate([params[side + gate][leaf] for gate in GATES], axis=-1)
 
-    return Kernels(side_by_side("i", "kernel"), side_by_side("h", "kernel"), side_by_side("h", "bias"))
+    return _Kernels(side_by_side("i", "kernel"), side_by_side("h", "kernel"), side_by_side("h", "bias"))
 
 
-def halve(kernels: Kernels) -> Kernels:
-    """Kernels whose gates are one tanh: sigmoid(z) = tanh(z / 2) / 2 + 1 / 2. They are what `step` takes."""
+def _halve(kernels: _Kernels) -> _Kernels:
+    """Kernels whose gates are one tanh: sigmoid(z) = tanh(z / 2) / 2 + 1 / 2. For `_step`."""
     hidden = kernels.recurrent.shape[0]
     half = np.repeat(np.array([0.5, 0.5, 1.0, 0.5], np.float32), hidden)
-    return Kernels(*(leaf * half if leaf.ndim == 1 else leaf * half[None] for leaf in kernels))
+    return _Kernels(*(leaf * half if leaf.ndim == 1 else leaf * half[None] for leaf in kernels))
 
 
-def project(inputs: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-    """inputs @ W + b: a row of W + b for each id, since a one-hot times a matrix is a row of it."""
-    if _are_ids(inputs):
-        return (kernel + bias[None])[inputs]
-    return inputs @ kernel + bias[(None,) * (inputs.ndim - 1)]
-
-
-def step(recurrent: jax.Array, carry: Carry, projected: jax.Array) -> tuple[Carry, jax.Array]:
+def _step(recurrent: jax.Array, carry: Carry, projected: jax.Array) -> tuple[Carry, jax.Array]:
     """One step, from halved kernels.
 
     Args:
       recurrent: U, float[H, 4H], halved.
       carry: (c, h) of float[B, H].
-      projected: float[B, 4H], what `project` makes of the step's inputs.
+      projected: x @ W + b of the step's inputs, float[B, 4H], halved.
 
     Returns:
       (carry, tanh of the four gates' sums, float[B, 4H]).
@@ -108,25 +101,26 @@ def fused(params: Any, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Arra
     kernels' gradients are multiplied some steps at a time (SPAN).
     """
     time_major = jnp.swapaxes(inputs, 0, 1)
-    carry, outputs = _fused(pack(params), carry, time_major)
+    carry, outputs = _fused(_pack(params), carry, time_major)
     return carry, jnp.swapaxes(outputs, 0, 1)
 
 
 @jax.custom_vjp
-def _fused(kernels: Kernels, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
+def _fused(kernels: _Kernels, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
     return _forward(kernels, carry, inputs)[0]
 
 
-def _forward(kernels: Kernels, carry: Carry, inputs: jax.Array):
-    halved = halve(kernels)
+def _forward(kernels: _Kernels, carry: Carry, inputs: jax.Array):
+    halved = _halve(kernels)
     if _are_ids(inputs):
+        # A one-hot times a matrix is a row of it.
         rows = halved.inputs + halved.bias[None]
         xs, projected = inputs, rows.__getitem__
     else:
-        xs, projected = project(inputs, halved.inputs, halved.bias), lambda x: x
+        xs, projected = inputs @ halved.inputs + halved.bias[None, None], lambda x: x
 
     def body(before: Carry, x: jax.Array):
-        after, tanhs = step(halved.recurrent, before, projected(x))
+        after, tanhs = _step(halved.recurrent, before, projected(x))
         return after, (tanhs, *before)
 
     after, (tanhs, cells, hiddens) = jax.lax.scan(body, carry, xs)
@@ -171,7 +165,7 @@ def _backward(residuals: Any, cotangents: Any):
             dkernel = dkernel + inputs.reshape(dz.shape[0], -1).T @ dz
             dbias = dbias + dz.sum(0)
             dinputs = (dz @ kernels.inputs.T).reshape(inputs.shape)
-        return (recurrence, Kernels(dkernel, drecurrent, dbias)), dinputs
+        return (recurrence, _Kernels(dkernel, drecurrent, dbias)), dinputs
 
     steps, batch = inputs.shape[:2]
     length = max(1, SPAN // batch)
@@ -208,7 +202,7 @@ def cudnn(params: Any, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Arra
 
     Source: the layout of the weights, `unpack_lstm_weights` in jax/experimental/rnn.py.
     """
-    kernels = pack(params)
+    kernels = _pack(params)
     width, hidden = kernels.inputs.shape[0], kernels.recurrent.shape[0]
     if _are_ids(inputs):
         inputs = jax.nn.one_hot(inputs, width)
@@ -229,15 +223,18 @@ def choose(impl: Impl) -> str:
     """The implementation for JAX's default device; `auto` is the fastest that was measured there.
 
     Raises:
-      InputError: this machine cannot do it.
+      InputError: there is no such implementation, or this machine cannot do it.
     """
+    check_choice("impl", impl, get_args(Impl))
     if impl == "auto":
         return "fused"  # Nobody has measured `cudnn` against it yet.
-    if impl == "cudnn" and (jax.default_backend() != "gpu" or rnn.gpu_rnn is None):
-        raise InputError(
-            f"impl: found cudnn on a machine whose device is {jax.default_backend().upper()}, expected an NVIDIA GPU "
-            "and jax[cuda]; choose auto, fused or scan"
-        )
+    if impl == "cudnn":
+        device = jax.devices()[0].platform.upper()
+        found = f"a machine whose device is {device}" if device != "GPU" else "a JAX that has no cuDNN"
+        if device != "GPU" or rnn.gpu_rnn is None:
+            raise InputError(
+                f"impl: found cudnn on {found}, expected an NVIDIA GPU and jax[cuda]; choose auto, fused or scan"
+            )
     return impl
 
 

@@ -47,7 +47,8 @@ class LanguageModel(nn.Module):
       hidden: H, units of each layer.
       layers: LSTM layers.
       dropout: share of units dropped between layers in training.
-      impl: the recurrence, by its name in `lstm.IMPLS`. Same parameters, same numbers.
+      impl: the recurrence, by its name in `lstm.IMPLS`: same parameters, same numbers. With `scan`, the reference,
+        generation draws as it goes, too.
     """
 
     vocabulary: int

@@ -18,6 +18,9 @@ from jaxlm.text import Vocab
 CHUNK = 128
 """Tokens that one call to the device generates, or reads of a prompt; text is shown chunk by chunk."""
 
+DRAWS = 2**23
+"""Random numbers that are drawn at once, 32 MB; of more texts than that is enough for, groups are written in turn."""
+
 STREAM = 0x7E87
 """Sets the random numbers of generation apart from those of training."""
 
@@ -318,12 +321,15 @@ class TextGenerator:
         seeds = (seed + np.arange(config.count)).astype(np.uint32)
         # Chunks that are needed for certain: a byte is at most a character, but a word may be many.
         needed = 1 if self.vocab.kind == "word" else -(-config.length // CHUNK)
+        tokens, together = self.vocab.encode(prompt), max(1, DRAWS // (CHUNK * len(self.vocab)))
         texts = []
         for temperature in config.temperature:
             scale = np.float32(min(temperature, float(np.finfo(np.float32).max)))
-            chunks = self._chunks(config.mode or self.mode, self.vocab.encode(prompt), seeds, scale, needed)
-            copies = enumerate(itertools.tee(chunks, config.count))
-            texts += [self._cut(prompt, config.length, copy, column) for column, copy in copies]
+            for start in range(0, config.count, together):
+                group = seeds[start : start + together]
+                chunks = self._chunks(config.mode or self.mode, tokens, group, scale, needed)
+                copies = enumerate(itertools.tee(chunks, len(group)))
+                texts += [self._cut(prompt, config.length, copy, column) for column, copy in copies]
         return texts
 
     def _read_prompt(self, config: SampleConfig) -> str:

@@ -16,7 +16,7 @@ def split_cpu() -> None:
     """Makes one device of each CPU core that this process may use, unless a number of devices was chosen already.
 
     XLA's CPU runtime leaves most of a recurrence to one core, so a batch is split over several devices. Only before
-    JAX's first computation.
+    JAX's first computation. Has the C library keep memory for them, too (`_keep_buffers`).
     """
     if jax.config.jax_num_cpu_devices >= 0:  # type: ignore[attr-defined]
         return
@@ -28,7 +28,7 @@ def split_cpu() -> None:
 
 
 def _keep_buffers(heaps: int) -> None:
-    """Has glibc reuse the memory of a step's buffers; other C libraries are left as they are.
+    """Has glibc reuse the memory of a step's buffers of up to 32 MB; other C libraries are left as they are.
 
     Left alone, it either gives some back after each step, to be mapped anew page by page (thousands of faults, a
     sixth of the time of the book's step), or keeps free ones in a heap for each thread that ever asked (tens of MB).

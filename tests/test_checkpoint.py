@@ -309,7 +309,7 @@ def test_full_disk(copied, trained):
     errors = process.communicate()[1]
     assert process.returncode == 1, errors
     assert errors.startswith(f"error: run {copied}: checkpoint 33 could not be written")
-    assert errors.count("\n") == 1
+    assert errors.count("\n") == 1, errors
     assert steps(copied) == [EARLIER, LAST]
     for step in (EARLIER, LAST):
         assert list(contents(copied / str(step)).values()) == list(contents(trained / str(step)).values())

@@ -19,11 +19,11 @@ print(jax.config.jax_compilation_cache_dir, sum(found))
 """
 
 
-def compiled(**variables):
+def compiled(code=CODE, **variables):
     """Where a new process keeps what it compiles, and how much of it was there."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     environment |= {"TF_CPP_MIN_LOG_LEVEL": "3", **variables}
-    done = subprocess.run([sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     path, hits = done.stdout.split()
     return path, int(hits)
@@ -47,10 +47,39 @@ def test_a_folder_that_others_can_write_to_is_left_alone():
     assert compiled() == ("None", 0)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_made_is_done_without(tmp_path):
-    tmp_path.chmod(0o500)
+    (tmp_path / "jaxlm").write_text("a file")
     assert compiled(XDG_CACHE_HOME=str(tmp_path)) == ("None", 0)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_to_is_left_alone():
+    path = Path(compiled()[0])
+    path.chmod(0o500)
+    assert compiled() == ("None", 0)
+
+
+def test_a_user_without_a_home_does_without():
+    code = CODE.replace(
+        "\nfound",
+        "\nimport platformdirs\n\n\ndef fail(*_, **__):\n    raise RuntimeError\n\n\n"
+        "platformdirs.user_cache_path = fail\nfound",
+        1,
+    )
+    assert compiled(code) == ("None", 0)
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty file"])
+def test_what_a_kill_left_half_written_is_compiled_anew(left):
+    folder = Path(compiled()[0])
+    programs = {path: path.read_bytes() for path in folder.glob("*-cache")}
+    for path in programs:
+        path.write_bytes(programs[path][:50])
+        used = path.with_name(path.name.removesuffix("-cache") + "-atime")
+        used.unlink() if left == "nothing" else used.write_bytes(b"")
+    assert compiled()[1] == 0
+    assert {path.name for path in folder.glob("*-cache")} == {path.name for path in programs}
+    assert compiled()[1] > 0
 
 
 def test_another_place_is_kept(tmp_path):

@@ -36,6 +36,12 @@ OTHER = TrainConfig(
 )
 
 
+def test_settings_from_before_there_was_a_choice_of_impl_are_read():
+    older = to_json(BOOK)
+    del older["impl"]
+    assert from_json(older) == BOOK
+
+
 def test_the_book_is_written_out():
     assert RECIPES == {"book": BOOK}
     assert to_json(RECIPES["book"]) == {

@@ -148,6 +148,20 @@ def test_auto_is_one_that_every_machine_has():
 
 
 def test_cudnn_without_a_gpu_is_a_mistake_in_one_line(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
-    with pytest.raises(InputError, match=r"impl: found cudnn on a machine whose device is CPU, expected an NVIDIA GPU"):
+    class Device:
+        platform = "cpu"
+
+    monkeypatch.setattr(jax, "devices", lambda: [Device])
+    with pytest.raises(InputError, match="impl: found cudnn on a machine whose device is CPU, expected an NVIDIA GPU"):
         lstm.choose("cudnn")
+    Device.platform = "gpu"
+    monkeypatch.setattr(rnn, "gpu_rnn", None)
+    with pytest.raises(InputError, match=r"impl: found cudnn on a JAX that has no cuDNN, expected .* jax\[cuda\]"):
+        lstm.choose("cudnn")
+    monkeypatch.setattr(rnn, "gpu_rnn", object())
+    assert lstm.choose("cudnn") == "cudnn"
+
+
+def test_another_name_is_a_mistake():
+    with pytest.raises(InputError, match="impl: found 'Fused', expected one of auto, scan, fused, cudnn"):
+        lstm.choose("Fused")

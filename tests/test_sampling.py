@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxlm
-from jaxlm import lstm
+from jaxlm import lstm, sampling
 from jaxlm.config import SampleConfig
 from jaxlm.model import LanguageModel
 from jaxlm.sampling import CHUNK, STREAM, TextGenerator, next_token, pick_token, reweight
@@ -125,6 +125,13 @@ def test_texts_written_together_are_those_written_alone(random_model, mode):
     assert len(set(together)) == 5
     for text, seed in zip(together, [2**32 - 2, 2**32 - 1, 0, 1, 2], strict=True):
         assert text == writer.generate("abcab", 2 * CHUNK + 9, seed=seed, **options)
+
+
+def test_more_texts_than_fit_are_written_in_groups(random_model, monkeypatch):
+    writer = generator(*random_model)
+    together = writer.generate_batch(5, "abc", 150, temperature=0.9, seed=1)
+    monkeypatch.setattr(sampling, "DRAWS", 2 * CHUNK * len(LETTERS))
+    assert writer.generate_batch(5, "abc", 150, temperature=0.9, seed=1) == together
 
 
 def test_streams_are_every_temperature_s_texts_in_any_order_of_reading(random_model):
