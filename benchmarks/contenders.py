@@ -120,25 +120,27 @@ def multiply(rounds: Rounds, hidden: int, layers: int, length: int, batch: int) 
     sharding.split_cpu()
     mesh = sharding.make_mesh(batch)
 
-    def products(h: jax.Array, dz: jax.Array, hs: jax.Array, dzs: jax.Array, kernels: list[jax.Array]):
+    def products(h: jax.Array, dz: jax.Array, hs: list, dzs: list, kernels: list):
         made = []
         for i, kernel in enumerate(kernels):
             transposed = kernel.T
             made.append(jax.lax.fori_loop(0, length, lambda _, h: (h @ kernel)[:, :hidden], h))  # noqa: B023
             made.append(jax.lax.fori_loop(0, length, lambda _, dz: dz.at[:, :hidden].set(dz @ transposed), dz))  # noqa: B023
-            made.append(hs.T @ dzs)
+            made.append(hs[i].T @ dzs[i])
             if i:
-                # So that no product is taken for another's twin.
-                hs, dzs = jax.lax.optimization_barrier((hs, dzs))
-                made += [hs @ kernel, dzs @ transposed, hs.T @ dzs]
-                hs, dzs = jax.lax.optimization_barrier((hs, dzs))
+                made += [hs[i - 1] @ kernel, dzs[i] @ transposed, hs[i - 1].T @ dzs[i]]
         return made
 
     rows, whole = PartitionSpec("data"), PartitionSpec()
     step = jax.jit(jax.shard_map(products, mesh=mesh, in_specs=(rows,) * 4 + (whole,), out_specs=rows, check_vma=False))
-    shapes = (batch, hidden), (batch, 4 * hidden), (length * batch, hidden), (length * batch, 4 * hidden)
     place = jax.NamedSharding(mesh, rows)
-    arguments = [jax.device_put(np.ones(shape, np.float32), place) for shape in shapes]
+
+    def ones(*shape: int) -> jax.Array:
+        return jax.device_put(np.ones(shape, np.float32), place)
+
+    hs = [ones(length * batch, hidden) for _ in range(layers)]
+    dzs = [ones(length * batch, 4 * hidden) for _ in range(layers)]
+    arguments = ones(batch, hidden), ones(batch, 4 * hidden), hs, dzs
     kernels = [np.full((hidden, 4 * hidden), 1e-3 * (i + 1), np.float32) for i in range(layers)]
     kernels = sharding.replicate(kernels, mesh)
 
