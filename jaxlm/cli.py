@@ -281,7 +281,9 @@ def _quiet() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for name in ("jax", "absl", "orbax", "asyncio"):  # Orbax saves on an event loop.
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    logging.getLogger("jaxlm").handlers = [_Warnings()]
+    logger = logging.getLogger("jaxlm")
+    logger.handlers = [_Warnings()]
+    logger.propagate = False  # Orbax's import gives the root logger a handler, which would tell them again.
     sys.unraisablehook = _unraisable
 
 

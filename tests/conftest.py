@@ -1,6 +1,7 @@
 """Four fake devices, strict promotion, a small text, and a small run that the tests share."""
 
 import dataclasses
+import logging
 import os
 import tempfile
 from pathlib import Path
@@ -13,6 +14,9 @@ import jaxlm
 # Tests that compile the same share it. Not through the environment: JAX's cache is not safe for two processes.
 COMPILED = tempfile.TemporaryDirectory()
 jax.config.update("jax_compilation_cache_dir", COMPILED.name)
+# For processes that fixtures of a wider scope than a test start.
+CACHE = tempfile.TemporaryDirectory()
+os.environ["XDG_CACHE_HOME"] = CACHE.name
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 jax.config.update("jax_num_cpu_devices", 4)
@@ -27,6 +31,12 @@ SMALL = dataclasses.replace(jaxlm.BOOK, epochs=2, length=10, stride=3, batch=32,
 def private_cache(tmp_path_factory, monkeypatch):
     """No test reads or writes the user's cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(autouse=True)
+def heard(monkeypatch):
+    """The command line keeps warnings from the root logger, where pytest listens; every test begins without that."""
+    monkeypatch.setattr(logging.getLogger("jaxlm"), "propagate", True)
 
 
 @pytest.fixture

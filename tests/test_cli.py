@@ -15,6 +15,7 @@ import pytest
 import jaxlm
 from jaxlm import checkpoint, cli, text
 from jaxlm.config import InputError, ModelConfig, SampleConfig, TrainConfig, WatchConfig
+from jaxlm.sampling import TextGenerator
 from jaxlm.text import Published
 
 ROOT = Path(__file__).parents[1]
@@ -490,6 +491,12 @@ def test_warnings_are_told_once_however_often_a_command_is_called(place, capsys)
     assert capsys.readouterr().err == "warning: a warning\n"
 
 
+def test_a_warning_is_told_once_in_a_process_of_its_own():
+    code = "from jaxlm import cli; cli._quiet(); from jaxlm import checkpoint; checkpoint.log.warning('a warning')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr == "warning: a warning\n"
+
+
 FLAGS = {
     "train.py": "corpus recipe run checkpoints epochs hidden layers dropout length stride batch learning-rate seed "
     "resume tokens words lowercase optimizer clip temperature sample-length impl",
@@ -538,8 +545,13 @@ def test_several_texts_are_shown_with_the_seeds_that_repeat_them(place, capsys):
 
 
 @pytest.mark.parametrize("impl", ["scan", "fused"])
-def test_the_reference_and_what_is_faster_write_the_same(place, capsys, impl):
+def test_the_reference_and_what_is_faster_write_the_same(place, capsys, monkeypatch, impl):
+    written_with, streams = [], TextGenerator.streams
+    monkeypatch.setattr(
+        TextGenerator, "streams", lambda self, config: written_with.append(self.model.impl) or streams(self, config)
+    )
     assert cli.sample(["--impl", impl, "--length", "40", "--seed", "6", "--temperature", "0.7"]) == 0
+    assert written_with == [impl]
     assert capsys.readouterr().out == fox(None, 40, temperature=0.7, seed=6) + "\n"
 
 
