@@ -1,5 +1,6 @@
 """The commands as a user types them, one process each."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +15,12 @@ SMALL = ["--epochs", "1", "--length", "10", "--batch", "32", "--hidden", "16", "
 
 def run(*arguments, folder, **options):
     return subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, encoding="utf-8", **options)
+
+
+def programs():
+    """The compiled programs in the user's cache, and when they were written."""
+    files = Path(os.environ["XDG_CACHE_HOME"]).rglob("*-cache")
+    return {file.name: file.stat().st_mtime_ns for file in files}
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +51,8 @@ def test_sample(trained_by_command, folder):
     assert done.stderr.count("\n") == 1
     assert "Ein-Märchen-book, epoch 1 (best: loss " in done.stderr
     seed = done.stderr.split()[-1]
+    compiled = programs()
+    assert compiled
     again = run(
         ROOT / "sample.py",
         "--prompt",
@@ -57,6 +66,7 @@ def test_sample(trained_by_command, folder):
         folder=folder,
     )
     assert again.stdout == done.stdout
+    assert programs() == compiled  # It found what the first one had compiled.
 
 
 def test_sample_into_a_program_that_stops_reading(trained_by_command, folder):

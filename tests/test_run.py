@@ -106,10 +106,15 @@ def test_stopped_and_resumed_equals_never_stopped(small, tmp_path, trained, repo
     assert_same_run(tmp_path / "fox", trained)
 
 
-def test_a_run_may_go_on_with_another_implementation(small, tmp_path, trained):
+def test_a_run_may_go_on_with_another_implementation(small, tmp_path, trained, monkeypatch):
+    trained_with, make_step = [], run_lib.make_step
+    monkeypatch.setattr(
+        run_lib, "make_step", lambda model, *rest: trained_with.append(model.impl) or make_step(model, *rest)
+    )
     jaxlm.train(dataclasses.replace(small, epochs=1, impl="scan"), run="fox", checkpoints=tmp_path)
     assert jaxlm.Run.open(tmp_path / "fox").record.config.impl == "scan"
     jaxlm.resume(tmp_path / "fox", epochs=2, impl="fused")
+    assert trained_with == ["scan", "fused"]
     assert jaxlm.Run.open(tmp_path / "fox").record.config.impl == "fused"
     for mine, other in zip(metrics(tmp_path / "fox"), metrics(trained), strict=True):
         np.testing.assert_allclose(mine["loss"], other["loss"], rtol=1e-3)
