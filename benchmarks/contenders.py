@@ -2,7 +2,7 @@
 
 `python -m benchmarks.contenders NAME` reads a number of units from each line of its input, does as many, and
 answers with the seconds they took. Peers run the code that their users write. The book's step is `jaxlm.train`
-itself, and texts are written by `TextGenerator`; the large step, which no recipe has yet, is `make_step`'s.
+itself, and texts are written by `TextGenerator`.
 """
 
 import dataclasses
@@ -70,7 +70,7 @@ def random_ids() -> np.ndarray:
 # jaxlm
 
 
-def train_book(rounds: Rounds, impl: str) -> None:
+def train(rounds: Rounds, config: "TrainConfig", text: str) -> None:
     """`jaxlm.train` itself, which stops between steps while others have their turn."""
     import jaxlm
     from jaxlm.run import Reporter
@@ -94,19 +94,23 @@ def train_book(rounds: Rounds, impl: str) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "corpus.txt"
-        path.write_text(random_text())
-        config = dataclasses.replace(jaxlm.BOOK, corpus=(str(path),), lowercase=False, impl=impl)
+        path.write_text(text)
+        config = dataclasses.replace(config, corpus=(str(path),), lowercase=False)
         jaxlm.train(config, run="run", checkpoints=folder, reporter=Turns())
 
 
 @contender
 def jaxlm_book(rounds: Rounds) -> None:
-    train_book(rounds, "auto")
+    import jaxlm
+
+    train(rounds, jaxlm.BOOK, random_text())
 
 
 @contender
 def jaxlm_book_reference(rounds: Rounds) -> None:
-    train_book(rounds, "scan")
+    import jaxlm
+
+    train(rounds, dataclasses.replace(jaxlm.BOOK, impl="scan"), random_text())
 
 
 def multiply(rounds: Rounds, hidden: int, layers: int, length: int, batch: int) -> None:
@@ -164,31 +168,14 @@ def floor_large(rounds: Rounds) -> None:
 
 @contender
 def jaxlm_large(rounds: Rounds) -> None:
-    import jax
-
     import jaxlm
-    from jaxlm import lstm, sharding
-    from jaxlm.data import PADDING, smallest_ids
-    from jaxlm.model import LanguageModel
-    from jaxlm.training import init_state, make_optimizer, make_step
 
-    sharding.split_cpu()
-    mesh = sharding.make_mesh(LARGE["batch"])
-    model = LanguageModel(V, LARGE["hidden"], LARGE["layers"], impl=lstm.choose("auto"))
-    optimizer = make_optimizer(jaxlm.BOOK)
-    state = sharding.replicate(jax.jit(lambda: init_state(model, optimizer, 0))(), mesh)
-    ids = sharding.replicate(smallest_ids(random_ids(), V), mesh)
-    step = make_step(model, optimizer, LARGE["length"], mesh, positions=LARGE["length"])
-    starts = np.random.default_rng(1).integers(0, CHARACTERS - 200, (1000, LARGE["batch"]), np.int32)
-    batches = iter(starts)
-
-    def work(steps: int) -> None:
-        nonlocal state
-        for _ in range(steps):
-            state, nats, _ = step(state, ids, sharding.split_rows(next(batches), mesh, PADDING))
-            float(nats)
-
-    timed(rounds, work)
+    large = dict(LARGE)
+    batch, length = large.pop("batch"), large.pop("length")
+    model = jaxlm.ModelConfig(**large)
+    stream = {"recipe": "stream", "stride": None, "batch": batch, "length": length}
+    # Long enough that no epoch ends, and is saved, while the clock runs.
+    train(rounds, dataclasses.replace(jaxlm.BOOK, **stream, model=model), random_text() * 20)
 
 
 def book_generator(impl: str = "auto"):
