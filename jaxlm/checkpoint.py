@@ -30,7 +30,7 @@ import orbax.checkpoint as ocp
 import jaxlm
 from jaxlm import config as config_lib
 from jaxlm import lstm
-from jaxlm.config import Impl, InputError, RunError, TrainConfig
+from jaxlm.config import Diverged, Impl, InputError, RunError, TrainConfig
 from jaxlm.model import LanguageModel
 from jaxlm.sampling import TextGenerator
 from jaxlm.text import Vocab
@@ -84,7 +84,9 @@ class Progress:
       epoch: completed epochs.
       nats: summed loss of the unfinished epoch so far.
       count: targets in that sum.
-      loss: mean loss of the last epoch, in nats, if the checkpoint is of its end; otherwise None.
+      loss: mean training loss of the last epoch, in nats, if the checkpoint is of its end; otherwise None.
+      validation: loss on the held-out text then, if there is one; otherwise None.
+      cuts: how often the learning rate has been cut after a divergence.
     """
 
     step: int
@@ -92,6 +94,13 @@ class Progress:
     nats: float
     count: int
     loss: float | None
+    validation: float | None = None
+    cuts: int = 0
+
+    @property
+    def judged(self) -> float | None:
+        """The loss that decides which checkpoint is best: the held-out one, where there is one."""
+        return self.loss if self.validation is None else self.validation
 
 
 def build_model(config: TrainConfig, vocab: Vocab, impl: Impl = "auto") -> LanguageModel:
@@ -100,8 +109,7 @@ def build_model(config: TrainConfig, vocab: Vocab, impl: Impl = "auto") -> Langu
     Raises:
       InputError: this machine cannot do `impl`.
     """
-    network = config.model
-    return LanguageModel(len(vocab), network.hidden, network.layers, network.dropout, lstm.choose(impl))
+    return LanguageModel(len(vocab), impl=lstm.choose(impl), **dataclasses.asdict(config.model))
 
 
 class Run:
@@ -225,10 +233,10 @@ class Run:
         with _manager(self.path) as manager:
             yield Writer(self, manager)
 
-    def restore(self) -> tuple[TrainState, Progress] | None:
-        """The whole state of the last checkpoint, on the host.
+    def restore(self, *, best: bool = False) -> tuple[TrainState, Progress] | None:
+        """The whole state of the last checkpoint, or of the best, on the host.
 
-        A damaged checkpoint is named in a warning, and the one before it taken.
+        A damaged checkpoint is named in a warning, and the next in question taken.
 
         Returns:
           The state, of NumPy arrays, and how far it is; None where no checkpoint was saved yet.
@@ -236,9 +244,10 @@ class Run:
         Raises:
           InputError: there were checkpoints, and all of them are damaged or gone.
         """
-        model, optimizer = build_model(self.record.config, self.vocab), make_optimizer(self.record.config)
-        target = jax.eval_shape(lambda: init_state(model, optimizer, 0))
-        found = self._first_readable({"params": target.params, "training": _training(target)}, best=False)
+        config = self.record.config
+        model, optimizer = build_model(config, self.vocab), make_optimizer(config, steps=1)
+        target = jax.eval_shape(lambda: init_state(model, optimizer, config))
+        found = self._first_readable({"params": target.weights, "training": _training(target)}, best)
         if found is None:
             # An epoch's line is written before its checkpoint, so that a kill leaves one line more, never two.
             if len(epochs := self._metrics()) > 1:
@@ -248,12 +257,14 @@ class Run:
                 )
             return None
         items, progress = found
-        return target._replace(params=items["params"], **items["training"]), progress
+        weights = {"average" if target.average else "params": items["params"]}
+        return target._replace(**weights, **items["training"]), progress
 
     def generator(self, impl: Impl = "auto") -> tuple[TextGenerator, Progress]:
         """The best checkpoint as a generator of text, on JAX's default device, and how far it is.
 
-        Best is the lowest loss of an epoch; before the end of the first, the last checkpoint.
+        Best is the epoch with the lowest loss, the held-out one where there is one; before the end of the first, the
+        last checkpoint.
 
         Raises:
           InputError: the run has no checkpoint yet, or all of them are damaged; or this machine cannot do `impl`.
@@ -279,7 +290,7 @@ class Run:
             config.lowercase,
             self.record.seed_text,
             config.length,
-            "window",
+            "window" if config.recipe == "book" else "state",
         )
 
     def append_metrics(self, values: dict[str, Any]) -> None:
@@ -378,7 +389,7 @@ class Run:
             try:
                 for step in candidates:
                     found[step] = self.read_progress(step)
-                step = _best({step: progress.loss for step, (progress, _) in found.items()}) if best else max(found)
+                step = _best({step: progress for step, (progress, _) in found.items()}) if best else max(found)
                 progress, files = found[step]
                 items = self._read_items(step, targets, files)
             except Exception as error:  # Orbax raises a bare Exception for some kinds of damage.
@@ -414,27 +425,34 @@ class Writer:
     def __init__(self, run: Run, manager: ocp.CheckpointManager) -> None:
         self._run = run
         self._manager = manager
-        self._losses: dict[int, float | None] = {}  # Of the good checkpoints; the others are left alone.
+        self._good: dict[int, Progress] = {}  # The other checkpoints are left alone.
         for step in run.steps():
             with contextlib.suppress(Exception):
-                self._losses[step] = run.read_progress(step)[0].loss
+                self._good[step] = run.read_progress(step)[0]
+
+    @property
+    def best(self) -> Progress | None:
+        """How far the best epoch is; None before the end of the first."""
+        best = self._good[_best(self._good)] if self._good else None
+        return best if best and best.judged is not None else None
 
     def save(self, state: TrainState, progress: Progress) -> None:
         """Saves a checkpoint; it is on disk, or the error raised, when this returns.
 
         Kept are the two last, so that damage to one loses little, and the best.
 
+        Args:
+          state: on the host.
+          progress: how far it is.
+
         Raises:
-          RunError: the disk refused it, or a number is not finite; earlier checkpoints are untouched.
+          Diverged: a number is not finite; earlier checkpoints are untouched.
+          RunError: the disk refused it; as above.
         """
-        host: TrainState = jax.device_get(state)
         step = progress.step
-        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(host)):
-            raise RunError(
-                f"step {step}: found weights that are not finite, expected finite ones; the last good checkpoint is "
-                "kept; train again with a smaller --learning-rate, or with --clip 1"
-            )
-        items = {"params": ocp.args.StandardSave(host.params), "training": ocp.args.StandardSave(_training(host))}
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state)):
+            raise Diverged(f"step {step}: found weights that are not finite, expected finite ones")
+        items = {"params": ocp.args.StandardSave(state.weights), "training": ocp.args.StandardSave(_training(state))}
         path = self._run.path / str(step)
         try:
             with self._run.writing(f"checkpoint {step}"):
@@ -447,12 +465,26 @@ class Writer:
             raise
         if not saved:
             raise RunError(f"run {self._run.path}: Orbax refused to save step {step}; is it saved already?")
-        self._losses[step] = progress.loss
-        self._delete_old()
+        self._good[step] = progress
+        self._delete_all_but({*sorted(self._good)[-2:], _best(self._good)})
+
+    def go_back_to(self, progress: Progress) -> None:
+        """Deletes what came after a checkpoint, and has that one say `progress`, which may differ in `cuts` alone.
+
+        Raises:
+          RunError: the disk refused it.
+        """
+        step = progress.step
+        self._delete_all_but({other for other in self._good if other <= step})
+        self._run.go_back_to(step)
+        if step in self._good:
+            with self._run.writing(f"checkpoint {step}"):
+                self._seal(self._run.path / str(step), progress)
+            self._good[step] = progress
 
     def _seal(self, path: Path, progress: Progress) -> None:
         """Makes what Orbax saved a checkpoint."""
-        files = sorted(file for file in path.rglob("*") if file.is_file())
+        files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != PROGRESS)
         values = {
             **vars(progress),
             "vocab": _digest(self._run.vocab.to_json()),
@@ -460,13 +492,12 @@ class Writer:
         }
         _write_json(path / PROGRESS, {**values, "sha256": _digest(values)})
 
-    def _delete_old(self) -> None:
-        kept = {*sorted(self._losses)[-2:], _best(self._losses)}
-        for step in self._losses.keys() - kept:
+    def _delete_all_but(self, kept: set[int]) -> None:
+        for step in self._good.keys() - kept:
             with self._run.writing(f"checkpoint {step}"):
                 # By another name first, so that no reader, and no kill, finds half a checkpoint.
                 shutil.rmtree((self._run.path / str(step)).rename(self._run.path / f"{DELETED}{step}"))
-            del self._losses[step]
+            del self._good[step]
 
 
 def resume_command(path: Path) -> str:
@@ -557,13 +588,24 @@ def _manager(path: Path) -> ocp.CheckpointManager:
     )
 
 
-def _best(losses: dict[int, float | None]) -> int:
+def _best(checkpoints: dict[int, Progress]) -> int:
     """The step with the lowest loss, or the last where none has one."""
-    return min(sorted(losses, reverse=True), key=lambda step: np.inf if (loss := losses[step]) is None else loss)
+
+    def rank(step: int) -> float:
+        judged = checkpoints[step].judged
+        return np.inf if judged is None else judged
+
+    return min(sorted(checkpoints, reverse=True), key=rank)
 
 
 def _training(state: TrainState) -> dict[str, Any]:
-    return {"step": state.step, "opt_state": state.opt_state, "key": state.key}
+    """What only training needs of a state."""
+    values = {"step": state.step, "opt_state": state.opt_state, "key": state.key}
+    if state.carry:
+        values["carry"] = state.carry
+    if state.average:
+        values["params"] = state.params
+    return values
 
 
 def _shapes(tree: Any) -> Any:

@@ -19,15 +19,16 @@ import tyro
 
 from jaxlm.config import (
     BOOK,
-    RECIPES,
     Impl,
     InputError,
     Recipe,
     RunError,
     SampleConfig,
+    Size,
     TrainConfig,
     WatchConfig,
     differences,
+    recipe_settings,
 )
 
 Flags = TypeVar("Flags")
@@ -53,7 +54,8 @@ class TrainFlags:
 
     where: Unnamed[RunFlags] = RunFlags()
     resume: bool = False
-    """Go on with a run where it stopped, with its own settings; only --epochs, --impl and what is shown may change."""
+    """Go on with a run where it stopped, with its own settings; only --epochs, --patience, --impl and what is shown
+    may change."""
     config: Unnamed[TrainConfig] = BOOK
     watch: Unnamed[WatchConfig] = WatchConfig()
 
@@ -65,6 +67,7 @@ class ResumeFlags:
     where: Unnamed[RunFlags] = RunFlags()
     resume: bool = False
     recipe: Recipe = "book"
+    size: Size | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +96,7 @@ def _train(argv: Sequence[str]) -> None:
     if first.resume and not {"-h", "--help"} & set(argv):
         _resume(first.where, argv)
         return
-    flags = _parse(TrainFlags(config=RECIPES[first.recipe]), argv, "train.py")
+    flags = _parse(TrainFlags(config=recipe_settings(first.recipe, first.size)), argv, "train.py")
     _quiet()
     from jaxlm import compilation, reporting, run
 
@@ -113,14 +116,15 @@ def _resume(where: RunFlags, argv: Sequence[str]) -> None:
     flags = _parse(TrainFlags(config=stored), argv, "train.py")
     # Another place for the corpus is fine, as long as it is the same text; `resume` sees to that.
     asked = flags.config
-    free = {name: getattr(stored, name) for name in ("epochs", "corpus", "impl")}
+    free = {name: getattr(stored, name) for name in ("epochs", "patience", "corpus", "impl")}
     if changed := differences(stored, dataclasses.replace(asked, **free)):
         raise InputError(
-            f"run {path}: found other settings than its own ({'; '.join(changed)}), expected only --epochs and --impl "
-            "to change; leave them out, or train a new run without --resume"
+            f"run {path}: found other settings than its own ({'; '.join(changed)}), expected only --epochs, "
+            "--patience and --impl to change; leave them out, or train a new run without --resume"
         )
     terminal = reporting.Terminal(flags.watch)
-    run.resume(path, epochs=asked.epochs, corpus=asked.corpus, impl=asked.impl, reporter=terminal)
+    free = {name: getattr(asked, name) for name in free}
+    run.resume(path, **free, reporter=terminal)
 
 
 def _find(where: RunFlags, *, trained: bool = False) -> Path:
@@ -141,8 +145,11 @@ def _sample(argv: Sequence[str]) -> None:
     path = _find(flags.where, trained=True)
     run = checkpoint.Run.open(path)
     generator, progress = run.generator(flags.impl)
-    loss = progress.loss
-    best = f"step {progress.step}" if loss is None else f"epoch {progress.epoch} (best: loss {loss:.4f})"
+    if progress.judged is None:
+        best = f"step {progress.step}"
+    else:
+        kind = "loss" if progress.validation is None else "held-out loss"
+        best = f"epoch {progress.epoch} (best: {kind} {progress.judged:.4f})"
     seed = secrets.randbelow(2**32) if config.seed is None else config.seed
     texts = generator.streams(dataclasses.replace(config, seed=seed))
     _note(f"{path}, {best}, seed {seed}")

@@ -8,11 +8,14 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, NoReturn, get_args
 
-Recipe = Literal["book"]
+Recipe = Literal["book", "stream"]
+Size = Literal["small", "medium", "large"]
 Tokens = Literal["char", "byte", "word"]
 Mode = Literal["window", "state"]
 Unknown = Literal["error", "skip"]
+Protocol = Literal["carried", "cold-256", "window-60"]
 Optimizer = Literal["rmsprop", "adam"]
+Schedule = Literal["constant", "cosine"]
 Impl = Literal["auto", "scan", "fused", "cudnn"]
 
 
@@ -22,6 +25,10 @@ class InputError(ValueError):
 
 class RunError(RuntimeError):
     """A run that cannot go on though its input was right; the command line exits with 1."""
+
+
+class Diverged(RunError):
+    """A run's loss or weights are lost: not finite, or far worse than they were."""
 
 
 def reject(name: str, found: object, expected: str, remedy: str = "") -> NoReturn:
@@ -86,19 +93,37 @@ def check_length(value: object) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The network: `layers` LSTM layers of `hidden` units, then a softmax over the vocabulary."""
+    """The network: `layers` LSTM layers of `hidden` units, then a softmax over the vocabulary.
+
+    Every dropout but the recurrent one drops the same units at all steps of a window (Gal and Ghahramani 2016,
+    arXiv:1512.05287).
+    """
 
     hidden: int = 128
     """Units of each LSTM layer (the book's: 128)."""
     layers: int = 1
     """LSTM layers, one on another (the book's: 1)."""
+    embedding: int = 0
+    """Numbers that stand for a token where it enters the first layer; 0: one-hot (the book's)."""
+    input_dropout: float = 0.0
+    """Share of an embedding dropped in training, so it needs one (the book's: none)."""
     dropout: float = 0.0
     """Share of units dropped between layers in training, so it needs two layers or more (the book's: none)."""
+    output_dropout: float = 0.0
+    """Share of units dropped before the softmax in training (the book's: none)."""
+    recurrent_dropout: float = 0.0
+    """Share of the recurrent weights dropped in each training step: DropConnect, as in AWD-LSTM (the book's: none)."""
 
     def __post_init__(self) -> None:
         check_int("hidden", self.hidden, 1, 2**16)
         check_int("layers", self.layers, 1, 2**10)
-        check_float("dropout", self.dropout, 0.0, 1.0, above=False)
+        check_int("embedding", self.embedding, 0, 2**16)
+        for name in ("input_dropout", "dropout", "output_dropout", "recurrent_dropout"):
+            check_float(name, getattr(self, name), 0.0, 1.0, above=False)
+        if self.input_dropout and not self.embedding:
+            reject(
+                "input_dropout", self.input_dropout, "0 without an embedding, as it acts on that", "add embedding=64"
+            )
         if self.dropout and self.layers == 1:
             reject("dropout", self.dropout, "0 with one layer, since it acts between layers", "add layers=2 or more")
 
@@ -111,32 +136,54 @@ class TrainConfig:
     """
 
     recipe: Recipe = "book"
-    """The defaults to start from: the system of Deep Learning with Python, chapter 8."""
+    """How to learn, and the defaults to start from. book: the system of Deep Learning with Python, chapter 8, which
+    learns one character from each window of 60. stream: learns every character of the text, read on and on with its
+    memory kept: far better text in the same time."""
+    size: Size | None = None
+    """For the stream recipe: small (about 0.1 million parameters, minutes on a laptop), medium (1 million) or large
+    (5 million, for a GPU or a long night). Left out: small."""
     corpus: tuple[str, ...] | None = None
     """nietzsche, shakespeare, python-docs, or files and folders of UTF-8 text. Left out: nietzsche, or python-docs
     where that can't be had."""
     tokens: Tokens = "char"
-    """What the model reads and writes at each step (the book's: char). Bytes want stride 1: at 3, a script of three
-    bytes a character is only half seen."""
+    """What the model reads and writes at each step (the book's: char). Bytes want stride 1 in the book's recipe: at 3,
+    a script of three bytes a character is only half seen."""
     words: int = 2000
     """For word tokens, how many of the most frequent words to know; the others are spelled in characters. More
     words make slower steps (our choice: 2000)."""
     lowercase: bool = True
     """Lowercase the corpus, and prompts too (the book's: yes)."""
+    validation: float = 0.0
+    """Share of the corpus, at its end, that is held out: never learned from, and measured after every epoch, so that
+    the best epoch is the one that does best on unseen text (the book's: 0, none)."""
+    patience: int | None = None
+    """Stop after so many epochs without a better held-out loss. Left out: train all epochs, as in the book."""
     length: int = 60
-    """Tokens in a window, from which the next one is predicted (the book's: 60)."""
-    stride: int = 3
-    """Tokens from one window's start to the next's (the book's: 3)."""
+    """Tokens in a window; in the stream recipe, tokens that each stream reads in a step (the book's: 60)."""
+    stride: int | None = 3
+    """Tokens from one window's start to the next's; the stream recipe has none (the book's: 3)."""
     epochs: int = 60
     """Passes over the corpus in all (the book's text: 60)."""
     batch: int = 128
-    """Windows in a step (the book's: 128)."""
+    """Windows in a step; in the stream recipe, streams that are read side by side (the book's: 128)."""
     optimizer: Optimizer = "rmsprop"
     """rmsprop: decay 0.9, epsilon 1e-7 outside the root (Keras 2.2.4's, the book's); adam: Optax's defaults."""
     learning_rate: float = 0.01
-    """Step size of the optimizer (the book's: 0.01)."""
+    """Step size of the optimizer, at its largest (the book's: 0.01)."""
+    schedule: Schedule = "constant"
+    """cosine: the learning rate falls to a hundredth by the last epoch, along a cosine; constant (the book's)."""
+    warmup: int = 0
+    """Steps, though at most a tenth of all, in which the learning rate rises to its largest (the book's: 0)."""
+    weight_decay: float = 0.0
+    """Share of each weight, times the learning rate, that every step takes away, for adam (the book's: 0)."""
     clip: float | None = None
     """Largest global norm of the gradient; larger ones are scaled down. Left out: no limit, as in the book."""
+    average: float = 0.0
+    """Write and measure with a running average of the weights, of which each step keeps this share, for example
+    0.999; 0: with the last weights (the book's)."""
+    reset: float = 0.0
+    """For the stream recipe: how likely a stream's memory is cleared before a step, so that the model learns to begin
+    a text, too."""
     seed: int = 0
     """Decides the initial weights and the order of the windows (the book sets none; our choice: 0)."""
     impl: Impl = "auto"
@@ -146,6 +193,13 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_choice("recipe", self.recipe, get_args(Recipe))
+        stream = self.recipe == "stream"
+        if self.size is not None:
+            check_choice("size", self.size, get_args(Size))
+            if not stream:
+                reject(
+                    "size", self.size, "nothing, since it is for recipe=stream", "leave it out, or choose that recipe"
+                )
         if self.corpus is not None:
             if not isinstance(self.corpus, tuple | list) or not all(isinstance(part, str) for part in self.corpus):
                 reject("corpus", self.corpus, "a tuple of names and paths", 'for example corpus=("nietzsche",)')
@@ -157,14 +211,33 @@ class TrainConfig:
         if self.tokens != "word" and self.words != type(self).words:
             reject("words", self.words, "nothing, since it is for tokens=word", "leave it out, or choose word tokens")
         check_bool("lowercase", self.lowercase)
+        check_float("validation", self.validation, 0.0, 1.0, above=False, remedy="0.1 holds out the last tenth")
+        if self.patience is not None:
+            check_int("patience", self.patience, 1, remedy="leave it out to train all epochs")
+            if not self.validation:
+                reject("patience", self.patience, "nothing without a held-out text", "add validation=0.1")
         check_int("length", self.length, 1, 2**20)
-        check_int("stride", self.stride, 1, 2**31 - 1)
+        if not stream:
+            check_int("stride", self.stride, 1, 2**31 - 1)
+        elif self.stride is not None:
+            reject("stride", self.stride, "nothing, since recipe=stream has no windows", "leave it out")
         check_int("epochs", self.epochs, 1, 2**31 - 1)
         check_int("batch", self.batch, 1, 2**20)
         check_choice("optimizer", self.optimizer, get_args(Optimizer))
         check_float("learning_rate", self.learning_rate, 0.0, above=True)
+        check_choice("schedule", self.schedule, get_args(Schedule))
+        check_int("warmup", self.warmup, 0, 2**31 - 1)
+        check_float("weight_decay", self.weight_decay, 0.0, above=False)
+        if self.weight_decay and self.optimizer != "adam":
+            reject(
+                "weight_decay", self.weight_decay, "0, since it is for optimizer=adam", "choose adam, or leave it out"
+            )
         if self.clip is not None:
             check_float("clip", self.clip, 0.0, above=True, remedy="leave it out for no limit")
+        check_float("average", self.average, 0.0, 1.0, above=False, remedy="0.999, for example")
+        check_float("reset", self.reset, 0.0, 1.0, above=False)
+        if self.reset and not stream:
+            reject("reset", self.reset, "0, since it is for recipe=stream", "leave it out, or choose that recipe")
         check_seed(self.seed)
         check_choice("impl", self.impl, get_args(Impl))
         if not isinstance(self.model, ModelConfig):
@@ -223,7 +296,54 @@ class SampleConfig:
 # The book's own system. Expected on Nietzsche: the curve in README.md.
 BOOK = TrainConfig()
 
-RECIPES: dict[Recipe, TrainConfig] = {"book": BOOK}
+_STREAM = TrainConfig(
+    recipe="stream",
+    size="small",
+    lowercase=False,
+    validation=0.1,
+    length=128,
+    stride=None,
+    epochs=10,
+    batch=32,
+    optimizer="adam",
+    learning_rate=6e-3,
+    schedule="cosine",
+    warmup=100,
+    clip=1.0,
+)
+
+STREAM: dict[Size, TrainConfig] = {
+    "small": _STREAM,
+    "medium": dataclasses.replace(
+        _STREAM,
+        size="medium",
+        epochs=40,
+        learning_rate=4e-3,
+        average=0.99,
+        model=ModelConfig(hidden=256, layers=2, embedding=64, input_dropout=0.05, dropout=0.2, output_dropout=0.25),
+    ),
+    "large": dataclasses.replace(
+        _STREAM,
+        size="large",
+        epochs=40,
+        learning_rate=2e-3,
+        average=0.99,
+        model=ModelConfig(hidden=512, layers=3, embedding=64, input_dropout=0.1, dropout=0.3, output_dropout=0.4),
+    ),
+}
+
+
+def recipe_settings(recipe: Recipe, size: Size | None = None) -> TrainConfig:
+    """What a recipe starts from; for `stream`, the small size unless one is named.
+
+    Raises:
+      InputError: there is no such recipe or size, or a size is named for `book`.
+    """
+    check_choice("recipe", recipe, get_args(Recipe))
+    if recipe == "book":
+        return dataclasses.replace(BOOK, size=size)
+    check_choice("size", size or "small", get_args(Size))
+    return STREAM[size or "small"]
 
 
 def to_json(config: TrainConfig) -> dict[str, Any]:

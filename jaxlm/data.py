@@ -1,6 +1,7 @@
-"""Batches: which windows of the corpus a step sees, as plain integers on the host."""
+"""Batches: which parts of the corpus a step sees, as plain integers on the host."""
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -13,6 +14,12 @@ PADDING = -1
 def smallest_ids(ids: np.ndarray, vocabulary: int) -> np.ndarray:
     """Token ids in the smallest unsigned type that holds the whole vocabulary."""
     return ids.astype(np.min_scalar_type(vocabulary - 1))
+
+
+def split_text(text: str, share: float) -> tuple[str, str]:
+    """A text without its end, and the end, which is held out: the last ceil(len(text) * share) characters."""
+    border = len(text) - math.ceil(len(text) * share)
+    return text[:border], text[border:]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +44,7 @@ class Windows:
                 f"corpus: found a text of only {self.tokens} tokens, expected at least {self.length + 1} for one "
                 f"window of {self.length} and the token after it; use more text, or a smaller length"
             )
-        if self.tokens > np.iinfo(np.int32).max:
-            raise InputError(
-                f"corpus: found {self.tokens:,} tokens, expected at most {np.iinfo(np.int32).max:,}, since "
-                "positions are 32-bit; use less text"
-            )
+        _check_positions(self.tokens)
 
     def __len__(self) -> int:
         return len(range(0, self.tokens - self.length, self.stride))
@@ -60,3 +63,50 @@ class Windows:
         starts = np.full(self.steps(batch) * batch, PADDING, np.int32)
         starts[: len(self)] = order * self.stride
         return starts.reshape(-1, batch)
+
+
+@dataclasses.dataclass(frozen=True)
+class Streams:
+    """A corpus read on and on by contiguous streams, which start evenly spaced over it.
+
+    The text is a circle: its beginning follows its end. So no token is left over, and where one chunk ends and the
+    next begins differs from epoch to epoch.
+
+    Attributes:
+      tokens: N, tokens in the corpus.
+      length: T, tokens in a chunk, which is what a stream reads in a step.
+    """
+
+    tokens: int
+    length: int
+
+    def __post_init__(self) -> None:
+        if self.tokens < 2:
+            raise InputError(
+                f"corpus: found a text of only {self.tokens} tokens, expected at least 2, one to read and one to "
+                "predict; use more text"
+            )
+        _check_positions(self.tokens, beyond=self.length)
+
+    def steps(self, batch: int) -> int:
+        """Steps after which `batch` streams have read all N tokens, and no step too many."""
+        return -(-self.tokens // (batch * self.length))
+
+    def epoch(self, seed: int, epoch: int, batch: int) -> np.ndarray:
+        """The starts of an epoch's chunks; row b of every step goes on where row b of the step before it ended.
+
+        Returns:
+          int32[steps, batch], in [0, N). Chunk s covers the positions s to s + T, modulo N.
+        """
+        steps = self.steps(batch)
+        first = np.random.default_rng(seed).integers(self.tokens) + np.arange(batch) * self.tokens // batch
+        read = (epoch * steps + np.arange(steps)) * self.length
+        return ((first[None] + read[:, None]) % self.tokens).astype(np.int32)
+
+
+def _check_positions(tokens: int, beyond: int = 0) -> None:
+    largest = np.iinfo(np.int32).max - beyond
+    if tokens > largest:
+        raise InputError(
+            f"corpus: found {tokens:,} tokens, expected at most {largest:,}, since positions are 32-bit; use less text"
+        )

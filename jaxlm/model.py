@@ -1,4 +1,4 @@
-"""The language model: one-hot tokens, LSTM layers, a softmax over the vocabulary.
+"""The language model: one-hot or embedded tokens, LSTM layers, a softmax over the vocabulary.
 
 Shapes: B batch, T time, V vocabulary, H hidden, D a layer's input width.
 """
@@ -46,7 +46,12 @@ class LanguageModel(nn.Module):
       vocabulary: V, distinct tokens.
       hidden: H, units of each layer.
       layers: LSTM layers.
+      embedding: numbers that stand for a token where it enters the first layer; 0: one-hot.
+      input_dropout: share of an embedding dropped in training, the same at all T steps, as in the next two.
       dropout: share of units dropped between layers in training.
+      output_dropout: share of units dropped before the softmax in training.
+      recurrent_dropout: share of the recurrent kernels' weights dropped in training (DropConnect: Merity et al. 2018,
+        arXiv:1708.02182).
       impl: the recurrence, by its name in `lstm.IMPLS`: same parameters, same numbers. With `scan`, the reference,
         generation draws as it goes, too.
     """
@@ -54,13 +59,22 @@ class LanguageModel(nn.Module):
     vocabulary: int
     hidden: int
     layers: int = 1
+    embedding: int = 0
+    input_dropout: float = 0.0
     dropout: float = 0.0
+    output_dropout: float = 0.0
+    recurrent_dropout: float = 0.0
     impl: str = "scan"
 
     def setup(self) -> None:
-        widths = [self.vocabulary] + [self.hidden] * (self.layers - 1)
+        widths = [self.embedding or self.vocabulary] + [self.hidden] * (self.layers - 1)
         self.lstm = [self.param(f"lstm_{i}", init_layer, width, self.hidden) for i, width in enumerate(widths)]
-        self.drop = nn.Dropout(self.dropout)
+        if self.embedding:
+            self.embed = nn.Embed(self.vocabulary, self.embedding)
+        self.drop_input = nn.Dropout(self.input_dropout, broadcast_dims=(1,))
+        self.drop = nn.Dropout(self.dropout, broadcast_dims=(1,))
+        self.drop_output = nn.Dropout(self.output_dropout, broadcast_dims=(1,))
+        self.drop_weights = nn.Dropout(self.recurrent_dropout)
         self.dense = nn.Dense(self.vocabulary, kernel_init=glorot_uniform)
 
     def __call__(self, tokens: jax.Array, carry: Carry, train: bool = False) -> tuple[jax.Array, Carry]:
@@ -70,32 +84,52 @@ class LanguageModel(nn.Module):
           (float32[B, T, V], carry after the last token).
         """
         states, carry = self.states(tokens, carry, train)
-        return self.logits(states), carry
+        return self.logits(states, train), carry
 
     def states(self, tokens: jax.Array, carry: Carry, train: bool = False) -> tuple[jax.Array, Carry]:
-        """The hidden states of the last layer.
+        """The hidden states of the last layer, undropped.
 
         Args:
           tokens: int[B, T], ids in [0, V).
           carry: the states before the first token; `initial_carry` at the start of a text.
-          train: whether to drop units, which takes a `dropout` rng.
+          train: whether to drop units and weights, which takes a `dropout` rng.
 
         Returns:
           (float32[B, T, H], carry after the last token).
         """
         recurrence = lstm.IMPLS[self.impl]
         states = tokens  # The first layer takes ids for one-hots.
+        if self.embedding:
+            states = self.drop_input(self.embed(tokens), deterministic=not train)
         after = []
         for i, (params, before) in enumerate(zip(self.lstm, carry, strict=True)):
             if i:
                 states = self.drop(states, deterministic=not train)
-            layer_carry, states = recurrence(params, before, states)
+            layer_carry, states = recurrence(self._thinned(params, train), before, states)
             after.append(layer_carry)
         return states, tuple(after)
 
-    def logits(self, states: jax.Array) -> jax.Array:
-        """The unnormalised log-probabilities of the next token, float32[..., V], from states[..., H]."""
-        return self.dense(states)
+    def _thinned(self, params: Params, train: bool) -> Params:
+        """A layer's parameters, less the recurrent weights that are dropped in this step."""
+
+        def thin(kernel: jax.Array) -> jax.Array:
+            return self.drop_weights(kernel, deterministic=not train)
+
+        recurrent = {f"h{gate}": params[f"h{gate}"] for gate in lstm.GATES}
+        thinned = {name: {**leaves, "kernel": thin(leaves["kernel"])} for name, leaves in recurrent.items()}
+        return {**params, **thinned}
+
+    def logits(self, states: jax.Array, train: bool = False) -> jax.Array:
+        """The unnormalised log-probabilities of the next token.
+
+        Args:
+          states: float32[B, K, H], or any float32[..., H] where not `train`.
+          train: as in `states`.
+
+        Returns:
+          float32[..., V].
+        """
+        return self.dense(self.drop_output(states, deterministic=not train))
 
     @nn.nowrap
     def initial_carry(self, batch: int) -> Carry:

@@ -7,11 +7,12 @@ import signal
 import sys
 import time
 
+from rich import progress as bars
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, TextColumn
 
-from jaxlm.checkpoint import resume_command
+from jaxlm.checkpoint import Progress, resume_command
 from jaxlm.config import WatchConfig
+from jaxlm.data import Windows
 from jaxlm.run import EpochMetrics, Plan, Reporter, Run
 from jaxlm.sampling import TextGenerator
 
@@ -53,7 +54,7 @@ class Terminal(Reporter):
         self._watch = watch or WatchConfig()
         self._console = console or _Console()
         self._plan: Plan
-        self._bar: Progress | None = None
+        self._bar: bars.Progress | None = None
         self._first: tuple[int, float] = (0, 0.0)
         self._shown_at = 0.0
         self._told = False
@@ -72,7 +73,7 @@ class Terminal(Reporter):
 
     def download(self, done: int, total: int) -> None:
         if self._bar is None:
-            columns = ("Downloading the corpus", BarColumn(), DownloadColumn())
+            columns = ("Downloading the corpus", bars.BarColumn(), bars.DownloadColumn())
             self._bar = self._start_bar(*columns)
             self._bar.add_task("", total=total)
         self._bar.update(self._bar.task_ids[0], completed=done)
@@ -86,7 +87,7 @@ class Terminal(Reporter):
         config = record.config
         facts = {
             "Corpus": f"{corpus.name}, {len(corpus.text):,} characters",
-            "Windows": f"{plan.windows:,} of {config.length} at stride {config.stride}",
+            **self._reading(plan),
             f"Distinct {KINDS[config.tokens]}": f"{len(plan.run.vocab):,}",
             "Parameters": f"{plan.parameters:,}",
             "Device": plan.devices,
@@ -110,6 +111,17 @@ class Terminal(Reporter):
             )
         self._print("Compiling the training step...", "dim")
 
+    def _reading(self, plan: Plan) -> dict[str, str]:
+        """How the corpus is read, in words."""
+        config, facts = plan.run.record.config, {}
+        if isinstance(plan.order, Windows):
+            facts["Windows"] = f"{len(plan.order):,} of {config.length} at stride {config.stride}"
+        else:
+            facts["Streams"] = f"{config.batch}, reading {config.length} {KINDS[config.tokens]} a step"
+        if plan.held_out:
+            facts["Held out"] = f"the last {plan.held_out:,} characters"
+        return facts
+
     def step(self, step: int, loss: float) -> None:
         plan, now = self._plan, time.monotonic()
         epochs = plan.run.record.config.epochs
@@ -129,8 +141,8 @@ class Terminal(Reporter):
             if self._bar is None:
                 self._bar = self._start_bar(
                     "{task.description}",
-                    BarColumn(),
-                    TextColumn("{task.completed}/{task.total}  {task.fields[state]}"),
+                    bars.BarColumn(),
+                    bars.TextColumn("{task.completed}/{task.total}  {task.fields[state]}"),
                 )
                 self._bar.add_task(epoch, total=plan.steps, state="")
             state = f"{speed:.0f} steps/s  loss {loss:.4f}  {duration(left_seconds)} left"
@@ -144,11 +156,13 @@ class Terminal(Reporter):
     def epoch(self, metrics: EpochMetrics, generator: TextGenerator) -> None:
         self.close()
         config = self._plan.run.record.config
-        self._print(
-            f"Epoch {metrics.epoch}/{config.epochs}  loss {metrics.loss:.4f} nats, "
-            f"{metrics.bits_per_character:.3f} bits per character, in {duration(metrics.seconds)}",
-            "bold",
-        )
+        loss = f"loss {metrics.loss:.4f} nats, {metrics.bits_per_character:.3f} bits per character"
+        if metrics.validation_loss is not None:
+            loss += (
+                f"; held out {metrics.validation_loss:.4f} nats, {metrics.validation_bits_per_character:.3f} bits per "
+                f"character, perplexity {metrics.validation_perplexity:.2f}"
+            )
+        self._print(f"Epoch {metrics.epoch}/{config.epochs}  {loss}, in {duration(metrics.seconds)}", "bold")
         for temperature in self._watch.temperature:
             self._print(f"--- temperature {temperature:g}", "cyan")
             pieces = generator.stream(length=self._watch.sample_length, temperature=temperature, seed=config.seed)
@@ -161,8 +175,20 @@ class Terminal(Reporter):
         self.close()
         self._print(f"Stopped and saved at step {step:,}. Go on with: {resume_command(run.path)}", "yellow")
 
-    def end(self, run: Run) -> None:
+    def diverged(self, reason: str, progress: Progress, learning_rate: float) -> None:
         self.close()
+        self._first = progress.step, time.monotonic()
+        place = f"epoch {progress.epoch}, the best," if progress.epoch else "the beginning"
+        self._print(f"{reason}. Going back to {place} with the learning rate cut to {learning_rate:.3g}.", "yellow")
+
+    def end(self, run: Run, progress: Progress, best: Progress | None) -> None:
+        self.close()
+        epochs = run.record.config.epochs
+        if best and progress.epoch < epochs:
+            self._print(
+                f"Stopped after epoch {progress.epoch} of {epochs}: epoch {best.epoch} is still the best, with a "
+                f"held-out loss of {best.judged:.4f}."
+            )
         self._print(f"Done. Write with: python sample.py --run {shlex.quote(str(run.path))}", "green")
 
     def close(self) -> None:
@@ -170,7 +196,7 @@ class Terminal(Reporter):
             self._bar.stop()
             self._bar = None
 
-    def _start_bar(self, *columns: str | ProgressColumn) -> Progress:
-        bar = Progress(*columns, console=self._console, transient=True, refresh_per_second=4)
+    def _start_bar(self, *columns: str | bars.ProgressColumn) -> bars.Progress:
+        bar = bars.Progress(*columns, console=self._console, transient=True, refresh_per_second=4)
         bar.start()
         return bar

@@ -14,22 +14,41 @@ from typing import NoReturn
 
 import jax
 import numpy as np
+import optax
 
 from jaxlm import lstm, sharding
-from jaxlm.checkpoint import Progress, Record, Run, build_model, locate, now, refuse, unused_path
-from jaxlm.config import Impl, InputError, RunError, TrainConfig
-from jaxlm.data import PADDING, Windows, smallest_ids
-from jaxlm.metrics import bits_per_character
+from jaxlm.checkpoint import Progress, Record, Run, Writer, build_model, locate, now, refuse, unused_path
+from jaxlm.config import Diverged, Impl, InputError, RunError, TrainConfig
+from jaxlm.data import PADDING, Streams, Windows, smallest_ids, split_text
+from jaxlm.metrics import bits_per_character, perplexity
 from jaxlm.sampling import TextGenerator
+from jaxlm.scoring import score_carried
 from jaxlm.text import Corpus, Vocab, load_corpus
-from jaxlm.training import init_state, make_optimizer, make_step
+from jaxlm.training import Step, TrainState, init_state, make_optimizer, make_step, to_devices, to_host
 
 SAVE_SECONDS = 300.0
 """A checkpoint is saved after each epoch, and in long ones this often, so that a power cut costs minutes."""
 
+SEED_LENGTH = 60
+"""Characters at most in the prompt of a run's samples (the book's: 60)."""
+
+JUDGED_STEPS = 100
+"""Steps of an epoch after which its mean loss can tell a divergence."""
+
+CUT, CUTS = 0.25, 5
+"""What a divergence leaves of the learning rate, and how often that may happen."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What ends a run after it has saved: Ctrl-C, `kill`, a closed connection."""
+
+
+def worst_loss(best: float) -> float:
+    """The loss, in nats, over which an epoch that follows one of loss `best` has diverged.
+
+    Far above what a healthy run does from epoch to epoch, and soon passed by one that is lost: the book's published
+    run goes from 1.30 to 14.57.
+    """
+    return 1.25 * best + 0.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +58,8 @@ class Plan:
     Attributes:
       run: its directory.
       corpus: the text.
-      windows: in an epoch.
+      held_out: characters at its end that are held out.
+      order: the windows or streams that the rest is read in.
       steps: in an epoch.
       parameters: of the model.
       devices: in words.
@@ -48,7 +68,8 @@ class Plan:
 
     run: Run
     corpus: Corpus
-    windows: int
+    held_out: int
+    order: Windows | Streams
     steps: int
     parameters: int
     devices: str
@@ -62,8 +83,12 @@ class EpochMetrics:
     Attributes:
       epoch: completed epochs.
       step: completed updates.
-      loss: the epoch's mean, in nats per token, each window's taken before the update that learns from it.
+      loss: the epoch's mean, in nats per token, each step's taken before the update that learns from it.
       bits_per_character: the same loss, per character.
+      perplexity: the same, exp(loss).
+      validation_loss: the loss on the held-out text, in nats per token; None, like the next two, where there is none.
+      validation_bits_per_character: the same, per character.
+      validation_perplexity: the same, exp(loss).
       seconds: since the epoch was begun, or resumed.
     """
 
@@ -71,6 +96,10 @@ class EpochMetrics:
     step: int
     loss: float
     bits_per_character: float
+    perplexity: float
+    validation_loss: float | None
+    validation_bits_per_character: float | None
+    validation_perplexity: float | None
     seconds: float
 
 
@@ -89,11 +118,14 @@ class Reporter:
     def epoch(self, metrics: EpochMetrics, generator: TextGenerator) -> None:
         """An epoch is completed and saved."""
 
+    def diverged(self, reason: str, progress: Progress, learning_rate: float) -> None:
+        """The loss was lost; the run goes on from `progress`, with another learning rate."""
+
     def stopped(self, run: Run, step: int) -> None:
         """The run was asked to stop, and is saved at `step`."""
 
-    def end(self, run: Run) -> None:
-        """All epochs are completed."""
+    def end(self, run: Run, progress: Progress, best: Progress | None) -> None:
+        """The run is completed, before its last epoch where it ran out of patience."""
 
     def close(self) -> None:
         """Nothing more will be told, whatever happened."""
@@ -121,7 +153,7 @@ def train(
 
     Raises:
       ValueError: the corpus or a directory will not do; nothing was written.
-      RunError: the loss is not finite, or the disk is full; the last good checkpoint is kept.
+      RunError: the loss diverged again and again, or the disk is full; the best checkpoint is kept.
       KeyboardInterrupt: Ctrl-C; the run is saved.
       SystemExit: SIGTERM or SIGHUP; the run is saved.
     """
@@ -133,16 +165,15 @@ def train(
         corpus = load_corpus(config.corpus, lowercase=config.lowercase, progress=reporter.download)
         config = dataclasses.replace(config, corpus=corpus.sources)
         vocab = Vocab.build(config.tokens, corpus.text, config.words)
-        ids = vocab.encode(corpus.text)
-        windows = Windows(len(ids), config.length, config.stride)
-        start = seed_text(corpus.text, config.length)
+        material = _Material.of(config, corpus, vocab)
+        start = seed_text(material.text, min(config.length, SEED_LENGTH))
         record = Record(config, corpus.name, len(corpus.text), corpus.sha256, start, now())
         path = locate(run, checkpoints) if run is not None else unused_path(checkpoints, corpus.name, config.recipe)
         with _stop_on_signals() as stop:
             directory = Run.create(path, record, vocab)
             try:
                 with directory.lock():
-                    return _fit(directory, config, corpus, ids, windows, reporter, stop)
+                    return _fit(directory, config, material, reporter, stop)
             finally:
                 directory.remove_if_untrained()
 
@@ -151,6 +182,7 @@ def resume(
     path: str | os.PathLike[str],
     *,
     epochs: int | None = None,
+    patience: int | None = None,
     corpus: tuple[str, ...] | None = None,
     impl: Impl | None = None,
     reporter: Reporter | None = None,
@@ -161,7 +193,8 @@ def resume(
 
     Args:
       path: the run's directory.
-      epochs: epochs in all, if other than the run was begun with.
+      epochs: epochs in all, if other than the run was begun with; a falling learning rate falls until the last.
+      patience: epochs without a better held-out loss to stop after, if others.
       corpus: where the same text is now, if elsewhere.
       impl: how the recurrence is computed, if otherwise.
       reporter: as in `train`.
@@ -179,6 +212,8 @@ def resume(
         config = run.record.config
         if epochs is not None:
             config = dataclasses.replace(config, epochs=epochs)
+        if patience is not None:
+            config = dataclasses.replace(config, patience=patience)
         if corpus is not None:
             config = dataclasses.replace(config, corpus=corpus)
         if impl is not None:
@@ -195,10 +230,9 @@ def resume(
                 "or train a new run"
             )
         config = dataclasses.replace(config, corpus=text.sources)
-        ids = run.vocab.encode(text.text)
-        windows = Windows(len(ids), config.length, config.stride)
+        material = _Material.of(config, text, run.vocab)
         with _stop_on_signals() as stop, run.lock():
-            return _fit(run, config, text, ids, windows, reporter, stop)
+            return _fit(run, config, material, reporter, stop)
 
 
 def seed_text(text: str, length: int) -> str:
@@ -208,6 +242,43 @@ def seed_text(text: str, length: int) -> str:
     """
     start = random.Random(42).randint(0, max(0, len(text) - length - 1))
     return text[start : start + length]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Material:
+    """What a run learns from, and is measured on.
+
+    Attributes:
+      corpus: all of it.
+      text: what is learned from.
+      ids: its tokens, int[N].
+      order: what each step reads of them.
+      held_out: the text that is only measured on; maybe empty.
+      held_out_ids: its tokens.
+    """
+
+    corpus: Corpus
+    text: str
+    ids: np.ndarray
+    order: Windows | Streams
+    held_out: str
+    held_out_ids: np.ndarray
+
+    @classmethod
+    def of(cls, config: TrainConfig, corpus: Corpus, vocab: Vocab) -> "_Material":
+        text, held_out = split_text(corpus.text, config.validation)
+        ids, held_out_ids = vocab.encode(text), vocab.encode(held_out)
+        if config.validation and len(held_out_ids) < 2:
+            raise InputError(
+                f"validation: found {config.validation:g}, which holds out {len(held_out_ids)} tokens, expected at "
+                "least 2; use more text, or hold out more of it"
+            )
+        order: Windows | Streams
+        if config.stride is None:
+            order = Streams(len(ids), config.length)
+        else:
+            order = Windows(len(ids), config.length, config.stride)
+        return cls(corpus, text, ids, order, held_out, held_out_ids)
 
 
 class _Stop:
@@ -246,21 +317,38 @@ def _stop_on_signals() -> Iterator[_Stop]:
 class _Tally:
     """The steps and losses of an epoch, each fetched a step late, so that the device never waits for the host."""
 
-    def __init__(self, progress: Progress, reporter: Reporter) -> None:
+    def __init__(self, progress: Progress, row: int, worst: float, reporter: Reporter) -> None:
+        self._start, self._first, self._worst, self._reporter = progress, progress.step - row, worst, reporter
         self.step, self.nats, self.count = progress.step, progress.nats, progress.count
-        self._reporter = reporter
         self._pending: tuple[jax.Array, jax.Array] | None = None
 
+    @property
+    def loss(self) -> float:
+        """The epoch's mean so far."""
+        return self.nats / self.count
+
+    def progress(self) -> Progress:
+        """How far the unfinished epoch is."""
+        return dataclasses.replace(
+            self._start, step=self.step, nats=self.nats, count=self.count, loss=None, validation=None
+        )
+
     def add(self, nats: jax.Array, count: jax.Array) -> None:
-        """Takes the sums of the step just sent to the device, and looks at those of the step before."""
+        """Takes the sums of the step just sent to the device, and looks at those of the step before.
+
+        Raises:
+          Diverged: its loss is not finite, or the epoch's mean is far worse than that of the best.
+        """
         self.settle()
+        if self.step - self._first >= JUDGED_STEPS:
+            self.judge()
         self._pending = nats, count
 
     def settle(self) -> None:
         """Looks at the last step too.
 
         Raises:
-          RunError: its loss is not finite.
+          Diverged: its loss is not finite.
         """
         if self._pending is None:
             return
@@ -268,17 +356,21 @@ class _Tally:
         self._pending = None
         self.step += 1
         if not math.isfinite(nats):
-            raise RunError(
-                f"step {self.step}: found a loss of {nats}, expected a finite one; the last good checkpoint is kept; "
-                "train again with a smaller --learning-rate, or with --clip 1"
-            )
+            raise Diverged(f"step {self.step}: found a loss of {nats}, expected a finite one")
         self.nats += nats
         self.count += int(count)
-        self._reporter.step(self.step, self.nats / self.count)
+        self._reporter.step(self.step, self.loss)
 
-    def start_epoch(self) -> None:
-        """Forgets the losses so far."""
-        self.nats, self.count = 0.0, 0
+    def judge(self) -> None:
+        """Compares the epoch's mean with what a healthy run has.
+
+        Raises:
+          Diverged: it is far worse than that of the best epoch.
+        """
+        if self.loss > self._worst:
+            raise Diverged(
+                f"step {self.step}: found the loss risen to {self.loss:.3f}, expected {self._worst:.3f} at most"
+            )
 
 
 @contextlib.contextmanager
@@ -295,22 +387,11 @@ def _enough_memory() -> Iterator[None]:
         ) from error
 
 
-def _fit(
-    run: Run,
-    config: TrainConfig,
-    corpus: Corpus,
-    ids: np.ndarray,
-    windows: Windows,
-    reporter: Reporter,
-    stop: _Stop,
-) -> TextGenerator:
+def _fit(run: Run, config: TrainConfig, material: _Material, reporter: Reporter, stop: _Stop) -> TextGenerator:
     """Trains a locked run from its last checkpoint, or from the start, to its last epoch."""
-    vocab = run.vocab
-    steps = windows.steps(config.batch)
-    characters = len(corpus.text) / len(ids)  # In a token; a stride that favours some of them must not tell here.
     sharding.split_cpu()
-    restored = run.restore()
-    progress = restored[1] if restored else Progress(step=0, epoch=0, nats=0.0, count=0, loss=None)
+    found = run.restore()
+    progress = found[1] if found else Progress(step=0, epoch=0, nats=0.0, count=0, loss=None)
     if config.epochs < progress.epoch:
         raise InputError(
             f"epochs: found {config.epochs}, expected at least the {progress.epoch} that run {run.path} has trained; "
@@ -320,45 +401,172 @@ def _fit(
     if config != run.record.config:
         with run.writing("config.json"):
             run.write_record(dataclasses.replace(run.record, config=config))
-    with _enough_memory(), run.writer() as writer:
-        mesh = sharding.make_mesh(config.batch)
-        model, optimizer = build_model(config, vocab, config.impl), make_optimizer(config)
-        initial = restored[0] if restored else jax.jit(lambda: init_state(model, optimizer, config.seed))()
-        state = sharding.replicate(initial, mesh)
-        device_ids = sharding.replicate(smallest_ids(ids, len(vocab)), mesh)
-        update = make_step(model, optimizer, config.length, mesh)
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-        reporter.start(Plan(run, corpus, len(windows), steps, parameters, sharding.describe(mesh), progress.step))
+    with _enough_memory():
+        fit = _Fit(run, config, material, reporter, stop)
+        state = found[0] if found else fit.initial_state()
+        fit.announce(state, progress)
+        while True:
+            # A new one after a divergence: Orbax saves no step that it has saved already.
+            with run.writer() as writer:
+                try:
+                    fit.train(state, progress, writer)
+                    break
+                except Diverged as error:
+                    state, progress = fit.go_back(error, progress, writer)
+    return run.generator(config.impl)[0]
 
-        tally = _Tally(progress, reporter)
-        saved_at = time.monotonic()
-        for epoch in range(progress.epoch, config.epochs):
-            began = time.monotonic()
-            starts = windows.epoch(config.seed, epoch, config.batch)
-            for row in range(tally.step - epoch * steps, steps):
-                state, nats, count = update(state, device_ids, sharding.split_rows(starts[row], mesh, PADDING))
-                tally.add(nats, count)
-                if row + 1 < steps and (stop.signal or time.monotonic() - saved_at > SAVE_SECONDS):
-                    tally.settle()
-                    writer.save(state, Progress(tally.step, epoch, tally.nats, tally.count, None))
-                    saved_at = time.monotonic()
-                    if stop.signal:
-                        reporter.stopped(run, tally.step)
-                        stop.end()
-            tally.settle()
-            loss = tally.nats / tally.count
-            tally.start_epoch()
-            metrics = EpochMetrics(
-                epoch + 1, tally.step, loss, bits_per_character(loss, characters), time.monotonic() - began
+
+class _Fit:
+    """The training of a locked run, on its devices."""
+
+    def __init__(self, run: Run, config: TrainConfig, material: _Material, reporter: Reporter, stop: _Stop) -> None:
+        self._run, self._config, self._material = run, config, material
+        self._reporter, self._stop = reporter, stop
+        self._steps = material.order.steps(config.batch)
+        self._mesh = sharding.make_mesh(config.batch)
+        self._model = build_model(config, run.vocab, config.impl)
+        self._ids = sharding.replicate(smallest_ids(material.ids, len(run.vocab)), self._mesh)
+        self._saved_at = time.monotonic()
+
+    def initial_state(self) -> TrainState:
+        """The state before the first step, on the host."""
+        optimizer = self._optimizer(cuts=0)
+        compute = jax.jit(lambda: init_state(self._model, optimizer, self._config))
+        return to_host(compute(), self._config.batch)
+
+    def announce(self, state: TrainState, progress: Progress) -> None:
+        """Tells what is about to be done."""
+        material, parameters = self._material, sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        self._reporter.start(
+            Plan(
+                run=self._run,
+                corpus=material.corpus,
+                held_out=len(material.held_out),
+                order=material.order,
+                steps=self._steps,
+                parameters=parameters,
+                devices=sharding.describe(self._mesh),
+                start=progress.step,
             )
+        )
+
+    def train(self, host_state: TrainState, progress: Progress, writer: Writer) -> None:
+        """Trains to the last epoch, or until patience runs out.
+
+        Raises:
+          Diverged: the loss or the weights are lost.
+          KeyboardInterrupt, SystemExit: the run was asked to stop, and is saved.
+        """
+        config, run = self._config, self._run
+        state = to_devices(host_state, self._mesh)
+        update = make_step(self._model, self._optimizer(progress.cuts), config, self._mesh)
+        while progress.epoch < config.epochs and not self._is_impatient(progress.epoch, writer.best):
+            began = time.monotonic()
+            tally = _Tally(
+                progress, progress.step - progress.epoch * self._steps, self._worst(writer.best), self._reporter
+            )
+            state = self._train_epoch(update, state, progress.epoch, tally, writer)
+            host_state = to_host(state, config.batch)
+            generator = run.make_generator(host_state.weights, config.impl)
+            validation = self._validate(generator, tally.step)
+            metrics = self._metrics(progress.epoch + 1, tally, validation, time.monotonic() - began)
+            progress = Progress(tally.step, metrics.epoch, 0.0, 0, tally.loss, validation, progress.cuts)
             # The line before the checkpoint: one that is too new is trimmed by `resume`, a missing one never found.
             run.append_metrics(dataclasses.asdict(metrics))
-            writer.save(state, Progress(tally.step, epoch + 1, 0.0, 0, loss))
-            saved_at = time.monotonic()
-            if stop.signal is None:
-                reporter.epoch(metrics, run.make_generator(jax.device_get(state.params), config.impl))
-            if stop.signal:
-                reporter.stopped(run, tally.step)
-                stop.end()
-        reporter.end(run)
-    return run.generator(config.impl)[0]
+            self._save(writer, host_state, progress)
+            if self._stop.signal is None:
+                self._reporter.epoch(metrics, generator)
+            self._end_if_asked(progress.step)
+        self._reporter.end(run, progress, writer.best)
+
+    def go_back(self, error: Diverged, progress: Progress, writer: Writer) -> tuple[TrainState, Progress]:
+        """The best state so far, on the host, and how far it is, with a smaller learning rate.
+
+        Raises:
+          RunError: the learning rate has been cut too often.
+        """
+        if progress.cuts == CUTS:
+            raise RunError(
+                f"{error}; the learning rate was cut {CUTS} times, to {self._rate(CUTS):.2g}, in vain; the best "
+                "checkpoint is kept; train a new run with a smaller --learning-rate, or with --clip 1"
+            ) from error
+        found = self._run.restore(best=True)
+        state, best = found or (self.initial_state(), Progress(step=0, epoch=0, nats=0.0, count=0, loss=None))
+        best = dataclasses.replace(best, cuts=progress.cuts + 1)
+        writer.go_back_to(best)
+        self._reporter.diverged(str(error), best, self._rate(best.cuts))
+        return state, best
+
+    def _train_epoch(self, update: Step, state: TrainState, epoch: int, tally: _Tally, writer: Writer) -> TrainState:
+        """The rest of an epoch, saving as it goes."""
+        config = self._config
+        starts = self._material.order.epoch(config.seed, epoch, config.batch)
+        for row in range(tally.step - epoch * self._steps, self._steps):
+            state, nats, count = update(state, self._ids, sharding.split_rows(starts[row], self._mesh, PADDING))
+            tally.add(nats, count)
+            late = time.monotonic() - self._saved_at > SAVE_SECONDS
+            if row + 1 < self._steps and (self._stop.signal or late):
+                tally.settle()
+                self._save(writer, to_host(state, config.batch), tally.progress())
+                self._end_if_asked(tally.step)
+        tally.settle()
+        tally.judge()
+        return state
+
+    def _save(self, writer: Writer, state: TrainState, progress: Progress) -> None:
+        writer.save(state, progress)
+        self._saved_at = time.monotonic()
+
+    def _end_if_asked(self, step: int) -> None:
+        """Ends a run that is saved at `step` and was asked to stop."""
+        if self._stop.signal:
+            self._reporter.stopped(self._run, step)
+            self._stop.end()
+
+    def _is_impatient(self, epoch: int, best: Progress | None) -> bool:
+        patience = self._config.patience
+        return patience is not None and best is not None and epoch - best.epoch >= patience
+
+    def _worst(self, best: Progress | None) -> float:
+        """The loss over which an epoch has diverged."""
+        # Before it has learned, a model gives all tokens about the same probability.
+        return worst_loss(math.log(len(self._run.vocab)) if best is None or best.loss is None else best.loss)
+
+    def _rate(self, cuts: int) -> float:
+        return self._config.learning_rate * CUT**cuts
+
+    def _optimizer(self, cuts: int) -> optax.GradientTransformation:
+        return make_optimizer(self._config, self._steps * self._config.epochs, CUT**cuts)
+
+    def _validate(self, generator: TextGenerator, step: int) -> float | None:
+        """The loss on the held-out text, in nats per token, from one end to the other; None where there is none.
+
+        Raises:
+          Diverged: it is not finite.
+        """
+        ids = self._material.held_out_ids
+        if not len(ids):
+            return None
+        loss = -float(score_carried(generator.model, generator.params, ids).mean(dtype=np.float64))
+        if not math.isfinite(loss):
+            raise Diverged(f"step {step}: found a held-out loss of {loss}, expected a finite one")
+        return loss
+
+    def _metrics(self, epoch: int, tally: _Tally, validation: float | None, seconds: float) -> EpochMetrics:
+        material = self._material
+        # All characters in a token; a stride that favours some of them must not tell here.
+        bits = bits_per_character(tally.loss, len(material.text) / len(material.ids))
+        held_out_bits = None
+        if validation is not None:
+            held_out_bits = bits_per_character(validation, len(material.held_out) / len(material.held_out_ids))
+        return EpochMetrics(
+            epoch=epoch,
+            step=tally.step,
+            loss=tally.loss,
+            bits_per_character=bits,
+            perplexity=perplexity(tally.loss),
+            validation_loss=validation,
+            validation_bits_per_character=held_out_bits,
+            validation_perplexity=None if validation is None else perplexity(validation),
+            seconds=seconds,
+        )

@@ -53,11 +53,9 @@ def replicate(tree, mesh: Mesh):
 
 
 def split_rows(rows: np.ndarray, mesh: Mesh, padding: int) -> jax.Array:
-    """int[B] rows, spread over the mesh, with padding up to a multiple of its size."""
-    missing = -len(rows) % mesh.size
-    return jax.device_put(
-        np.pad(rows, (0, missing), constant_values=padding), NamedSharding(mesh, PartitionSpec("data"))
-    )
+    """An array of B rows, spread over the mesh, with rows of padding up to a multiple of its size."""
+    missing = [(0, -len(rows) % mesh.size)] + [(0, 0)] * (rows.ndim - 1)
+    return jax.device_put(np.pad(rows, missing, constant_values=padding), NamedSharding(mesh, PartitionSpec("data")))
 
 
 def describe(mesh: Mesh) -> str:

@@ -38,8 +38,8 @@ def make_run(path, **changes):
     """A run that was never trained, and its state."""
     config = dataclasses.replace(jaxlm.BOOK, length=4, model=jaxlm.ModelConfig(hidden=3), **changes)
     run = Run.create(path, Record(config, "abc", 3, "0" * 64, "abc", checkpoint.now()), Vocab.build("char", "abc"))
-    model, optimizer = build_model(config, run.vocab), training.make_optimizer(config)
-    return run, jax.device_get(jax.jit(lambda: training.init_state(model, optimizer, 0))())
+    model, optimizer = build_model(config, run.vocab), training.make_optimizer(config, steps=1)
+    return run, jax.device_get(jax.jit(lambda: training.init_state(model, optimizer, config))())
 
 
 def at(state, step, loss=None):
@@ -81,18 +81,17 @@ DAMAGES = {"deleted": Path.unlink, "emptied": lambda path: path.write_bytes(b"")
     [
         {},
         {"optimizer": "adam", "clip": 1.0, "model": jaxlm.ModelConfig(hidden=2, layers=2, dropout=0.5)},
+        {"average": 0.9, "recipe": "stream", "stride": None, "batch": 3},
     ],
 )
 def test_what_is_saved_comes_back(tmp_path, changes):
     config = dataclasses.replace(jaxlm.BOOK, length=4, **changes)
     run = Run.create(tmp_path / "fox", Record(config, "", 3, "", "abc", checkpoint.now()), Vocab.build("char", "cab"))
-    model, optimizer = build_model(config, run.vocab), training.make_optimizer(config)
-    state = jax.device_get(jax.jit(lambda: training.init_state(model, optimizer, 7))())
+    model, optimizer = build_model(config, run.vocab), training.make_optimizer(config, steps=1)
+    state = jax.device_get(jax.jit(lambda: training.init_state(model, optimizer, config))())
     random = np.random.default_rng(0)
-    params, opt_state = jax.tree.map(
-        lambda leaf: np.asarray(random.normal(size=leaf.shape), leaf.dtype), (state.params, state.opt_state)
-    )
-    state = training.TrainState(np.int32(5), params, opt_state, state.key)
+    state = jax.tree.map(lambda leaf: np.asarray(random.normal(size=leaf.shape), leaf.dtype), state)
+    state = state._replace(step=np.int32(5))
     progress = Progress(5, 0, 1 / 3, 160, None)
     with run.writer() as writer:
         writer.save(state, progress)
@@ -103,7 +102,7 @@ def test_what_is_saved_comes_back(tmp_path, changes):
     assert_same(restored, state)
     generator, reached = opened.generator()
     assert reached == progress
-    assert_same(generator.params, params)
+    assert_same(generator.params, state.weights)
 
 
 TRAIN_ON_FOUR = """

@@ -446,7 +446,7 @@ def test_a_resumed_run_keeps_its_settings(place, capsys, typed, words, named):
     line = refused(capsys, cli.train, "--resume", *(["--run", "fox"] if named else []), *typed.split())
     assert line.startswith("run checkpoints/fox: found other settings than its own ")
     assert words in line
-    assert "expected only --epochs and --impl to change" in line
+    assert "expected only --epochs, --patience and --impl to change" in line
 
 
 def test_a_resumed_run_keeps_its_corpus(place, capsys):
@@ -499,7 +499,8 @@ def test_a_warning_is_told_once_in_a_process_of_its_own():
 
 FLAGS = {
     "train.py": "corpus recipe run checkpoints epochs hidden layers dropout length stride batch learning-rate seed "
-    "resume tokens words lowercase optimizer clip temperature sample-length impl",
+    "resume tokens words lowercase optimizer clip temperature sample-length impl size validation patience schedule "
+    "warmup weight-decay average reset embedding input-dropout output-dropout recurrent-dropout",
     "sample.py": "run checkpoints prompt length temperature seed mode unknown count impl",
 }
 

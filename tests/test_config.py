@@ -8,7 +8,6 @@ import pytest
 
 from jaxlm.config import (
     BOOK,
-    RECIPES,
     InputError,
     ModelConfig,
     SampleConfig,
@@ -16,6 +15,7 @@ from jaxlm.config import (
     WatchConfig,
     differences,
     from_json,
+    recipe_settings,
     to_json,
 )
 
@@ -43,23 +43,39 @@ def test_settings_from_before_there_was_a_choice_of_impl_are_read():
 
 
 def test_the_book_is_written_out():
-    assert RECIPES == {"book": BOOK}
-    assert to_json(RECIPES["book"]) == {
+    assert recipe_settings("book") == BOOK == TrainConfig()
+    assert to_json(BOOK) == {
         "recipe": "book",
+        "size": None,
         "corpus": None,
         "tokens": "char",
         "words": 2000,
         "lowercase": True,
+        "validation": 0.0,
+        "patience": None,
         "length": 60,
         "stride": 3,
         "epochs": 60,
         "batch": 128,
         "optimizer": "rmsprop",
         "learning_rate": 0.01,
+        "schedule": "constant",
+        "warmup": 0,
+        "weight_decay": 0.0,
         "clip": None,
+        "average": 0.0,
+        "reset": 0.0,
         "seed": 0,
         "impl": "auto",
-        "model": {"hidden": 128, "layers": 1, "dropout": 0.0},
+        "model": {
+            "hidden": 128,
+            "layers": 1,
+            "embedding": 0,
+            "input_dropout": 0.0,
+            "dropout": 0.0,
+            "output_dropout": 0.0,
+            "recurrent_dropout": 0.0,
+        },
     }
     assert WatchConfig() == WatchConfig(temperature=(0.2, 0.5, 1.0, 1.2), sample_length=400)
     assert SampleConfig() == SampleConfig(None, 400, (0.5,), 1, None, None, "error")

@@ -1,10 +1,12 @@
-"""Windows written out by hand, and the order in which an epoch visits them."""
+"""Windows written out by hand, and the order in which an epoch visits them; streams that read on and on."""
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jaxlm.config import InputError
-from jaxlm.data import PADDING, Windows, smallest_ids
+from jaxlm.data import PADDING, Streams, Windows, smallest_ids, split_text
 
 LETTERS = "abcdefghij"
 
@@ -71,3 +73,54 @@ def test_ids_take_the_smallest_type_that_holds_them(vocabulary, dtype):
     ids = smallest_ids(np.array([0, vocabulary - 1], np.int32), vocabulary)
     assert ids.dtype == dtype
     assert ids.tolist() == [0, vocabulary - 1]
+
+
+SIZES = {"tokens": st.integers(2, 200), "length": st.integers(1, 50), "batch": st.integers(1, 9)}
+
+
+@given(**SIZES, seed=st.integers(0, 2**32 - 1))
+def test_the_chunks_of_a_stream_rebuild_the_corpus(tokens, length, batch, seed):
+    streams = Streams(tokens, length)
+    epochs = [streams.epoch(seed, epoch, batch) for epoch in range(4)]
+    assert all(starts.shape == (streams.steps(batch), batch) for starts in epochs)
+    assert all(starts.dtype == np.int32 for starts in epochs)
+    starts = np.concatenate(epochs)
+    assert starts.min() >= 0
+    assert starts.max() < tokens
+    # Step by step, and from epoch to epoch, each row goes on where it was, around the circle.
+    read = (starts.T[..., None] + np.arange(length)).reshape(batch, -1) % tokens
+    np.testing.assert_array_equal(np.diff(read) % tokens, 1 % tokens)
+
+
+@given(**SIZES, seed=st.integers(0, 2**32 - 1), epoch=st.integers(0, 10**9))
+def test_the_streams_of_an_epoch_read_every_token_and_no_step_too_many(tokens, length, batch, seed, epoch):
+    streams = Streams(tokens, length)
+    starts = streams.epoch(seed, epoch, batch)
+    assert set(((starts.ravel()[:, None] + np.arange(length)) % tokens).ravel()) == set(range(tokens))
+    assert (len(starts) - 1) * batch * length < tokens
+
+
+def test_streams_start_elsewhere_for_another_seed():
+    assert len({tuple(Streams(1000, 10).epoch(seed, 0, 4)[0]) for seed in range(5)}) == 5
+
+
+def test_streams_want_two_tokens_and_32_bit_positions():
+    for tokens in (0, 1):
+        with pytest.raises(InputError, match=f"only {tokens} tokens, expected at least 2.*use more text"):
+            Streams(tokens, 5)
+    Streams(2**31 - 1 - 60, 60)
+    with pytest.raises(InputError, match="expected at most 2,147,483,587"):
+        Streams(2**31 - 60, 60)
+
+
+@given(st.text(), st.floats(0, 1, exclude_max=True))
+def test_a_split_text_is_the_whole(text, share):
+    begin, end = split_text(text, share)
+    assert begin + end == text
+    assert len(end) - 1 < len(text) * share <= len(end)
+
+
+def test_the_splits_that_others_publish():
+    # nanoGPT trains on int(0.9 * 1115394) characters of tiny Shakespeare; fastai on 493,747 of Nietzsche.
+    assert len(split_text("a" * 1_115_394, 0.1)[0]) == 1_003_854
+    assert len(split_text("a" * 600_893, 0.17831)[0]) == 493_747

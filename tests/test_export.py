@@ -11,7 +11,7 @@ from jaxlm.sampling import generate_state, generate_window, prefill
 from jaxlm.training import init_state, make_optimizer, make_step
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-MODELS = [LanguageModel(57, 32, 2, 0.2, impl) for impl in ("scan", "fused")]
+MODELS = [LanguageModel(57, 32, layers=2, dropout=0.2, impl=impl) for impl in ("scan", "fused")]
 PARAMS = jax.eval_shape(MODELS[0].init_params, jax.random.key(0))
 
 
@@ -25,12 +25,13 @@ def exported(function, *arguments):
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.impl)
 @pytest.mark.parametrize("devices", [1, 4])
-def test_the_training_step(model, devices):
-    optimizer = make_optimizer(jaxlm.BOOK)
+@pytest.mark.parametrize("config", [jaxlm.BOOK, jaxlm.STREAM["medium"]], ids=lambda config: config.recipe)
+def test_the_training_step(model, devices, config):
+    optimizer = make_optimizer(config, steps=100)
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))
-    state = jax.eval_shape(lambda: init_state(model, optimizer, 0))
-    step = make_step(model, optimizer, 60, mesh)
-    assert exported(step, state, shape(jnp.uint8, 1000), shape(jnp.int32, 128)) == PLATFORMS
+    state = jax.eval_shape(lambda: init_state(model, optimizer, config))
+    step = make_step(model, optimizer, config, mesh)
+    assert exported(step, state, shape(jnp.uint8, 1000), shape(jnp.int32, config.batch)) == PLATFORMS
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.impl)

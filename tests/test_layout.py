@@ -20,6 +20,7 @@ FLOORS = {
     "sharding": 1,
     "lstm": 2,
     "model": 3,
+    "scoring": 4,
     "sampling": 4,
     "training": 4,
     "checkpoint": 5,

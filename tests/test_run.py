@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import SMALL, TEXT
+from conftest import TEXT
 from reference import log_softmax
 from reference import logits as numpy_logits
 
@@ -34,21 +34,25 @@ def shared_compilation():
     """Runs of one model and optimizer share one compiled step, and one computation of the initial weights."""
 
     @functools.cache
-    def make_optimizer(optimizer, learning_rate, clip):
-        return training.make_optimizer(
-            dataclasses.replace(SMALL, optimizer=optimizer, learning_rate=learning_rate, clip=clip)
-        )
-
-    @functools.cache
-    def init_state(model, optimizer, seed):
-        compute = jax.jit(lambda: training.init_state(model, optimizer, seed))
+    def init_state(model, optimizer, config):
+        compute = jax.jit(lambda: training.init_state(model, optimizer, config))
         with ThreadPoolExecutor(1) as thread:  # The caller is being traced, another thread is not.
             return jax.device_get(thread.submit(compute).result())
 
+    optimizers, steps = functools.cache(training.make_optimizer), functools.cache(training.make_step)
+
+    def shared(config):
+        """With what has no part in a step left out: where the corpus is, and, at a constant rate, how long it goes."""
+        epochs = config.epochs if config.schedule == "cosine" else 1
+        return dataclasses.replace(config, corpus=None, epochs=epochs)
+
+    def total(config, steps):
+        return steps if config.schedule == "cosine" or config.warmup else 1
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_lib, "init_state", init_state)
-        patch.setattr(run_lib, "make_optimizer", lambda c: make_optimizer(c.optimizer, c.learning_rate, c.clip))
-        patch.setattr(run_lib, "make_step", functools.cache(training.make_step))
+        patch.setattr(run_lib, "init_state", lambda model, optimizer, c: init_state(model, optimizer, shared(c)))
+        patch.setattr(run_lib, "make_optimizer", lambda c, n, factor: optimizers(shared(c), total(c, n), factor))
+        patch.setattr(run_lib, "make_step", lambda model, optimizer, c, mesh: steps(model, optimizer, shared(c), mesh))
         yield
 
 
@@ -269,16 +273,101 @@ def spoil_steps(monkeypatch, change):
     monkeypatch.setattr(run_lib, "make_step", make)
 
 
-def test_loss_that_is_not_finite(small, tmp_path, trained, monkeypatch):
+class Told(Reporter):
+    """Keeps what it is told of divergences."""
+
+    def __init__(self):
+        self.divergences = []
+
+    def diverged(self, reason, progress, learning_rate):
+        self.divergences.append((reason, progress.step, progress.cuts, learning_rate))
+
+
+def once(change):
+    """`change` at the first step that it is for."""
+    changed = []
+
+    def change_once(step, nats):
+        if changed or change(step, nats) == nats:
+            return nats
+        changed.append(step)
+        return change(step, nats)
+
+    return change_once
+
+
+LOST = {
+    "not finite": (lambda step, nats: float("nan") if step == 15 else nats, "step 15: found a loss of nan"),
+    "risen": (lambda step, nats: nats * 1000 if step == 15 else nats, "step 22: found the loss risen to "),
+}
+
+
+@pytest.mark.parametrize(("change", "reason"), LOST.values(), ids=LOST)
+def test_a_divergence_goes_back_to_the_best_epoch_with_a_smaller_learning_rate(
+    small, tmp_path, monkeypatch, change, reason
+):
+    told = Told()
     with monkeypatch.context() as patch:
-        spoil_steps(patch, lambda step, nats: float("nan") if step == 15 else nats)
-        with pytest.raises(jaxlm.RunError, match="step 15: found a loss of nan"):
-            jaxlm.train(small, run="fox", checkpoints=tmp_path)
+        spoil_steps(patch, once(change))
+        jaxlm.train(small, run="fox", checkpoints=tmp_path, reporter=told)
+    [(found, *rest)] = told.divergences
+    assert found.startswith(reason)
+    assert rest == [STEPS, 1, small.learning_rate / 4]
+    assert jaxlm.Run.open(tmp_path / "fox").restore()[1].cuts == 1
+
+    # The same, by hand.
+    jaxlm.train(dataclasses.replace(small, epochs=1), run="slow", checkpoints=tmp_path)
+    run = jaxlm.Run.open(tmp_path / "slow")
+    slower = dataclasses.replace(run.record.config, learning_rate=small.learning_rate / 4)
+    run.write_record(dataclasses.replace(run.record, config=slower))
+    jaxlm.resume(run.path, epochs=2)
+    assert_same(*(tuple(jaxlm.Run.open(tmp_path / name).restore()[0]) for name in ("fox", "slow")))
+    assert metrics(tmp_path / "fox") == metrics(tmp_path / "slow")
+
+
+def test_a_divergence_in_the_first_epoch_goes_back_to_the_beginning(small, tmp_path, monkeypatch):
+    told = Told()
+    with monkeypatch.context() as patch:
+        spoil_steps(patch, once(lambda step, nats: float("inf") if step == 3 else nats))
+        jaxlm.train(small, run="fox", checkpoints=tmp_path, reporter=told)
+    assert told.divergences == [("step 3: found a loss of inf, expected a finite one", 0, 1, 0.0025)]
+    jaxlm.train(dataclasses.replace(small, learning_rate=0.0025), run="slow", checkpoints=tmp_path)
+    assert metrics(tmp_path / "fox") == metrics(tmp_path / "slow")
+
+
+def test_a_run_that_diverges_again_and_again_ends_with_its_best_checkpoint(small, tmp_path, trained, monkeypatch):
+    told = Told()
+    spoil_steps(monkeypatch, lambda step, nats: float("nan") if step == 15 else nats)
+    with pytest.raises(jaxlm.RunError, match=r"step 15: found a loss of nan.* cut 5 times, to 9\.8e-06, in vain"):
+        jaxlm.train(small, run="fox", checkpoints=tmp_path, reporter=told)
+    assert [cuts for _, _, cuts, _ in told.divergences] == [1, 2, 3, 4, 5]
     assert steps(tmp_path / "fox") == [STEPS]
-    assert jaxlm.Run.open(tmp_path / "fox").restore()[1].epoch == 1
-    assert jaxlm.load(tmp_path / "fox").generate("the ", 3).startswith("the ")
+    assert [line["epoch"] for line in metrics(tmp_path / "fox")] == [1]
+    assert_same(jaxlm.load(tmp_path / "fox").params, load_epoch(trained, STEPS))
+
+
+def load_epoch(path, step):
+    """The parameters of a checkpoint that is not the best."""
+    run = jaxlm.Run.open(path)
+    run.steps = lambda: [step]
+    return run.restore()[0].weights
+
+
+def test_what_comes_after_a_divergence_is_resumed_exactly(small, tmp_path, monkeypatch):
+    config = dataclasses.replace(small, epochs=3)
+
+    def spoiled(run, reporter=None):
+        with monkeypatch.context() as patch:
+            spoil_steps(patch, once(lambda step, nats: float("nan") if step == 2 * STEPS + 3 else nats))
+            jaxlm.train(config, run=run, checkpoints=tmp_path, reporter=reporter)
+
+    spoiled("whole")
+    reporter = SignalAt(2 * STEPS + 5, signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        spoiled("fox", reporter)
     jaxlm.resume(tmp_path / "fox")
-    assert_same_run(tmp_path / "fox", trained)
+    assert_same_run(tmp_path / "fox", tmp_path / "whole")
+    assert jaxlm.Run.open(tmp_path / "fox").restore()[1].cuts == 1
 
 
 def test_learning_rate_that_is_too_large(corpus, tmp_path, capsys):
@@ -286,13 +375,15 @@ def test_learning_rate_that_is_too_large(corpus, tmp_path, capsys):
     assert cli.train([*flags, "--learning-rate", "1e38"]) == 1
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 1
-    assert errors[0].startswith("error: step 2: found a loss of ")
+    assert errors[0].startswith("error: step ")
+    assert "the learning rate was cut 5 times, to 9.8e+34, in vain" in errors[0]
     assert not (tmp_path / "fox").exists()  # It had no good checkpoint.
 
 
 def test_best_epoch_outlives_worse_ones(small, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         spoil_steps(patch, lambda step, nats: nats * step)
+        patch.setattr(run_lib, "worst_loss", lambda best: np.inf)
         jaxlm.train(small, run="fox", checkpoints=tmp_path)
         best = jaxlm.Run.open(tmp_path / "fox").generator()[0]
         jaxlm.resume(tmp_path / "fox", epochs=3)
@@ -366,7 +457,7 @@ def test_partial_batch(small, tmp_path, monkeypatch):
     starts = np.arange(0, len(ids) - config.length, config.stride)
     assert len(starts) % config.batch
     params = jax.jit(
-        lambda: training.init_state(build_model(config, run.vocab), training.make_optimizer(config), config.seed).params
+        lambda: training.init_state(build_model(config, run.vocab), training.make_optimizer(config, 1), config).params
     )()
     inputs = ids[starts[:, None] + np.arange(config.length)]
     log_probs = log_softmax(numpy_logits(params, inputs, len(run.vocab))[:, -1])

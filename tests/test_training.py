@@ -16,7 +16,7 @@ from jaxlm import sharding
 from jaxlm.data import PADDING
 from jaxlm.metrics import bits_per_character, nll_sum
 from jaxlm.model import LanguageModel
-from jaxlm.training import TrainState, init_state, make_optimizer, make_step
+from jaxlm.training import TrainState, init_state, make_optimizer, make_step, to_devices, to_host
 
 V, H, T = 11, 8, 6
 MODEL = LanguageModel(V, H)
@@ -26,19 +26,19 @@ IDS = np.random.default_rng(0).integers(0, V, 200).astype(np.uint8)
 
 @functools.cache
 def initial_params(model, seed):
-    optimizer = make_optimizer(config())
-    state = jax.device_get(jax.jit(lambda: init_state(model, optimizer, seed))())
+    optimizer = make_optimizer(config(), steps=1)
+    state = jax.device_get(jax.jit(lambda: init_state(model, optimizer, config(seed=seed)))())
     return state.params, state.key
 
 
 def initial(optimizer, seed=0, model=MODEL):
     """What `init_state` gives; its parameters are computed once."""
     params, key = initial_params(model, seed)
-    return TrainState(np.int32(0), params, jax.device_get(optimizer.init(params)), key)
+    return TrainState(np.int32(0), params, {}, jax.device_get(optimizer.init(params)), (), key)
 
 
 def config(**changes):
-    return dataclasses.replace(jaxlm.BOOK, **changes)
+    return dataclasses.replace(jaxlm.BOOK, length=T, **changes)
 
 
 def mesh_of(devices):
@@ -47,9 +47,9 @@ def mesh_of(devices):
 
 def run_steps(batches, config, devices=1, seed=0, model=MODEL):
     """The state after these batches of starts, and the (nats, count) of each."""
-    mesh, optimizer = mesh_of(devices), make_optimizer(config)
+    mesh, optimizer = mesh_of(devices), make_optimizer(config, len(batches))
     state = sharding.replicate(initial(optimizer, seed), mesh)
-    step = make_step(model, optimizer, T, mesh)
+    step = make_step(model, optimizer, config, mesh)
     ids, sums = sharding.replicate(IDS, mesh), []
     for starts in batches:
         rows = sharding.split_rows(np.asarray(starts, np.int32), mesh, PADDING)
@@ -80,7 +80,7 @@ def test_rmsprop_is_keras_s_with_the_epsilon_outside_the_root():
     rng = np.random.default_rng(1)
     # Gradients down to the epsilon's own size, where its place matters.
     gradients = [rng.normal(size=5) * [1, 1e-3, 1e-6, 1e-7, 1e-8] for _ in range(4)]
-    optimizer = make_optimizer(config())
+    optimizer = make_optimizer(config(), steps=1)
     params, state = jnp.zeros(5), optimizer.init(jnp.zeros(5))
     expected, mean_square = np.zeros(5), np.zeros(5)
     for gradient in gradients:
@@ -93,28 +93,13 @@ def test_rmsprop_is_keras_s_with_the_epsilon_outside_the_root():
 
 def test_a_step_is_rmsprop_on_the_gradient_of_the_mean():
     starts = [3, 50, 77, 120]
-    before = initial(make_optimizer(config())).params
+    before = initial(make_optimizer(config(), steps=1)).params
     state, _ = run_steps([starts], config())
     grads = jax.grad(plain_loss)(before, starts)
     for old, grad, new in zip(*map(jax.tree.leaves, (before, grads, state.params)), strict=True):
         grad = np.asarray(grad, np.float64)
         np.testing.assert_allclose(new, old - 0.01 * grad / (np.sqrt(0.1 * grad**2) + 1e-7), rtol=1e-3, atol=1e-5)
     assert state.step == 1
-
-
-@pytest.mark.parametrize("model", [MODEL, FUSED], ids=lambda model: model.impl)
-@pytest.mark.parametrize("positions", [2, T])
-def test_every_position_may_predict(model, positions):
-    starts, mesh, optimizer = [3, 50, 77, PADDING], mesh_of(2), make_optimizer(config(learning_rate=1e-30))
-    state = sharding.replicate(initial(optimizer), mesh)
-    step = make_step(model, optimizer, T, mesh, positions)
-    rows = sharding.split_rows(np.array(starts, np.int32), mesh, PADDING)
-    state, nats, count = step(state, sharding.replicate(IDS, mesh), rows)
-    windows = np.stack([IDS[start : start + T + 1] for start in starts[:3]])
-    log_probs = log_softmax(numpy_logits(jax.device_get(state.params), windows[:, :T], V))
-    taken = np.take_along_axis(log_probs, windows[:, 1:, None].astype(int), 2)[..., 0]
-    assert count == 3 * positions
-    np.testing.assert_allclose(nats, -taken[:, -positions:].sum(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("devices", [1, 4])
@@ -142,8 +127,8 @@ def test_padding_and_devices_change_nothing(devices):
 
 
 def test_clipping_bounds_the_global_norm():
-    optimizer = make_optimizer(config(optimizer="adam", clip=0.5))
-    plain = make_optimizer(config(optimizer="adam"))
+    optimizer = make_optimizer(config(optimizer="adam", clip=0.5), steps=1)
+    plain = make_optimizer(config(optimizer="adam"), steps=1)
     gradients = [jnp.array([3.0, 4.0]), jnp.array([0.03, 0.04])]
     state, plain_state = optimizer.init(gradients[0]), plain.init(gradients[0])
     for gradient, clipped in zip(gradients, [jnp.array([0.3, 0.4]), gradients[1]], strict=True):
@@ -162,9 +147,9 @@ def test_one_compilation_serves_whole_and_partial_batches(caplog, devices, model
 
 
 def test_a_step_is_sent_nothing_but_the_starts():
-    mesh, optimizer = mesh_of(2), make_optimizer(config())
+    mesh, optimizer = mesh_of(2), make_optimizer(config(), steps=1)
     state = sharding.replicate(initial(optimizer), mesh)
-    step, ids = make_step(FUSED, optimizer, T, mesh), sharding.replicate(IDS, mesh)
+    step, ids = make_step(FUSED, optimizer, config(), mesh), sharding.replicate(IDS, mesh)
     rows = [sharding.split_rows(np.arange(i, i + 4, dtype=np.int32), mesh, PADDING) for i in range(3)]
     with jax.transfer_guard("disallow"):
         for row in rows:
@@ -173,24 +158,161 @@ def test_a_step_is_sent_nothing_but_the_starts():
 
 
 def test_the_seed_decides_the_initial_state():
-    one, same, other = (initial(make_optimizer(config()), seed) for seed in (1, 1, 2))
+    one, same, other = (initial(make_optimizer(config(), steps=1), seed) for seed in (1, 1, 2))
     assert jax.tree.all(jax.tree.map(np.array_equal, one, same))
     assert not np.array_equal(one.params["dense"]["kernel"], other.params["dense"]["kernel"])
     assert not np.array_equal(one.key, other.key)
 
 
 def test_dropout_draws_anew_at_each_step():
-    model = LanguageModel(V, H, 2, 0.5)
-    optimizer = make_optimizer(config(learning_rate=1e-30))
+    model = LanguageModel(V, H, layers=2, dropout=0.5)
+    optimizer = make_optimizer(config(learning_rate=1e-30), steps=1)
     mesh = mesh_of(2)
     state = sharding.replicate(initial(optimizer, model=model), mesh)
-    step, ids = make_step(model, optimizer, T, mesh), sharding.replicate(IDS, mesh)
+    step, ids = make_step(model, optimizer, config(), mesh), sharding.replicate(IDS, mesh)
     rows = sharding.split_rows(np.array([1, 2, 1, 2], np.int32), mesh, PADDING)
     losses = []
     for _ in range(3):
         state, nats, _ = step(state, ids, rows)
         losses.append(float(nats))
     assert len(set(losses)) == 3
+
+
+def stream(**changes):
+    return dataclasses.replace(config(), recipe="stream", stride=None, **changes)
+
+
+def read_on(config, chunks, devices=1, model=MODEL):
+    """The state after so many chunks of streams that start at 0, 50 and 190, near the end, and the sums of each."""
+    config = dataclasses.replace(config, batch=3)
+    mesh, optimizer = mesh_of(devices), make_optimizer(config, steps=100)
+    state = to_devices(jax.device_get(jax.jit(lambda: init_state(model, optimizer, config))()), mesh)
+    step, ids, sums = make_step(model, optimizer, config, mesh), sharding.replicate(IDS, mesh), []
+    for i in range(chunks):
+        starts = (np.array([0, 50, 190], np.int32) + i * config.length) % len(IDS)
+        state, nats, count = step(state, ids, sharding.split_rows(starts, mesh, PADDING))
+        sums.append((float(nats), float(count)))
+    return to_host(state, config.batch), sums
+
+
+STANDS_STILL = {"learning_rate": 1e-30}
+
+
+@pytest.mark.parametrize("model", [MODEL, FUSED], ids=lambda model: model.impl)
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_stream_predicts_every_token_from_all_it_has_read(model, devices):
+    state, sums = read_on(stream(**STANDS_STILL), 4, devices, model)
+    read = (np.array([0, 50, 190])[:, None] + np.arange(4 * T + 1)) % len(IDS)
+    log_probs = log_softmax(numpy_logits(state.params, IDS[read][:, :-1], V))
+    taken = np.take_along_axis(log_probs, IDS[read][:, 1:, None].astype(int), 2)[..., 0]
+    assert [count for _, count in sums] == [3 * T] * 4
+    np.testing.assert_allclose([nats for nats, _ in sums], -taken.reshape(3, 4, T).sum((0, 2)), rtol=1e-5)
+
+
+def test_the_memory_of_a_stream_meets_its_own_continuation():
+    short, short_sums = read_on(stream(**STANDS_STILL), 6)
+    long, long_sums = read_on(dataclasses.replace(stream(**STANDS_STILL), length=3 * T), 2)
+    np.testing.assert_allclose(np.array(short_sums).reshape(2, 3, 2).sum(1), long_sums, rtol=1e-5)
+    for one, other in zip(jax.tree.leaves(short.carry), jax.tree.leaves(long.carry), strict=True):
+        assert one.shape == (3, H)
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_no_gradient_flows_into_an_earlier_chunk():
+    """The second step's update is that of its own chunk, from a carry that is given."""
+    settings = stream(optimizer="adam", learning_rate=0.01)
+    before, _ = read_on(settings, 1)
+    after, _ = read_on(settings, 2)
+
+    def loss(params):
+        read = (np.array([0, 50, 190])[:, None] + T + np.arange(T + 1)) % len(IDS)
+        tokens = jnp.asarray(IDS[read], jnp.int32)
+        logits, _ = MODEL.apply({"params": params}, tokens[:, :-1], before.carry)
+        return -jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[:, 1:, None], 2).mean()
+
+    optimizer = make_optimizer(settings, steps=100)
+    updates, _ = optimizer.update(jax.grad(loss)(before.params), before.opt_state, before.params)
+    for old, update, new in zip(*map(jax.tree.leaves, (before.params, updates, after.params)), strict=True):
+        np.testing.assert_allclose(new, old + update, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+def test_streams_are_the_same_on_any_number_of_devices(devices):
+    settings = stream(optimizer="adam", average=0.9)
+    expected, expected_sums = read_on(settings, 3)
+    state, sums = read_on(settings, 3, devices)
+    np.testing.assert_allclose(sums, expected_sums, rtol=1e-5)
+    for leaf, other in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
+        assert leaf.shape == other.shape
+        np.testing.assert_allclose(leaf, other, rtol=1e-3, atol=1e-5)
+
+
+def test_a_reset_clears_the_memory_of_some_streams():
+    settings = stream(**STANDS_STILL)
+    fresh = [read_on(dataclasses.replace(settings, reset=1 - 1e-9), i)[1][-1][0] for i in (1, 2)]
+    kept, _ = read_on(settings, 2)
+    cleared, sums = read_on(dataclasses.replace(settings, reset=1 - 1e-9), 2)
+    [(first, _), (second, _)] = sums
+    assert fresh == [first, second]
+    # From zero, the carry after a chunk is what the chunk alone leaves.
+    read = (np.array([0, 50, 190])[:, None] + T + np.arange(T)) % len(IDS)
+    _, carry = MODEL.apply({"params": cleared.params}, jnp.asarray(IDS[read], jnp.int32), MODEL.initial_carry(3))
+    for leaf, alone, other in zip(*map(jax.tree.leaves, (cleared.carry, carry, kept.carry)), strict=True):
+        np.testing.assert_allclose(leaf, alone, rtol=1e-5, atol=1e-6)
+        assert not np.allclose(leaf, other)
+    rows = [read_on(dataclasses.replace(settings, reset=0.5, seed=seed), 2)[0] for seed in range(4)]
+    kept_rows = [read_on(dataclasses.replace(settings, seed=seed), 2)[0] for seed in range(4)]
+    same = np.array([(a.carry[0][0] == b.carry[0][0]).all(1) for a, b in zip(rows, kept_rows, strict=True)])
+    assert same.any()
+    assert not same.all()
+
+
+def test_the_average_of_the_weights_is_what_it_says():
+    settings = stream(optimizer="adam", average=0.3)
+    states = [read_on(settings, i)[0] for i in range(5)]
+    average = states[0].params
+    for step, state in enumerate(states[1:]):
+        kept = min(0.3, (1 + step) / (10 + step))
+        average = jax.tree.map(lambda old, new, kept=kept: kept * old + (1 - kept) * new, average, state.params)
+        for leaf, other in zip(jax.tree.leaves(state.average), jax.tree.leaves(average), strict=True):
+            np.testing.assert_allclose(leaf, other, rtol=1e-5, atol=1e-6)
+        assert state.weights is state.average
+    assert not np.allclose(states[4].average["dense"]["kernel"], states[4].params["dense"]["kernel"])
+
+
+def rates(config, steps):
+    """The learning rate at each step: Adam follows a gradient that never changes at just that."""
+    optimizer = make_optimizer(config, steps)
+    state, found = optimizer.init(jnp.zeros(1)), []
+    for _ in range(steps):
+        update, state = optimizer.update(jnp.ones(1), state, jnp.zeros(1))
+        found.append(-float(update[0]))
+    return np.array(found)
+
+
+def test_the_learning_rate_rises_and_falls_along_a_cosine():
+    settings = config(optimizer="adam", learning_rate=0.5, schedule="cosine", warmup=4)
+    found = rates(settings, 44)
+    np.testing.assert_allclose(found[:5], [0.1, 0.2, 0.3, 0.4, 0.5], rtol=1e-4)
+    fallen = 0.005 + 0.495 * (1 + np.cos(np.pi * np.arange(40) / 40)) / 2
+    np.testing.assert_allclose(found[4:], fallen, rtol=1e-3)
+    np.testing.assert_allclose(rates(config(optimizer="adam", warmup=4), 44)[3:], [0.008] + [0.01] * 40, rtol=1e-4)
+
+
+def test_a_short_run_is_not_all_warm_up():
+    settings = config(optimizer="adam", schedule="cosine", warmup=1000)
+    assert rates(settings, 20).argmax() == 2
+    np.testing.assert_allclose(rates(settings, 1), [0.01], rtol=1e-4)
+
+
+def test_weight_decay_is_decoupled():
+    decayed, plain = config(optimizer="adam", weight_decay=0.1), config(optimizer="adam")
+    weights, gradient = jnp.array([2.0, -3.0]), jnp.array([1.0, 1e-3])
+    updates = []
+    for settings in (decayed, plain):
+        optimizer = make_optimizer(settings, 10)
+        updates.append(optimizer.update(gradient, optimizer.init(weights), weights)[0])
+    np.testing.assert_allclose(updates[0] - updates[1], -0.01 * 0.1 * weights, rtol=1e-4)
 
 
 def test_nll_sum_counts_real_targets_only():
