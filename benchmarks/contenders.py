@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxlm.config import TrainConfig
+
 V, H, T, B = 57, 128, 60, 128
 """The book's: vocabulary, units, window, batch."""
 
@@ -70,7 +72,7 @@ def random_ids() -> np.ndarray:
 # jaxlm
 
 
-def train(rounds: Rounds, config: "TrainConfig", text: str) -> None:
+def train(rounds: Rounds, config: TrainConfig, text: str) -> None:
     """`jaxlm.train` itself, which stops between steps while others have their turn."""
     import jaxlm
     from jaxlm.run import Reporter

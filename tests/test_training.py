@@ -182,12 +182,22 @@ def stream(**changes):
     return dataclasses.replace(config(), recipe="stream", stride=None, **changes)
 
 
+@functools.cache
+def compiled(config, devices, model):
+    """The step of a config, whatever its seed."""
+    return make_step(model, make_optimizer(config, steps=100), config, mesh_of(devices))
+
+
 def read_on(config, chunks, devices=1, model=MODEL):
     """The state after so many chunks of streams that start at 0, 50 and 190, near the end, and the sums of each."""
     config = dataclasses.replace(config, batch=3)
     mesh, optimizer = mesh_of(devices), make_optimizer(config, steps=100)
-    state = to_devices(jax.device_get(jax.jit(lambda: init_state(model, optimizer, config))()), mesh)
-    step, ids, sums = make_step(model, optimizer, config, mesh), sharding.replicate(IDS, mesh), []
+    params, key = initial_params(model, config.seed)
+    average, carry = params if config.average else {}, jax.device_get(model.initial_carry(3))
+    state = TrainState(np.int32(0), params, average, jax.device_get(optimizer.init(params)), carry, key)
+    state = to_devices(state, mesh)
+    step = compiled(dataclasses.replace(config, seed=0), devices, model)
+    ids, sums = sharding.replicate(IDS, mesh), []
     for i in range(chunks):
         starts = (np.array([0, 50, 190], np.int32) + i * config.length) % len(IDS)
         state, nats, count = step(state, ids, sharding.split_rows(starts, mesh, PADDING))
