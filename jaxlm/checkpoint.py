@@ -589,13 +589,13 @@ def _manager(path: Path) -> ocp.CheckpointManager:
 
 
 def _best(checkpoints: dict[int, Progress]) -> int:
-    """The step with the lowest loss, or the last where none has one."""
+    """The first step with the lowest loss, or the last where none has one."""
 
-    def rank(step: int) -> float:
+    def rank(step: int) -> tuple[float, int]:
         judged = checkpoints[step].judged
-        return np.inf if judged is None else judged
+        return (np.inf, -step) if judged is None else (judged, step)
 
-    return min(sorted(checkpoints, reverse=True), key=rank)
+    return min(checkpoints, key=rank)
 
 
 def _training(state: TrainState) -> dict[str, Any]:

@@ -137,6 +137,120 @@ def test_stopped_with_dropout_and_adam(small, tmp_path):
     assert_same_run(tmp_path / "fox", tmp_path / "whole")
 
 
+STREAM = dataclasses.replace(
+    jaxlm.STREAM["small"],
+    epochs=3,
+    length=10,
+    batch=6,
+    warmup=10,
+    average=0.9,
+    reset=0.1,
+    weight_decay=0.01,
+    patience=3,
+    model=jaxlm.ModelConfig(8, 2, 5, input_dropout=0.1, dropout=0.2, output_dropout=0.1, recurrent_dropout=0.2),
+)
+"""Everything that a stream's next step can depend on."""
+
+STREAM_STEPS = 16
+"""In an epoch of STREAM: 928 characters are learned from, 104 held out."""
+
+
+@pytest.fixture
+def stream(corpus):
+    return dataclasses.replace(STREAM, corpus=(str(corpus),))
+
+
+@pytest.mark.parametrize("reported", [1, STREAM_STEPS - 1, STREAM_STEPS, 2 * STREAM_STEPS + 3])
+def test_a_stream_stopped_and_resumed_equals_one_never_stopped(stream, tmp_path, reported):
+    jaxlm.train(stream, run="whole", checkpoints=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        jaxlm.train(stream, run="fox", checkpoints=tmp_path, reporter=SignalAt(reported, signal.SIGINT))
+    stopped, progress = jaxlm.Run.open(tmp_path / "fox").restore()
+    assert 0 < progress.step < 3 * STREAM_STEPS
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(stopped.carry))
+    jaxlm.resume(tmp_path / "fox")
+    assert_same_run(tmp_path / "fox", tmp_path / "whole")
+
+
+def held_out_loss(path, text):
+    """By the equations, over the whole text with the memory carried on."""
+    run, generator = jaxlm.Run.open(path), jaxlm.load(path)
+    ids = run.vocab.encode(text)
+    log_probs = log_softmax(numpy_logits(generator.params, ids[None, :-1], len(run.vocab))[0])
+    return -log_probs[np.arange(len(ids) - 1), ids[1:]].mean()
+
+
+@pytest.mark.parametrize("recipe", ["book", "stream"])
+def test_the_end_of_the_corpus_is_measured_exactly_and_never_learned_from(small, stream, tmp_path, recipe):
+    model = jaxlm.ModelConfig(hidden=8)
+    config = dataclasses.replace(small if recipe == "book" else stream, validation=0.25, epochs=1, model=model)
+    border = len(TEXT) * 3 // 4
+    for name, end in (("one", TEXT[border:]), ("other", TEXT[border:][::-1])):
+        (tmp_path / "fox.txt").write_text(TEXT[:border] + end)
+        jaxlm.train(config, run=name, checkpoints=tmp_path)
+    states = [jaxlm.Run.open(tmp_path / name).restore() for name in ("one", "other")]
+    assert_same(*(tuple(state) for state, _ in states))
+    assert states[0][1].loss == states[1][1].loss
+    end = TEXT[border:].lower() if config.lowercase else TEXT[border:]
+    for name, text in (("one", end), ("other", end[::-1])):
+        [line] = metrics(tmp_path / name)
+        loss = held_out_loss(tmp_path / name, text)
+        assert line["validation_loss"] == pytest.approx(loss, rel=1e-5)
+        assert line["validation_bits_per_character"] == pytest.approx(loss / np.log(2), rel=1e-5)
+        assert line["validation_perplexity"] == pytest.approx(np.exp(loss), rel=1e-5)
+        assert line["perplexity"] == pytest.approx(np.exp(line["loss"]))
+
+
+def spoil_validation(monkeypatch, losses):
+    """Has each epoch end with another held-out loss than it has."""
+    losses = iter(losses)
+    monkeypatch.setattr(run_lib, "score_carried", lambda model, params, ids: np.full(3, -next(losses)))
+
+
+def test_the_best_epoch_is_the_one_with_the_lowest_held_out_loss(stream, tmp_path, monkeypatch):
+    spoil_validation(monkeypatch, [3.0, 2.0, 2.5, 2.75])
+    written = jaxlm.train(dataclasses.replace(stream, epochs=4), run="fox", checkpoints=tmp_path)
+    assert steps(tmp_path / "fox") == [epoch * STREAM_STEPS for epoch in (2, 3, 4)]
+    generator, progress = jaxlm.Run.open(tmp_path / "fox").generator()
+    assert (progress.epoch, progress.validation, progress.judged) == (2, 2.0, 2.0)
+    assert progress.loss == metrics(tmp_path / "fox")[1]["loss"]
+    assert_same(written.params, generator.params)
+    assert generator.mode == "state"
+
+
+def test_patience(stream, tmp_path, monkeypatch):
+    spoil_validation(monkeypatch, [3.0, 2.0, 2.5, 2.0, 2.0, 1.0, 1.5])
+    ends = []
+    reporter = Reporter()
+    reporter.end = lambda run, progress, best: ends.append((progress.epoch, best.epoch))
+    patient = dataclasses.replace(stream, epochs=7, patience=2)
+    jaxlm.train(patient, run="fox", checkpoints=tmp_path, reporter=reporter)
+    before = contents(tmp_path / "fox")
+    jaxlm.resume(tmp_path / "fox", reporter=reporter)
+    assert contents(tmp_path / "fox") == before
+    jaxlm.resume(tmp_path / "fox", patience=4, reporter=reporter)
+    assert ends == [(4, 2), (4, 2), (7, 6)]
+    assert [line["validation_loss"] for line in metrics(tmp_path / "fox")] == [3.0, 2.0, 2.5, 2.0, 2.0, 1.0, 1.5]
+
+
+def test_a_held_out_loss_that_is_not_finite_is_a_divergence(stream, tmp_path, monkeypatch):
+    spoil_validation(monkeypatch, [3.0, float("nan"), 2.0, 1.0])
+    told = Told()
+    jaxlm.train(stream, run="fox", checkpoints=tmp_path, reporter=told)
+    assert [(step, cuts) for _, step, cuts, _ in told.divergences] == [(STREAM_STEPS, 1)]
+    assert [line["validation_loss"] for line in metrics(tmp_path / "fox")] == [3.0, 2.0, 1.0]
+
+
+def test_a_text_too_short_to_hold_out_some_of_it(stream, tmp_path):
+    before = contents(tmp_path)
+    for share, found in ((0.0001, 1), (0.999, None)):
+        with pytest.raises(
+            jaxlm.InputError, match="validation: found 0.0001, which holds out 1 tokens" if found else "corpus: found"
+        ):
+            jaxlm.train(dataclasses.replace(stream, validation=share), run="fox", checkpoints=tmp_path)
+    assert contents(tmp_path) == before
+
+
 def test_signals(small, tmp_path):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     told = []
