@@ -31,7 +31,7 @@ import jaxlm
 from jaxlm import config as config_lib
 from jaxlm import lstm
 from jaxlm.config import Diverged, Impl, InputError, RunError, TrainConfig
-from jaxlm.model import LanguageModel
+from jaxlm.model import LanguageModel, Params
 from jaxlm.sampling import TextGenerator
 from jaxlm.text import Vocab
 from jaxlm.training import TrainState, init_state, make_optimizer
@@ -244,6 +244,12 @@ class Run:
         Raises:
           InputError: there were checkpoints, and all of them are damaged or gone.
         """
+        steps = self.steps()
+        if steps and not any((self.path / str(step) / "training").exists() for step in steps):
+            raise InputError(
+                f"run {self.path}: found weights alone, which write but cannot be trained on, expected a whole "
+                "checkpoint; go on with another run (--run), or train a new one: python train.py"
+            )
         config = self.record.config
         model, optimizer = build_model(config, self.vocab), make_optimizer(config, steps=1)
         target = jax.eval_shape(lambda: init_state(model, optimizer, config))
@@ -292,6 +298,30 @@ class Run:
             config.length,
             "window" if config.recipe == "book" else "state",
         )
+
+    def export(self, path: str | os.PathLike[str]) -> "Run":
+        """Copies what it takes to write with the best checkpoint, to share or keep: a third of the run's size or less.
+
+        The copy is a run that is sampled from, measured and loaded like any other, but not trained on.
+
+        Args:
+          path: the directory to make.
+
+        Raises:
+          InputError: this run has no good checkpoint, or `path` exists or cannot be written.
+          RunError: the disk is full; nothing is left at `path`.
+        """
+        generator, progress = self.generator()
+        copy = Run.create(Path(path), self.record, self.vocab)
+        try:
+            with copy.writing("metrics.jsonl"):
+                _write_text(copy.path / "metrics.jsonl", "".join(line + "\n" for _, line in self._metrics()))
+            with copy.writer() as writer:
+                writer.save_weights(jax.device_get(generator.params), progress)
+        except RunError:
+            shutil.rmtree(copy.path, ignore_errors=True)
+            raise
+        return copy
 
     def append_metrics(self, values: dict[str, Any]) -> None:
         """Adds a line to metrics.jsonl.
@@ -452,11 +482,24 @@ class Writer:
         step = progress.step
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state)):
             raise Diverged(f"step {step}: found weights that are not finite, expected finite ones")
-        items = {"params": ocp.args.StandardSave(state.weights), "training": ocp.args.StandardSave(_training(state))}
+        self._write({"params": state.weights, "training": _training(state)}, progress)
+        self._delete_all_but({*sorted(self._good)[-2:], _best(self._good)})
+
+    def save_weights(self, weights: Params, progress: Progress) -> None:
+        """Saves what writes, but cannot be trained on.
+
+        Raises:
+          RunError: as in `save`.
+        """
+        self._write({"params": weights}, progress)
+
+    def _write(self, items: dict[str, Any], progress: Progress) -> None:
+        step = progress.step
+        arguments = {name: ocp.args.StandardSave(item) for name, item in items.items()}
         path = self._run.path / str(step)
         try:
             with self._run.writing(f"checkpoint {step}"):
-                saved = self._manager.save(step, args=ocp.args.Composite(**items))
+                saved = self._manager.save(step, args=ocp.args.Composite(**arguments))
                 if saved:
                     self._seal(path, progress)
         except RunError:
@@ -466,7 +509,6 @@ class Writer:
         if not saved:
             raise RunError(f"run {self._run.path}: Orbax refused to save step {step}; is it saved already?")
         self._good[step] = progress
-        self._delete_all_but({*sorted(self._good)[-2:], _best(self._good)})
 
     def go_back_to(self, progress: Progress) -> None:
         """Deletes what came after a checkpoint, and has that one say `progress`, which may differ in `cuts` alone.

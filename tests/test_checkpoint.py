@@ -105,6 +105,29 @@ def test_what_is_saved_comes_back(tmp_path, changes):
     assert_same(generator.params, state.weights)
 
 
+def test_an_export_writes_the_same_and_is_not_trained_on(trained, tmp_path):
+    copy = Run.open(trained).export(tmp_path / "shared" / "fox")
+    run = Run.open(copy.path)
+    assert (run.record, run.vocab) == (Run.open(trained).record, Run.open(trained).vocab)
+    assert (run.path / "metrics.jsonl").read_bytes() == (trained / "metrics.jsonl").read_bytes()
+    [mine, progress], [other, reached] = run.generator(), Run.open(trained).generator()
+    assert progress == reached
+    assert_same(mine.params, other.params)
+    assert mine.generate("the ", 40, seed=1) == other.generate("the ", 40, seed=1)
+    sizes = [sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) for path in (run.path, trained)]
+    assert sizes[0] < sizes[1] / 3
+    before = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
+    for attempt in (run.restore, lambda: jaxlm.resume(run.path, epochs=9)):
+        with pytest.raises(
+            jaxlm.InputError, match=r"found weights alone, .* expected a whole checkpoint; go on with another"
+        ):
+            attempt()
+    with pytest.raises(jaxlm.InputError, match="found a run there"):
+        Run.open(trained).export(run.path)
+    left = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file() and file.name != ".lock"}
+    assert left == before
+
+
 TRAIN_ON_FOUR = """
 import dataclasses, sys, jax
 jax.config.update("jax_num_cpu_devices", 4)

@@ -119,3 +119,67 @@ def test_dropout_acts_between_layers_and_only_in_training():
     np.testing.assert_array_equal(two(0, train=True), two(0, train=True))
     np.testing.assert_array_equal(two(0, train=False), two(1, train=False))
     np.testing.assert_allclose(one(0, train=True), one(0, train=False), atol=1e-6)
+
+
+def trained_run(model, seed=3):
+    """What a model computes in training: (logits, states) of two rows of six tokens, by the key of its dropout."""
+    params = initial(model, seed)
+    tokens = np.random.default_rng(3).integers(0, 9, (2, 6))
+
+    @jax.jit
+    def run(key):
+        rngs = {"dropout": key}
+        return model.apply({"params": params}, tokens, model.initial_carry(2), True, rngs=rngs)[0]
+
+    return run
+
+
+def test_an_embedding_is_one_matrix_that_a_token_picks_a_row_of():
+    model = LanguageModel(9, 6, embedding=4)
+    params = initial(model, 1)
+    assert params["embed"]["embedding"].shape == (9, 4)
+    assert params["lstm_0"]["ii"]["kernel"].shape == (4, 6)
+    # Rows times the input kernels are the input kernels of one-hot tokens.
+    rows = params["embed"]["embedding"]
+    lstm_0 = {name: dict(leaves) for name, leaves in params["lstm_0"].items()}
+    for gate in lstm.GATES:
+        lstm_0[f"i{gate}"]["kernel"] = rows @ lstm_0[f"i{gate}"]["kernel"]
+    tokens = np.random.default_rng(0).integers(0, 9, (4, 30))
+    logits, _ = model.apply({"params": params}, tokens, model.initial_carry(4))
+    expected = numpy_logits({"lstm_0": lstm_0, "dense": params["dense"]}, tokens, 9)
+    np.testing.assert_allclose(logits, expected, atol=2e-5)
+
+
+def test_output_dropout_drops_the_same_units_at_all_steps():
+    model = LanguageModel(9, 8, output_dropout=0.5)
+    params = {"dense": {"kernel": jnp.eye(8, 9), "bias": jnp.zeros(9)}, "lstm_0": initial(model, 0)["lstm_0"]}
+    apply = functools.partial(model.apply, {"params": params}, jnp.ones((40, 5, 8)), True, method=model.logits)
+    logits = np.asarray(apply(rngs={"dropout": jax.random.key(0)}))[..., :8]
+    assert set(logits.ravel().tolist()) == {0.0, 2.0}
+    np.testing.assert_array_equal(logits, np.broadcast_to(logits[:, :1], logits.shape))
+    assert 0.4 < (logits[:, 0] == 0).mean() < 0.6
+    assert len({row.tobytes() for row in logits[:, 0]}) > 30  # Each row of a batch drops its own.
+
+
+def test_recurrent_dropout_drops_the_weights_and_not_the_states():
+    """With nearly all recurrent weights dropped, what is left is a model whose steps know nothing of each other."""
+    model = LanguageModel(9, 8, recurrent_dropout=1 - 1e-7)
+    found = trained_run(model)(jax.random.key(0))
+    params = initial(model, 3)
+    params = jax.tree.map_with_path(
+        lambda path, leaf: leaf * 0 if leaf.ndim == 2 and path[1].key.startswith("h") else leaf, params
+    )
+    tokens = np.random.default_rng(3).integers(0, 9, (2, 6))
+    expected, _ = model.apply({"params": params}, tokens, model.initial_carry(2))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_every_dropout_draws_by_its_key_and_only_in_training():
+    for changes in ({"input_dropout": 0.5, "embedding": 5}, {"output_dropout": 0.5}, {"recurrent_dropout": 0.5}):
+        model = LanguageModel(9, 8, **changes)
+        run, (one, other) = trained_run(model), jax.random.split(jax.random.key(1))
+        np.testing.assert_array_equal(run(one), run(one))
+        assert not np.allclose(run(one), run(other))
+        tokens, carry = np.random.default_rng(3).integers(0, 9, (2, 6)), model.initial_carry(2)
+        written, _ = model.apply({"params": initial(model, 3)}, tokens, carry)  # Without a key.
+        assert not np.allclose(run(one), written)
