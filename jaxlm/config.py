@@ -12,6 +12,7 @@ Recipe = Literal["book"]
 Tokens = Literal["char", "byte", "word"]
 Mode = Literal["window", "state"]
 Unknown = Literal["error", "skip"]
+Protocol = Literal["carried", "cold-256", "window-60"]
 Optimizer = Literal["rmsprop", "adam"]
 Impl = Literal["auto", "scan", "fused", "cudnn"]
 
@@ -79,6 +80,17 @@ def check_temperatures(value: object) -> None:
         check_temperature(temperature)
 
 
+def check_corpus(value: object, left_out: str) -> tuple[str, ...] | None:
+    """The sources of a corpus as a tuple; raises InputError unless there are some, or it is None."""
+    if value is None:
+        return None
+    if not isinstance(value, tuple | list) or not all(isinstance(part, str) for part in value):
+        reject("corpus", value, "a tuple of names and paths", 'for example corpus=("nietzsche",)')
+    if not value:
+        reject("corpus", value, "a name or a path", f"leave it out for {left_out}")
+    return tuple(value)
+
+
 def check_length(value: object) -> None:
     """Raises InputError unless `value` can be a number of characters to generate."""
     check_int("length", value, 0, remedy="it counts the characters to write")
@@ -123,6 +135,9 @@ class TrainConfig:
     words make slower steps (our choice: 2000)."""
     lowercase: bool = True
     """Lowercase the corpus, and prompts too (the book's: yes)."""
+    validation: float = 0.0
+    """Share of the corpus, at its end, that is held out: never learned from, and measured after every epoch, so that
+    the best epoch is the one that does best on unseen text (the book's: 0, none)."""
     length: int = 60
     """Tokens in a window, from which the next one is predicted (the book's: 60)."""
     stride: int = 3
@@ -146,17 +161,13 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_choice("recipe", self.recipe, get_args(Recipe))
-        if self.corpus is not None:
-            if not isinstance(self.corpus, tuple | list) or not all(isinstance(part, str) for part in self.corpus):
-                reject("corpus", self.corpus, "a tuple of names and paths", 'for example corpus=("nietzsche",)')
-            if not self.corpus:
-                reject("corpus", self.corpus, "a name or a path", "leave it out for nietzsche")
-            object.__setattr__(self, "corpus", tuple(self.corpus))
+        object.__setattr__(self, "corpus", check_corpus(self.corpus, "nietzsche"))
         check_choice("tokens", self.tokens, get_args(Tokens))
         check_int("words", self.words, 1, 2**24)
         if self.tokens != "word" and self.words != type(self).words:
             reject("words", self.words, "nothing, since it is for tokens=word", "leave it out, or choose word tokens")
         check_bool("lowercase", self.lowercase)
+        check_float("validation", self.validation, 0.0, 1.0, above=False, remedy="0.1 holds out the last tenth")
         check_int("length", self.length, 1, 2**20)
         check_int("stride", self.stride, 1, 2**31 - 1)
         check_int("epochs", self.epochs, 1, 2**31 - 1)
@@ -217,6 +228,31 @@ class SampleConfig:
             check_seed(self.seed)
         if self.mode is not None:
             check_choice("mode", self.mode, get_args(Mode))
+        check_choice("unknown", self.unknown, get_args(Unknown))
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """Which text to measure a model on, and how."""
+
+    corpus: tuple[str, ...] | None = None
+    """Names, files and folders of text, as in train.py. Left out: the part of the run's own corpus that was held out
+    from its training."""
+    protocol: Protocol = "carried"
+    """carried: each token from all before it; cold-256: each from those before it in its window, one of 256 after
+    the other, as nanoGPT measures; window-60: the one after each window of 60, at stride 3, as the book trains."""
+    dynamic: bool = False
+    """Let the model learn from what it has just read, too (dynamic evaluation). It never looks ahead, and the run
+    stays as it is."""
+    unknown: Unknown = "error"
+    """What to do with characters that the model has never seen: error, or skip them."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "corpus", check_corpus(self.corpus, "the run's held-out part"))
+        check_choice("protocol", self.protocol, get_args(Protocol))
+        check_bool("dynamic", self.dynamic)
+        if self.dynamic and self.protocol != "carried":
+            reject("dynamic", self.dynamic, f"False with protocol={self.protocol}", "choose protocol=carried")
         check_choice("unknown", self.unknown, get_args(Unknown))
 
 

@@ -1,6 +1,7 @@
 """Batches: which windows of the corpus a step sees, as plain integers on the host."""
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -13,6 +14,12 @@ PADDING = -1
 def smallest_ids(ids: np.ndarray, vocabulary: int) -> np.ndarray:
     """Token ids in the smallest unsigned type that holds the whole vocabulary."""
     return ids.astype(np.min_scalar_type(vocabulary - 1))
+
+
+def split_text(text: str, share: float) -> tuple[str, str]:
+    """A text without its end, and the end, which is held out: the last ceil(len(text) * share) characters."""
+    border = len(text) - math.ceil(len(text) * share)
+    return text[:border], text[border:]
 
 
 @dataclasses.dataclass(frozen=True)

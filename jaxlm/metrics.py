@@ -6,6 +6,22 @@ import jax
 import jax.numpy as jnp
 
 
+def log_probs(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """The log-probability of each target, in nats.
+
+    Args:
+      logits: float[..., V], unnormalised; promoted to float32.
+      targets: int[...], ids in [0, V).
+
+    Returns:
+      float32[...].
+
+    Source: categorical cross-entropy, as Keras's, but from logits: no probability is clipped.
+    """
+    normalised = jax.nn.log_softmax(logits.astype(jnp.float32))
+    return jnp.take_along_axis(normalised, targets[..., None], axis=-1)[..., 0]
+
+
 def nll_sum(logits: jax.Array, targets: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Total negative log-likelihood, in nats, and how many targets it covers.
 
@@ -21,13 +37,10 @@ def nll_sum(logits: jax.Array, targets: jax.Array, mask: jax.Array) -> tuple[jax
 
     Raises:
       ValueError: targets.shape is not logits.shape[:-1], or mask.shape not targets.shape[:1].
-
-    Source: categorical cross-entropy, as Keras's, but from logits: no probability is clipped.
     """
     if targets.shape != logits.shape[:-1] or mask.shape != targets.shape[:1]:
         raise ValueError(f"logits {logits.shape}, targets {targets.shape} and mask {mask.shape} do not fit")
-    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
-    nats = -jnp.take_along_axis(log_probs, targets[..., None], axis=-1)[..., 0]
+    nats = -log_probs(logits, targets)
     rows = mask[:, None]
     return jnp.where(rows, nats, 0.0).sum(), jnp.broadcast_to(rows, nats.shape).sum(dtype=jnp.float32)
 
@@ -38,3 +51,8 @@ def bits_per_character(nats: float, characters: float) -> float:
     Source: Graves 2013, arXiv:1308.0850.
     """
     return nats / (characters * math.log(2))
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss): among how many equally likely tokens the model is as unsure; infinite beyond all floats."""
+    return math.exp(loss) if loss < 700 else math.inf

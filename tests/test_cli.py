@@ -499,7 +499,7 @@ def test_a_warning_is_told_once_in_a_process_of_its_own():
 
 FLAGS = {
     "train.py": "corpus recipe run checkpoints epochs hidden layers dropout length stride batch learning-rate seed "
-    "resume tokens words lowercase optimizer clip temperature sample-length impl",
+    "resume tokens words lowercase validation optimizer clip temperature sample-length impl",
     "sample.py": "run checkpoints prompt length temperature seed mode unknown count impl",
 }
 

@@ -20,12 +20,13 @@ FLOORS = {
     "sharding": 1,
     "lstm": 2,
     "model": 3,
-    "sampling": 4,
+    "scoring": 4,
     "training": 4,
-    "checkpoint": 5,
-    "run": 6,
-    "reporting": 7,
-    "cli": 8,
+    "sampling": 5,
+    "checkpoint": 6,
+    "run": 7,
+    "reporting": 8,
+    "cli": 9,
 }
 
 
