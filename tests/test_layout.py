@@ -27,6 +27,7 @@ FLOORS = {
     "run": 7,
     "reporting": 8,
     "cli": 9,
+    "evaluate": 10,
 }
 
 
