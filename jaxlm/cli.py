@@ -11,14 +11,16 @@ import secrets
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 import tyro
 
 from jaxlm.config import (
     BOOK,
+    EvaluateConfig,
     Impl,
     InputError,
     Recipe,
@@ -31,6 +33,11 @@ from jaxlm.config import (
     recipe_settings,
 )
 
+if TYPE_CHECKING:  # `--help` need not wait for them.
+    import numpy as np
+
+    from jaxlm.checkpoint import Progress, Run
+
 Flags = TypeVar("Flags")
 Setting = TypeVar("Setting")
 Unnamed = Annotated[Setting, tyro.conf.arg(name="")]
@@ -42,8 +49,8 @@ class RunFlags:
     """Which run, and where runs are."""
 
     run: str | None = None
-    """Name of the run, a folder in --checkpoints, or a path to it. Left out: with --resume and in sample.py the
-    newest, else made from corpus and recipe."""
+    """Name of the run, a folder in --checkpoints, or a path to it. Left out: in train.py without --resume made from
+    corpus and recipe, else the newest."""
     checkpoints: Path = Path("checkpoints")
     """The folder of runs."""
 
@@ -81,6 +88,16 @@ class SampleFlags:
     auto, the fastest here; or as in train.py."""
 
 
+@dataclasses.dataclass(frozen=True)
+class EvaluateFlags:
+    """Measure a trained model, the best epoch of a run, on a text."""
+
+    where: Unnamed[RunFlags] = RunFlags()
+    config: Unnamed[EvaluateConfig] = EvaluateConfig()
+    impl: Impl = "auto"
+    """How to compute, with the same numbers but for rounding; as in train.py."""
+
+
 def train(argv: Sequence[str] | None = None) -> int:
     """`python train.py`: returns the exit status."""
     return _guarded(_train, sys.argv[1:] if argv is None else argv)
@@ -89,6 +106,11 @@ def train(argv: Sequence[str] | None = None) -> int:
 def sample(argv: Sequence[str] | None = None) -> int:
     """`python sample.py`: returns the exit status."""
     return _guarded(_sample, sys.argv[1:] if argv is None else argv)
+
+
+def evaluate(argv: Sequence[str] | None = None) -> int:
+    """`python -m jaxlm.evaluate`: returns the exit status."""
+    return _guarded(_evaluate, sys.argv[1:] if argv is None else argv)
 
 
 def _train(argv: Sequence[str]) -> None:
@@ -145,14 +167,9 @@ def _sample(argv: Sequence[str]) -> None:
     path = _find(flags.where, trained=True)
     run = checkpoint.Run.open(path)
     generator, progress = run.generator(flags.impl)
-    if progress.judged is None:
-        best = f"step {progress.step}"
-    else:
-        kind = "loss" if progress.validation is None else "held-out loss"
-        best = f"epoch {progress.epoch} (best: {kind} {progress.judged:.4f})"
     seed = secrets.randbelow(2**32) if config.seed is None else config.seed
     texts = generator.streams(dataclasses.replace(config, seed=seed))
-    _note(f"{path}, {best}, seed {seed}")
+    _note(f"{path}, {_describe(progress)}, seed {seed}")
     for number, text in enumerate(texts):
         temperature, i = config.temperature[number // config.count], number % config.count
         if len(texts) > 1:
@@ -160,6 +177,87 @@ def _sample(argv: Sequence[str]) -> None:
         for piece in text:
             print(piece, end="", flush=True)
         print(flush=True)
+
+
+def _describe(progress: "Progress") -> str:
+    """The best checkpoint of a run in words."""
+    if progress.judged is None:
+        return f"step {progress.step}"
+    kind = "loss" if progress.validation is None else "held-out loss"
+    return f"epoch {progress.epoch} (best: {kind} {progress.judged:.4f})"
+
+
+def _evaluate(argv: Sequence[str]) -> None:
+    flags = _parse(EvaluateFlags(), argv, "-m jaxlm.evaluate")
+    _quiet()
+    from jaxlm import checkpoint, compilation, metrics, reporting, scoring
+
+    compilation.keep_compiled()
+    config = flags.config
+    run = checkpoint.Run.open(_find(flags.where, trained=True))
+    part, name, learned = _read_texts(run, config)
+    generator, progress = run.generator(flags.impl)
+    model, params, vocab = generator.model, generator.params, generator.vocab
+    text = generator.as_read(part, config.unknown)
+    ids = vocab.encode(text, "text")
+    scored = [_timed(functools.partial(scoring.PROTOCOLS[config.protocol], model, params), ids)]
+    print(reporting.fact_line("Run", f"{run.path}, {_describe(progress)}"))
+    skipped = f", {len(part) - len(text):,} of them unknown and skipped" if len(text) < len(part) else ""
+    print(reporting.fact_line("Text", f"{name}, {len(part):,} characters{skipped}"))
+    print(reporting.fact_line("Protocol", config.protocol), flush=True)
+    if config.dynamic:
+        squares = scoring.mean_squares(model, params, vocab.encode(learned))
+        scored.append(_timed(functools.partial(scoring.score_dynamic, model, params, squares), ids))
+        print(reporting.fact_line("", f"{'static':<12}dynamic"))
+    characters = len(text) / len(ids)  # In a token.
+    losses = [-float(scores.mean(dtype=float)) for scores, _ in scored]
+    table = {
+        "Nats per token": [f"{loss:.4f}" for loss in losses],
+        "Nats per character": [f"{loss / characters:.4f}" for loss in losses],
+        "Bits per character": [f"{metrics.bits_per_character(loss, characters):.4f}" for loss in losses],
+        "Perplexity": [f"{metrics.perplexity(loss):.4f}" for loss in losses],
+        "Tokens scored": [f"{len(scores):,}" for scores, _ in scored],
+        "Tokens a second": [f"{len(scores) / seconds:,.0f}" for scores, seconds in scored],
+    }
+    if vocab.kind == "char":
+        del table["Nats per token"]
+    for name, values in table.items():
+        print(reporting.fact_line(name, "".join(f"{value:<12}" for value in values).rstrip()))
+
+
+def _read_texts(run: "Run", config: EvaluateConfig) -> tuple[str, str, str]:
+    """The text to measure on, its name, and what the run learns from, which is read where something is to learn.
+
+    Raises:
+      InputError: there is no such text, or the run's corpus has changed.
+    """
+    from jaxlm.data import split_text
+    from jaxlm.run import own_corpus
+    from jaxlm.text import load_corpus
+
+    settings = run.record.config
+    if config.corpus is None and not settings.validation:
+        raise InputError(
+            f"corpus: found none, and nothing that run {run.path} has held out from training, expected a text to "
+            "measure on; name one with --corpus"
+        )
+    learned = held_out = ""
+    if config.corpus is None or config.dynamic:
+        remedy = "bring it back" if config.dynamic else "bring it back, or name another text with --corpus"
+        learned, held_out = split_text(own_corpus(run, settings.corpus, remedy).text, settings.validation)
+    if config.corpus is None:
+        return held_out, f"the end of {run.record.corpus}, held out from training", learned
+    corpus = load_corpus(config.corpus, lowercase=settings.lowercase)
+    own = ", which the run learned from" if corpus.sha256 == run.record.sha256 else ""
+    return corpus.text, corpus.name + own, learned
+
+
+def _timed(score: "Callable[[np.ndarray], np.ndarray]", ids: "np.ndarray") -> "tuple[np.ndarray, float]":
+    """The scores of a text, and the seconds that they took once compiled."""
+    score(ids[:1000])  # A text of any length is the same program.
+    began = time.perf_counter()
+    scores = score(ids)
+    return scores, time.perf_counter() - began
 
 
 def _parse(defaults: Flags, argv: Sequence[str], program: str, *, others: bool = False) -> Flags:

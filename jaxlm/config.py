@@ -86,6 +86,17 @@ def check_temperatures(value: object) -> None:
         check_temperature(temperature)
 
 
+def check_corpus(value: object, left_out: str) -> tuple[str, ...] | None:
+    """The sources of a corpus as a tuple; raises InputError unless there are some, or it is None."""
+    if value is None:
+        return None
+    if not isinstance(value, tuple | list) or not all(isinstance(part, str) for part in value):
+        reject("corpus", value, "a tuple of names and paths", 'for example corpus=("nietzsche",)')
+    if not value:
+        reject("corpus", value, "a name or a path", f"leave it out for {left_out}")
+    return tuple(value)
+
+
 def check_length(value: object) -> None:
     """Raises InputError unless `value` can be a number of characters to generate."""
     check_int("length", value, 0, remedy="it counts the characters to write")
@@ -200,12 +211,7 @@ class TrainConfig:
                 reject(
                     "size", self.size, "nothing, since it is for recipe=stream", "leave it out, or choose that recipe"
                 )
-        if self.corpus is not None:
-            if not isinstance(self.corpus, tuple | list) or not all(isinstance(part, str) for part in self.corpus):
-                reject("corpus", self.corpus, "a tuple of names and paths", 'for example corpus=("nietzsche",)')
-            if not self.corpus:
-                reject("corpus", self.corpus, "a name or a path", "leave it out for nietzsche")
-            object.__setattr__(self, "corpus", tuple(self.corpus))
+        object.__setattr__(self, "corpus", check_corpus(self.corpus, "nietzsche"))
         check_choice("tokens", self.tokens, get_args(Tokens))
         check_int("words", self.words, 1, 2**24)
         if self.tokens != "word" and self.words != type(self).words:
@@ -290,6 +296,31 @@ class SampleConfig:
             check_seed(self.seed)
         if self.mode is not None:
             check_choice("mode", self.mode, get_args(Mode))
+        check_choice("unknown", self.unknown, get_args(Unknown))
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """Which text to measure a model on, and how."""
+
+    corpus: tuple[str, ...] | None = None
+    """Names, files and folders of text, as in train.py. Left out: the part of the run's own corpus that was held out
+    from its training."""
+    protocol: Protocol = "carried"
+    """carried: each token from all before it; cold-256: each from those before it in its window, one of 256 after
+    the other, as nanoGPT measures; window-60: the one after each window of 60, at stride 3, as the book trains."""
+    dynamic: bool = False
+    """Let the model learn from what it has just read, too (dynamic evaluation). It never looks ahead, and the run
+    stays as it is."""
+    unknown: Unknown = "error"
+    """What to do with characters that the model has never seen: error, or skip them."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "corpus", check_corpus(self.corpus, "the run's held-out part"))
+        check_choice("protocol", self.protocol, get_args(Protocol))
+        check_bool("dynamic", self.dynamic)
+        if self.dynamic and self.protocol != "carried":
+            reject("dynamic", self.dynamic, f"False with protocol={self.protocol}", "choose protocol=carried")
         check_choice("unknown", self.unknown, get_args(Unknown))
 
 

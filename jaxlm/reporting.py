@@ -34,6 +34,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def fact_line(name: str, fact: str) -> str:
+    """A fact with its name, aligned with others."""
+    return f"{name + ':':<21}{fact}"
+
+
 class _Console(Console):
     """Plain text on standard output; where its reader has gone (`| head`), the run ends as it does when killed."""
 
@@ -95,7 +100,7 @@ class Terminal(Reporter):
             "Seed text": repr(record.seed_text),
         }
         for name, fact in facts.items():
-            self._print(f"{name + ':':<21}{fact}")
+            self._print(fact_line(name, fact))
         if plan.devices.startswith("CPU") and shutil.which("nvidia-smi"):
             self._print("This machine has an NVIDIA GPU, which JAX cannot use yet: pip install 'jax[cuda]'", "yellow")
         total = plan.steps * config.epochs

@@ -8,7 +8,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import NoReturn
 
@@ -23,7 +23,7 @@ from jaxlm.data import PADDING, Streams, Windows, smallest_ids, split_text
 from jaxlm.metrics import bits_per_character, perplexity
 from jaxlm.sampling import TextGenerator
 from jaxlm.scoring import score_carried
-from jaxlm.text import Corpus, Vocab, load_corpus
+from jaxlm.text import Corpus, Received, Vocab, load_corpus
 from jaxlm.training import Step, TrainState, init_state, make_optimizer, make_step, to_devices, to_host
 
 SAVE_SECONDS = 300.0
@@ -219,20 +219,36 @@ def resume(
         if impl is not None:
             config = dataclasses.replace(config, impl=impl)
         lstm.choose(config.impl)  # Before anything is written.
-        try:
-            text = load_corpus(config.corpus, lowercase=config.lowercase, progress=reporter.download)
-        except InputError as error:
-            raise InputError(f"{error}; run {run.path} learns from it: if it has moved, name its new place") from error
-        if text.sha256 != run.record.sha256:
-            raise InputError(
-                f"corpus {' '.join(text.sources)}: found {len(text.text):,} characters, not the same text as the "
-                f"{run.record.characters:,} that run {run.path} was trained on, expected it unchanged; bring it back, "
-                "or train a new run"
-            )
+        text = own_corpus(run, config.corpus, "if it has moved, name its new place", reporter.download)
         config = dataclasses.replace(config, corpus=text.sources)
         material = _Material.of(config, text, run.vocab)
         with _stop_on_signals() as stop, run.lock():
             return _fit(run, config, material, reporter, stop)
+
+
+def own_corpus(run: Run, sources: Sequence[str] | None, remedy: str, progress: Received | None = None) -> Corpus:
+    """The corpus that a run learns from, read again.
+
+    Args:
+      run: the run.
+      sources: where its corpus is now.
+      remedy: what to do where it is not there.
+      progress: as in `load_corpus`.
+
+    Raises:
+      InputError: it cannot be read, or is not the text that the run began with.
+    """
+    try:
+        corpus = load_corpus(sources, lowercase=run.record.config.lowercase, progress=progress)
+    except InputError as error:
+        raise InputError(f"{error}; run {run.path} learns from it: {remedy}") from error
+    if corpus.sha256 != run.record.sha256:
+        raise InputError(
+            f"corpus {' '.join(corpus.sources)}: found {len(corpus.text):,} characters, not the same text as the "
+            f"{run.record.characters:,} that run {run.path} was trained on, expected it unchanged; bring it back, "
+            "or train a new run"
+        )
+    return corpus
 
 
 def seed_text(text: str, length: int) -> str:

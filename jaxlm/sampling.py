@@ -5,14 +5,15 @@ import functools
 import itertools
 import secrets
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlm.config import InputError, Mode, SampleConfig, Unknown, check_temperature, reject
+from jaxlm.config import InputError, Mode, SampleConfig, Unknown, check_choice, check_temperature, reject
 from jaxlm.model import Carry, LanguageModel, Params
+from jaxlm.scoring import score_carried
 from jaxlm.text import Vocab
 
 CHUNK = 128
@@ -316,7 +317,12 @@ class TextGenerator:
         Raises:
           ValueError: as in `generate`, and at once.
         """
-        prompt = self._read_prompt(config)
+        prompt = self.as_read(self.seed_text if config.prompt is None else config.prompt, config.unknown)
+        if not prompt:
+            raise InputError(
+                "prompt: found no text that the model knows, expected at least one character; leave the prompt out "
+                "for the run's own seed text"
+            )
         seed = secrets.randbelow(2**32) if config.seed is None else config.seed
         seeds = (seed + np.arange(config.count)).astype(np.uint32)
         # Chunks that are needed for certain: a byte is at most a character, but a word may be many.
@@ -332,19 +338,34 @@ class TextGenerator:
                 texts += [self._cut(prompt, config.length, copy, column) for column, copy in copies]
         return texts
 
-    def _read_prompt(self, config: SampleConfig) -> str:
-        prompt = self.seed_text if config.prompt is None else config.prompt
+    def score(self, text: str, *, unknown: Unknown = "error") -> np.ndarray:
+        """What the model thinks of a text: the log-probability of each token, given all before it.
+
+        -score(text).mean(dtype=float) is the loss in nats per token.
+
+        Args:
+          text: at least two tokens; lowercased if the model has only seen such.
+          unknown: `skip` drops characters from the text that the model has never seen.
+
+        Returns:
+          float32[N - 1], in nats, for the N tokens `vocab.encode` makes of the text: the first has nothing before it.
+
+        Raises:
+          ValueError: an argument is out of range, or the text is too short or has unknown characters.
+        """
+        if not isinstance(text, str):
+            reject("text", text, "text")
+        check_choice("unknown", unknown, get_args(Unknown))
+        return score_carried(self.model, self.params, self.vocab.encode(self.as_read(text, unknown), "text"))
+
+    def as_read(self, text: str, unknown: Unknown) -> str:
+        """A text as the model takes it: lowercased if it has only seen such; `skip` drops unknown characters."""
         if self.lowercase:
-            prompt = prompt.lower()
-        if config.unknown == "skip":
-            unknown = set(self.vocab.unknown(prompt))
-            prompt = "".join(character for character in prompt if character not in unknown)
-        if not prompt:
-            raise InputError(
-                "prompt: found no text that the model knows, expected at least one character; leave the prompt out "
-                "for the run's own seed text"
-            )
-        return prompt
+            text = text.lower()
+        if unknown == "skip":
+            strange = set(self.vocab.unknown(text))
+            text = "".join(character for character in text if character not in strange)
+        return text
 
     def _chunks(
         self, mode: Mode, tokens: np.ndarray, seeds: np.ndarray, temperature: np.float32, needed: int

@@ -324,23 +324,23 @@ class Vocab:
             return list(dict.fromkeys(re.findall("[\ud800-\udfff]", text)))
         return [character for character in dict.fromkeys(text) if character not in self.ids]
 
-    def encode(self, text: str) -> np.ndarray:
+    def encode(self, text: str, name: str = "prompt") -> np.ndarray:
         """The ids of a text's tokens, int32[N].
 
         Raises:
-          InputError: the text has characters outside the vocabulary; the message names them.
+          InputError: the text has characters outside the vocabulary; the message has them, and what the text is.
         """
         if self.kind == "byte":
-            self._check_known(text)
+            self._check_known(text, name)
             return np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32)
         if self.kind == "word":
-            self._check_known(text)
+            self._check_known(text, name)
             return np.fromiter(self._spell(text), np.int32)
         characters = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
         known = self._codepoints
         ids = np.searchsorted(known, characters).astype(np.int32)
         if not np.array_equal(known[np.minimum(ids, len(known) - 1)], characters):
-            self._check_known(text)
+            self._check_known(text, name)
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -386,12 +386,12 @@ class Vocab:
                 for character in piece:
                     yield self.ids[character]
 
-    def _check_known(self, text: str) -> None:
+    def _check_known(self, text: str, name: str) -> None:
         if unknown := self.unknown(text):
             shown = ", ".join(f"{character!r} (U+{ord(character):04X})" for character in unknown[:10])
             more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
             raise InputError(
-                f"prompt: found characters that the model has never seen: {shown}{more}; expected those of its "
+                f"{name}: found characters that the model has never seen: {shown}{more}; expected those of its "
                 "corpus; leave them out, or drop them with --unknown skip"
             )
 

@@ -10,11 +10,13 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 import jaxlm
-from jaxlm import checkpoint, cli, text
-from jaxlm.config import InputError, ModelConfig, SampleConfig, TrainConfig, WatchConfig
+from jaxlm import checkpoint, cli, scoring, text
+from jaxlm.config import EvaluateConfig, InputError, ModelConfig, SampleConfig, TrainConfig, WatchConfig
+from jaxlm.data import split_text
 from jaxlm.sampling import TextGenerator
 from jaxlm.text import Published
 
@@ -33,6 +35,8 @@ def place(tmp_path, monkeypatch, trained):
         "empty.txt": b"",
         "bom.txt": BOM,
         "short.txt": b"x" * 60,
+        "one.txt": b"x",
+        "greek.txt": "theβ§β".encode(),
         "latin.txt": LATIN,
         "latin-bom.txt": BOM + LATIN,
         "surrogate.txt": b"ab\xed\xa0\x80cd",
@@ -93,6 +97,18 @@ def train(*corpus, run=None, checkpoints="checkpoints", **settings):
 
 def fox(*arguments, **settings):
     return jaxlm.load("checkpoints/fox").generate(*arguments, **settings)
+
+
+def fox_score(*arguments, **settings):
+    return jaxlm.load("checkpoints/fox").score(*arguments, **settings)
+
+
+def hold_out(share):
+    """Has the run say that it held out the end of its corpus."""
+    config = Path("checkpoints/fox/config.json")
+    record = json.loads(config.read_text())
+    record["config"]["validation"] = share
+    config.write_text(json.dumps(record))
 
 
 WITH = ("--corpus", "good.txt")
@@ -352,6 +368,48 @@ MISTAKES = {
         lambda: jaxlm.load("checkpoints/fox", impl="cudnn"),
         "impl: found cudnn on a machine whose device is CPU",
     ),
+    "measure on nothing": (
+        cli.evaluate,
+        "--corpus",
+        lambda: EvaluateConfig(corpus=()),
+        "corpus: found (), expected a name or a path; leave it out for the run's held-out part",
+    ),
+    "measure on unknown characters": (
+        cli.evaluate,
+        "--corpus greek.txt",
+        lambda: fox_score("theβ§β"),
+        "text: found characters that the model has never seen: 'β' (U+03B2), '§' (U+00A7); expected",
+    ),
+    "measure on one character": (
+        cli.evaluate,
+        "--corpus one.txt",
+        lambda: fox_score("x"),
+        "text: found only 1 of the model's tokens in it, expected 2 or more",
+    ),
+    "measure on a text without a window": (
+        cli.evaluate,
+        "--corpus short.txt --protocol window-60",
+        lambda: scoring.score_windows(None, None, np.zeros(60, int)),
+        "text: found only 60 of the model's tokens in it, expected 61 or more",
+    ),
+    "measure a missing run": (
+        cli.evaluate,
+        "--run other --corpus good.txt",
+        lambda: jaxlm.load("checkpoints/other"),
+        "run checkpoints/other: found no folder, expected the directory of a run",
+    ),
+    "learn without a carried state": (
+        cli.evaluate,
+        "--corpus good.txt --dynamic --protocol cold-256",
+        lambda: EvaluateConfig(dynamic=True, protocol="cold-256"),
+        "dynamic: found True, expected False with protocol=cold-256; choose protocol=carried",
+    ),
+    "measure by a library that is not here": (
+        cli.evaluate,
+        "--corpus good.txt --impl cudnn",
+        lambda: jaxlm.load("checkpoints/fox", impl="cudnn"),
+        "impl: found cudnn on a machine whose device is CPU",
+    ),
     "seed too large": (cli.sample, f"--seed {2**32}", lambda: fox(seed=2**32), "seed: found 4294967296, expected"),
 }
 
@@ -389,6 +447,13 @@ def test_a_flag_that_cannot_be_read_is_explained(place, capsys, monkeypatch, com
     assert line == f"{UNREADABLE[typed]}; see python {command.__name__}.py --help"
 
 
+def test_a_flag_of_evaluate_that_cannot_be_read_is_explained(place, capsys):
+    line = refused(capsys, cli.evaluate, "--protocol", "cold")
+    assert "'cold'" in line
+    assert "cold-256" in line
+    assert line.endswith("; see python -m jaxlm.evaluate --help")
+
+
 def test_a_file_that_may_not_be_read(place, capsys, monkeypatch):
     def forbidden(path):
         raise PermissionError(13, "Permission denied", str(path))
@@ -424,7 +489,7 @@ def test_a_path_with_a_line_break_takes_one_line(place, capsys):
     assert "corpus a b: found nothing there" in refused(capsys, cli.train, "--corpus", "a\nb")
 
 
-@pytest.mark.parametrize("command", [cli.train, cli.sample])
+@pytest.mark.parametrize("command", [cli.train, cli.sample, cli.evaluate])
 @pytest.mark.parametrize("checkpoints", ["nothing", "missing", "good.txt"])
 def test_no_run_to_go_on_with(place, capsys, command, checkpoints):
     argv = ["--checkpoints", checkpoints, *(["--resume"] if command is cli.train else [])]
@@ -502,13 +567,18 @@ FLAGS = {
     "resume tokens words lowercase optimizer clip temperature sample-length impl size validation patience schedule "
     "warmup weight-decay average reset embedding input-dropout output-dropout recurrent-dropout",
     "sample.py": "run checkpoints prompt length temperature seed mode unknown count impl",
+    "-m jaxlm.evaluate": "run checkpoints corpus protocol dynamic unknown impl",
 }
 
 
 @pytest.mark.parametrize("program", FLAGS)
 def test_help_names_every_flag_without_jax(program):
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", program, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-X", "importtime", *program.split(), "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     named = set(re.findall(r"│ (?:-h, )?--([a-z-]+)", done.stdout))
     assert named == {*FLAGS[program].split(), "help"}
@@ -575,3 +645,116 @@ def test_no_corpus_and_no_network_is_said_in_one_line(place, capsys, monkeypatch
     assert err.count("\n") == 1
     assert "Corpus:              python-docs, 340 characters" in out
     assert Path("checkpoints/python-docs-book").is_dir()
+
+
+def measured(capsys, *argv):
+    """What `evaluate` tells: each fact by its name, the figures as lists."""
+    capsys.readouterr()
+    assert cli.evaluate([str(arg) for arg in argv]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return {line[:21].strip().rstrip(":"): line[21:] for line in out.splitlines()}
+
+
+def figures(scores, characters):
+    """The same from a text's scores, and the characters in a token."""
+    loss = -scores.mean(dtype=float)
+    return {
+        "Nats per character": f"{loss / characters:.4f}",
+        "Bits per character": f"{loss / characters / np.log(2):.4f}",
+        "Perplexity": f"{np.exp(loss):.4f}",
+        "Tokens scored": f"{len(scores):,}",
+    }
+
+
+def test_a_model_is_measured_on_any_text(place, capsys):
+    facts = measured(capsys, "--corpus", "good.txt")
+    assert re.fullmatch(r"checkpoints/fox, epoch [12] \(best: loss \d\.\d{4}\)", facts["Run"])
+    assert facts["Text"] == "good, 560 characters"
+    assert facts["Protocol"] == "carried"
+    assert figures(fox_score("All is well that ends well. " * 20), 1).items() <= facts.items()
+    assert int(facts["Tokens a second"].replace(",", "")) > 0
+    assert "Nats per token" not in facts
+    assert measured(capsys, "--corpus", "greek.txt", "--unknown", "skip")["Tokens scored"] == "2"
+    assert "which the run learned from" in measured(capsys, "--corpus", "fox.txt")["Text"]
+
+
+@pytest.mark.parametrize("protocol", scoring.PROTOCOLS)
+def test_each_protocol_is_shown_with_its_own_figures(place, capsys, protocol):
+    model = jaxlm.load("checkpoints/fox")
+    scores = scoring.PROTOCOLS[protocol](
+        model.model, model.params, model.vocab.encode("all is well that ends well. " * 20)
+    )
+    facts = measured(capsys, "--corpus", "good.txt", "--protocol", protocol)
+    assert facts["Protocol"] == protocol
+    assert figures(scores, 1).items() <= facts.items()
+
+
+@pytest.mark.parametrize("impl", ["scan", "fused"])
+def test_a_model_is_measured_on_what_was_held_out(place, capsys, monkeypatch, impl):
+    hold_out(0.1)
+    scored_with, score = [], scoring.score_carried
+    monkeypatch.setitem(
+        scoring.PROTOCOLS, "carried", lambda model, *rest: scored_with.append(model.impl) or score(model, *rest)
+    )
+    facts = measured(capsys, "--impl", impl)
+    assert set(scored_with) == {impl}
+    assert facts["Text"] == "the end of fox, held out from training, 104 characters"
+    held_out = split_text(Path("fox.txt").read_text().lower(), 0.1)[1]
+    assert figures(jaxlm.load("checkpoints/fox", impl=impl).score(held_out), 1).items() <= facts.items()
+
+
+def test_dynamic_evaluation_is_shown_beside_static(place, capsys):
+    hold_out(0.1)
+    model = jaxlm.load("checkpoints/fox")
+    learned, held_out = (model.vocab.encode(part) for part in split_text(Path("fox.txt").read_text().lower(), 0.1))
+    squares = scoring.mean_squares(model.model, model.params, learned)
+    for argv, ids in (
+        ([], held_out),
+        (["--corpus", "good.txt"], model.vocab.encode("all is well that ends well. " * 20)),
+    ):
+        scores = [
+            scoring.score_carried(model.model, model.params, ids),
+            scoring.score_dynamic(model.model, model.params, squares, ids),
+        ]
+        facts = measured(capsys, "--dynamic", *argv)
+        static, dynamic = (figures(part, 1) for part in scores)
+        assert {name: facts[name].split() for name in static} == {
+            name: [static[name], dynamic[name]] for name in static
+        }
+        assert static != dynamic
+
+
+@pytest.mark.parametrize("tokens", ["byte", "word"])
+def test_other_tokens_are_measured_per_character_too(place, capsys, tokens):
+    small = ["--tokens", tokens, "--epochs", "1", "--hidden", "4", "--length", "4", "--temperature"]
+    assert cli.train([*WITH, "--run", "other", *small]) == 0
+    content = "all is well, all is well"
+    Path("é.txt").write_text(content if tokens == "word" else content + "é")
+    facts = measured(capsys, "--run", "other", "--corpus", "é.txt", "--unknown", "skip")
+    model = jaxlm.load("checkpoints/other")
+    read = Path("é.txt").read_text() if tokens == "byte" else content.replace(",", "")
+    scores = model.score(read)
+    assert figures(scores, len(read) / (len(scores) + 1)).items() <= facts.items()
+    assert facts["Nats per token"] == f"{-scores.mean(dtype=float):.4f}"
+    assert facts["Nats per token"] != facts["Nats per character"]
+    if tokens == "word":
+        assert facts["Text"] == "é, 24 characters, 1 of them unknown and skipped"
+
+
+def test_nothing_held_out_and_nothing_named_cannot_be_measured(place, capsys):
+    line = refused(capsys, cli.evaluate)
+    assert line.startswith("corpus: found none, and nothing that run checkpoints/fox has held out from training")
+    assert line.endswith("name one with --corpus")
+
+
+@pytest.mark.parametrize("argv", [(), ("--dynamic", *WITH)])
+def test_the_run_s_own_text_is_wanted_as_it_was(place, capsys, argv):
+    hold_out(0.1)
+    Path("fox.txt").write_text("Another text.")
+    line = refused(capsys, cli.evaluate, *argv)
+    assert line.startswith("corpus fox.txt: found 13 characters, not the same text as the 1,0")
+    Path("fox.txt").unlink()
+    line = refused(capsys, cli.evaluate, *argv)
+    assert line.startswith("corpus fox.txt: found nothing there")
+    assert "run checkpoints/fox learns from it: bring it back" in line

@@ -69,6 +69,13 @@ def test_sample(trained_by_command, folder):
     assert programs() == compiled  # It found what the first one had compiled.
 
 
+def test_evaluate(trained_by_command, folder):
+    done = run("-m", "jaxlm.evaluate", "--corpus", "Ein Märchen.txt", folder=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Text:                Ein Märchen, which the run learned from, 980 characters\n" in done.stdout
+    assert "\nBits per character:  " in done.stdout
+
+
 def test_sample_into_a_program_that_stops_reading(trained_by_command, folder):
     line = f"{sys.executable} {ROOT / 'sample.py'} --length 100000 --mode state | head -c 20"
     done = subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True)

@@ -8,6 +8,7 @@ import pytest
 
 from jaxlm.config import (
     BOOK,
+    EvaluateConfig,
     InputError,
     ModelConfig,
     SampleConfig,
@@ -24,6 +25,7 @@ OTHER = TrainConfig(
     tokens="word",
     words=7,
     lowercase=False,
+    validation=0.25,
     length=8,
     stride=1,
     epochs=2,
@@ -79,6 +81,7 @@ def test_the_book_is_written_out():
     }
     assert WatchConfig() == WatchConfig(temperature=(0.2, 0.5, 1.0, 1.2), sample_length=400)
     assert SampleConfig() == SampleConfig(None, 400, (0.5,), 1, None, None, "error")
+    assert EvaluateConfig() == EvaluateConfig(None, "carried", False, "error")
 
 
 BAD = [
@@ -93,7 +96,8 @@ BAD = [
     *((TrainConfig, "clip", value) for value in (0, -1.0, math.nan, math.inf, "1", False)),
     *((TrainConfig, "seed", value) for value in (-1, 2**32, 0.0, None, True)),
     *((TrainConfig, name, value) for name in ("recipe", "tokens", "optimizer") for value in ("", "Book", None, 1)),
-    *((TrainConfig, "corpus", value) for value in ("a.txt", ("a.txt", 1), (), 3)),
+    *((TrainConfig, "validation", value) for value in (-0.1, 1.0, 1, math.nan, "0", None, True)),
+    *((kind, "corpus", value) for kind in (TrainConfig, EvaluateConfig) for value in ("a.txt", ("a.txt", 1), (), 3)),
     *((TrainConfig, "lowercase", value) for value in (0, "yes", None)),
     *((TrainConfig, "model", value) for value in (None, {"hidden": 1})),
     *((WatchConfig, "sample_length", value) for value in (-1, 1.5, None, True)),
@@ -103,6 +107,9 @@ BAD = [
     *((SampleConfig, "seed", value) for value in (-1, 2**32, 0.5, True)),
     *((SampleConfig, "mode", value) for value in ("", "windows", 1)),
     *((SampleConfig, "unknown", value) for value in ("", "drop", None)),
+    *((EvaluateConfig, "protocol", value) for value in ("", "cold", None, 256)),
+    *((EvaluateConfig, "dynamic", value) for value in (0, "yes", None)),
+    *((EvaluateConfig, "unknown", value) for value in ("", "drop", None)),
     *((SampleConfig, "prompt", value) for value in (b"a", 1)),
 ]
 
@@ -134,6 +141,8 @@ def test_settings_without_effect_are_refused():
         ModelConfig(dropout=0.5)
     with pytest.raises(InputError, match="words: found 7, expected nothing, since it is for tokens=word"):
         TrainConfig(words=7)
+    with pytest.raises(InputError, match="dynamic: found True, expected False with protocol=window-60"):
+        EvaluateConfig(dynamic=True, protocol="window-60")
 
 
 def test_the_edges_of_what_is_allowed():

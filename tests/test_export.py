@@ -1,5 +1,7 @@
 """The compiled parts lower for every platform, so that what only CPU has is caught without the others."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import jaxlm
 from jaxlm.model import LanguageModel
 from jaxlm.sampling import generate_state, generate_window, prefill
+from jaxlm.scoring import adapt, add_squares, score_rows
 from jaxlm.training import init_state, make_optimizer, make_step
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -46,3 +49,14 @@ def test_the_generators(model):
     ):
         bound = jax.jit(lambda *arguments, function=function: function(model, *arguments))
         assert exported(bound, PARAMS, *arguments) == PLATFORMS
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.impl)
+def test_the_scores(model):
+    carry, rate, segments = jax.eval_shape(lambda: model.initial_carry(1)), shape(jnp.float32), shape(jnp.int32, 20, 51)
+    for function, arguments in (
+        (functools.partial(score_rows, positions=1024), (PARAMS, carry, shape(jnp.int32, 1, 1025))),
+        (add_squares, (PARAMS, PARAMS, carry, segments)),
+        (adapt, (PARAMS, PARAMS, PARAMS, carry, segments, rate, rate)),
+    ):
+        assert exported(jax.jit(functools.partial(function, model)), *arguments) == PLATFORMS

@@ -21,12 +21,13 @@ FLOORS = {
     "lstm": 2,
     "model": 3,
     "scoring": 4,
-    "sampling": 4,
     "training": 4,
-    "checkpoint": 5,
-    "run": 6,
-    "reporting": 7,
-    "cli": 8,
+    "sampling": 5,
+    "checkpoint": 6,
+    "run": 7,
+    "reporting": 8,
+    "cli": 9,
+    "evaluate": 10,
 }
 
 
