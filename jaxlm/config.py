@@ -178,7 +178,7 @@ class TrainConfig:
     batch: int = 128
     """Windows in a step; in the stream recipe, streams that are read side by side (the book's: 128)."""
     optimizer: Optimizer = "rmsprop"
-    """rmsprop: decay 0.9, epsilon 1e-7 outside the root (Keras 2.2.4's, the book's); adam: Optax's defaults."""
+    """rmsprop: decay 0.9, epsilon 1e-7 outside the root (Keras 2.2.4's, the book's); adam: decays 0.9 and 0.99."""
     learning_rate: float = 0.01
     """Step size of the optimizer, at its largest (the book's: 0.01)."""
     schedule: Schedule = "constant"

@@ -17,6 +17,7 @@ Carry = tuple[lstm.Carry, ...]
 
 glorot_uniform = nn.initializers.glorot_uniform()
 orthogonal = nn.initializers.orthogonal()
+normal = nn.initializers.normal(0.3)
 
 
 def init_layer(key: jax.Array, width: int, hidden: int) -> Params:
@@ -70,7 +71,7 @@ class LanguageModel(nn.Module):
         widths = [self.embedding or self.vocabulary] + [self.hidden] * (self.layers - 1)
         self.lstm = [self.param(f"lstm_{i}", init_layer, width, self.hidden) for i, width in enumerate(widths)]
         if self.embedding:
-            self.embed = nn.Embed(self.vocabulary, self.embedding)
+            self.embed = nn.Embed(self.vocabulary, self.embedding, embedding_init=normal)
         self.drop_input = nn.Dropout(self.input_dropout, broadcast_dims=(1,))
         self.drop = nn.Dropout(self.dropout, broadcast_dims=(1,))
         self.drop_output = nn.Dropout(self.output_dropout, broadcast_dims=(1,))
@@ -98,16 +99,28 @@ class LanguageModel(nn.Module):
           (float32[B, T, H], carry after the last token).
         """
         recurrence = lstm.IMPLS[self.impl]
+        first, *others = self.lstm
         states = tokens  # The first layer takes ids for one-hots.
         if self.embedding:
-            states = self.drop_input(self.embed(tokens), deterministic=not train)
+            if tokens.shape[1] == 1 or (train and self.input_dropout):
+                states = self.drop_input(self.embed(tokens), deterministic=not train)
+            else:
+                first = self._embedded(first)
         after = []
-        for i, (params, before) in enumerate(zip(self.lstm, carry, strict=True)):
+        for i, (params, before) in enumerate(zip([first, *others], carry, strict=True)):
             if i:
                 states = self.drop(states, deterministic=not train)
             layer_carry, states = recurrence(self._thinned(params, train), before, states)
             after.append(layer_carry)
         return states, tuple(after)
+
+    def _embedded(self, params: Params) -> Params:
+        """The first layer's parameters for one-hots: a row of the embedding times a kernel is a row of their product.
+
+        For many tokens, picking rows of it is far less work than multiplying each.
+        """
+        kernels = {f"i{gate}": {"kernel": self.embed.embedding @ params[f"i{gate}"]["kernel"]} for gate in lstm.GATES}
+        return {**params, **kernels}
 
     def _thinned(self, params: Params, train: bool) -> Params:
         """A layer's parameters, less the recurrent weights that are dropped in this step."""
