@@ -208,7 +208,7 @@ def _evaluate(argv: Sequence[str]) -> None:
     if config.dynamic:
         squares = scoring.mean_squares(model, params, vocab.encode(learned))
         scored.append(_timed(functools.partial(scoring.score_dynamic, model, params, squares), ids))
-        print(reporting.fact_line("", f"{'static':<12}dynamic"))
+        print(reporting.fact_line("Evaluation", f"{'static':<12}dynamic"))
     characters = len(text) / len(ids)  # In a token.
     losses = [-float(scores.mean(dtype=float)) for scores, _ in scored]
     table = {
@@ -217,7 +217,7 @@ def _evaluate(argv: Sequence[str]) -> None:
         "Bits per character": [f"{metrics.bits_per_character(loss, characters):.4f}" for loss in losses],
         "Perplexity": [f"{metrics.perplexity(loss):.4f}" for loss in losses],
         "Tokens scored": [f"{len(scores):,}" for scores, _ in scored],
-        "Tokens a second": [f"{len(scores) / seconds:,.0f}" for scores, seconds in scored],
+        "Tokens a second": [*(f"{len(scores) / seconds:,.0f}" for scores, seconds in scored), "(once compiled)"],
     }
     if vocab.kind == "char":
         del table["Nats per token"]

@@ -175,7 +175,8 @@ def score_dynamic(
     Raises:
       InputError: there are fewer than 2 tokens.
 
-    Source: Krause et al. 2018, arXiv:1709.07432, in the form of DeepMind's lamb, `dyneval.py`.
+    Source: Krause et al. 2018, arXiv:1709.07432, in the form of DeepMind's lamb, `dyneval.py`. The defaults are ours,
+    chosen on held-out Nietzsche and Shakespeare with 128 and 256 units.
     """
     rows = _consecutive(ids, segment)
 
