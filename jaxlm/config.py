@@ -332,15 +332,17 @@ _STREAM = TrainConfig(
     size="small",
     lowercase=False,
     validation=0.1,
-    length=128,
+    length=32,
     stride=None,
     epochs=10,
     batch=32,
     optimizer="adam",
-    learning_rate=6e-3,
+    learning_rate=0.015,
     schedule="cosine",
     warmup=100,
     clip=1.0,
+    reset=0.05,
+    model=ModelConfig(hidden=128, embedding=32),
 )
 
 STREAM: dict[Size, TrainConfig] = {
@@ -348,18 +350,22 @@ STREAM: dict[Size, TrainConfig] = {
     "medium": dataclasses.replace(
         _STREAM,
         size="medium",
-        epochs=40,
-        learning_rate=4e-3,
+        length=64,
+        epochs=45,
+        learning_rate=6e-3,
         average=0.99,
-        model=ModelConfig(hidden=256, layers=2, embedding=64, input_dropout=0.05, dropout=0.2, output_dropout=0.25),
+        reset=0.01,
+        model=ModelConfig(256, 2, 64, dropout=0.2, output_dropout=0.25, recurrent_dropout=0.2),
     ),
     "large": dataclasses.replace(
         _STREAM,
         size="large",
-        epochs=40,
-        learning_rate=2e-3,
+        length=64,
+        epochs=45,
+        learning_rate=3e-3,
         average=0.99,
-        model=ModelConfig(hidden=512, layers=3, embedding=64, input_dropout=0.1, dropout=0.3, output_dropout=0.4),
+        reset=0.01,
+        model=ModelConfig(512, 3, 64, dropout=0.3, output_dropout=0.4, recurrent_dropout=0.3),
     ),
 }
 

@@ -184,7 +184,9 @@ class Terminal(Reporter):
         self.close()
         self._first = progress.step, time.monotonic()
         place = f"epoch {progress.epoch}, the best," if progress.epoch else "the beginning"
-        self._print(f"{reason}. Going back to {place} with the learning rate cut to {learning_rate:.3g}.", "yellow")
+        self._print(
+            f"Diverged at {reason}. Going back to {place} with the learning rate cut to {learning_rate:.3g}.", "yellow"
+        )
 
     def end(self, run: Run, progress: Progress, best: Progress | None) -> None:
         self.close()

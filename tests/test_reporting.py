@@ -1,13 +1,16 @@
 """What is printed while a run learns: everything that was promised, on a terminal and in a file."""
 
+import dataclasses
 import io
 import re
 import signal
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 import jaxlm
+from jaxlm.checkpoint import Progress
 from jaxlm.reporting import duration
 
 
@@ -42,6 +45,38 @@ def test_a_terminal_gets_a_bar(small, tmp_path):
     text = watch(small, tmp_path, terminal=True, temperature=())
     assert re.search(r"Epoch 1/2.*\d+/11 .*steps/s  loss \d\.\d{4}  .* left", text)
     assert "---" not in text
+
+
+def test_a_stream_tells_how_it_reads_and_what_it_makes_of_the_held_out_text(small, tmp_path):
+    stream = {"recipe": "stream", "stride": None, "validation": 0.25, "average": 0.9}
+    text = watch(dataclasses.replace(small, **stream), tmp_path, terminal=False, temperature=())
+    assert "Streams:             32, reading 10 characters a step\n" in text
+    assert "Held out:            the last 258 characters\n" in text
+    lines = re.findall(
+        r"Epoch ./2  loss .*; held out ([\d.]+) nats, ([\d.]+) bits per character, perplexity ([\d.]+), in ", text
+    )
+    assert len(lines) == 2
+    for nats, bits, perplexity in np.array(lines, float):
+        np.testing.assert_allclose([bits, perplexity], [nats / np.log(2), np.exp(nats)], rtol=1e-3)
+
+
+def test_a_divergence_and_lost_patience_are_told_in_a_line_each(trained):
+    run = jaxlm.Run.open(trained)
+    output = io.StringIO()
+    terminal = jaxlm.Terminal(console=Console(file=output, width=60))
+    best = Progress(step=11, epoch=1, nats=0.0, count=0, loss=2.0, validation=1.5, cuts=1)
+    terminal.diverged("step 15: found a loss of nan, expected a finite one", best, 0.0025)
+    beginning = dataclasses.replace(best, step=0, epoch=0)
+    terminal.diverged("step 3: found a loss of inf, expected a finite one", beginning, 0.000625)
+    terminal.end(run, best, best)
+    assert output.getvalue().splitlines() == [
+        "Diverged at step 15: found a loss of nan, expected a finite one. Going back to epoch 1, the best, with the "
+        "learning rate cut to 0.0025.",
+        "Diverged at step 3: found a loss of inf, expected a finite one. Going back to the beginning with the learning "
+        "rate cut to 0.000625.",
+        "Stopped after epoch 1 of 2: epoch 1 is still the best, with a held-out loss of 1.5000.",
+        f"Done. Write with: python sample.py --run {trained}",
+    ]
 
 
 def test_text_is_never_taken_for_markup(small, tmp_path):
