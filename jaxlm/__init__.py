@@ -1,7 +1,7 @@
 """jaxlm: character-level LSTM language models in JAX. Train one on any text, watch it learn, write with it.
 
 >>> import jaxlm
->>> jaxlm.load("checkpoints/nietzsche-book").generate("the truth ", 400, temperature=0.5)
+>>> jaxlm.load("checkpoints/nietzsche").generate("the truth ", 400, temperature=0.5)
 """
 
 import importlib

@@ -603,7 +603,7 @@ def unused_path(checkpoints: str | os.PathLike[str], corpus: str, recipe: str) -
 
 
 def load(path: str | os.PathLike[str], *, impl: Impl = "auto") -> TextGenerator:
-    """The best checkpoint of a run, ready to write: `load("checkpoints/nietzsche-book").generate("the truth ")`.
+    """The best checkpoint of a run, ready to write: `load("checkpoints/nietzsche").generate("the truth ")`.
 
     Args:
       path: the run's directory; nothing else is needed, whatever machine it was trained on.

@@ -287,12 +287,22 @@ def test_one_trainer_at_a_time(copied):
 def test_kept_are_the_last_two_and_the_best(tmp_path):
     run, state = make_run(tmp_path / "abc")
     losses = {1: None, 2: 3.0, 3: 1.0, 4: 2.0, 5: None, 6: 1.5, 7: 1.0, 8: None, 9: None}
-    kept = {1: [1], 2: [1, 2], 3: [2, 3], 4: [3, 4], 5: [3, 4, 5], 6: [3, 5, 6], 7: [6, 7], 8: [7, 8], 9: [7, 8, 9]}
+    kept = {
+        1: [1],
+        2: [1, 2],
+        3: [2, 3],
+        4: [3, 4],
+        5: [3, 4, 5],
+        6: [3, 5, 6],
+        7: [3, 6, 7],
+        8: [3, 7, 8],
+        9: [3, 8, 9],
+    }
     for step, loss in losses.items():
         with run.writer() as writer:  # Opened anew: what is best is known from the disk.
             writer.save(*at(state, step, loss))
         assert steps(run.path) == kept[step]
-        best = min((s for s in kept[step]), key=lambda s: (losses[s] is None, losses[s] or 0.0, -s))
+        best = min(kept[step], key=lambda s: (losses[s] or np.inf, s))
         generator, progress = run.generator()
         assert (progress.step, progress.loss) == (best, losses[best])
         assert_same(generator.params, at(state, best)[0].params)
@@ -367,10 +377,10 @@ def test_killed_while_deleting(tmp_path, monkeypatch):
 
     with run.writer() as writer:
         for step in (1, 2):
-            writer.save(*at(state, step, 1.0))
+            writer.save(*at(state, step, 3.0 - step))
         monkeypatch.setattr(checkpoint.shutil, "rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
-            writer.save(*at(state, 3, 1.0))
+            writer.save(*at(state, 3, 0.0))
     assert run.steps() == steps(run.path) == [2, 3]
     assert len(list(run.path.glob(".deleted-*"))) == 1
     monkeypatch.undo()

@@ -13,7 +13,7 @@ NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "restore.ipynb"
 # The kernel's own packages warn of things that are none of ours.
 @pytest.mark.filterwarnings("default")
 def test_the_notebook_restores_a_run_and_compares_temperatures(trained, tmp_path, monkeypatch):
-    shutil.copytree(trained, tmp_path / "checkpoints" / "nietzsche-book")
+    shutil.copytree(trained, tmp_path / "checkpoints" / "nietzsche")
     (tmp_path / "notebooks").mkdir()
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
