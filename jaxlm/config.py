@@ -149,7 +149,7 @@ class TrainConfig:
     recipe: Recipe = "book"
     """How to learn, and the defaults to start from. book: the system of Deep Learning with Python, chapter 8, which
     learns one character from each window of 60. stream: learns every character of the text, read on and on with its
-    memory kept: far better text in the same time."""
+    memory kept: far better text in the same time; --recipe stream --help shows its defaults."""
     size: Size | None = None
     """For the stream recipe: small (about 0.1 million parameters, minutes on a laptop), medium (1 million) or large
     (5 million, for a GPU or a long night). Left out: small."""
