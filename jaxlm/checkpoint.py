@@ -233,6 +233,15 @@ class Run:
         with _manager(self.path) as manager:
             yield Writer(self, manager)
 
+    def check_trainable(self) -> None:
+        """Raises InputError if the checkpoints are weights alone, as `export` writes them."""
+        steps = self.steps()
+        if steps and not any((self.path / str(step) / "training").exists() for step in steps):
+            raise InputError(
+                f"run {self.path}: found weights alone, which write but cannot be trained on, expected a whole "
+                "checkpoint; go on with another run (--run), or train a new one: python train.py"
+            )
+
     def restore(self, *, best: bool = False) -> tuple[TrainState, Progress] | None:
         """The whole state of the last checkpoint, or of the best, on the host.
 
@@ -244,12 +253,7 @@ class Run:
         Raises:
           InputError: there were checkpoints, and all of them are damaged or gone.
         """
-        steps = self.steps()
-        if steps and not any((self.path / str(step) / "training").exists() for step in steps):
-            raise InputError(
-                f"run {self.path}: found weights alone, which write but cannot be trained on, expected a whole "
-                "checkpoint; go on with another run (--run), or train a new one: python train.py"
-            )
+        self.check_trainable()
         config = self.record.config
         model, optimizer = build_model(config, self.vocab), make_optimizer(config, steps=1)
         target = jax.eval_shape(lambda: init_state(model, optimizer, config))
@@ -300,7 +304,7 @@ class Run:
         )
 
     def export(self, path: str | os.PathLike[str]) -> "Run":
-        """Copies what it takes to write with the best checkpoint, to share or keep: a third of the run's size or less.
+        """Copies what it takes to write with the best checkpoint, to share or keep: half the run's size or less.
 
         The copy is a run that is sampled from, measured and loaded like any other, but not trained on.
 
@@ -318,7 +322,7 @@ class Run:
                 _write_text(copy.path / "metrics.jsonl", "".join(line + "\n" for _, line in self._metrics()))
             with copy.writer() as writer:
                 writer.save_weights(jax.device_get(generator.params), progress)
-        except RunError:
+        except BaseException:  # Ctrl-C, too, leaves nothing half-written.
             shutil.rmtree(copy.path, ignore_errors=True)
             raise
         return copy
@@ -385,6 +389,14 @@ class Run:
     def steps(self) -> list[int]:
         """The checkpoints, damaged ones too, in order."""
         return sorted(step for step, path in self._numbered().items() if (path / PROGRESS).exists())
+
+    def good(self) -> dict[int, Progress]:
+        """How far the checkpoints are that say so, by step."""
+        found = {}
+        for step in self.steps():
+            with contextlib.suppress(Exception):
+                found[step] = self.read_progress(step)[0]
+        return found
 
     def read_progress(self, step: int) -> tuple[Progress, dict[str, str]]:
         """How far a checkpoint is, and the digests of its files.
@@ -455,16 +467,12 @@ class Writer:
     def __init__(self, run: Run, manager: ocp.CheckpointManager) -> None:
         self._run = run
         self._manager = manager
-        self._good: dict[int, Progress] = {}  # The other checkpoints are left alone.
-        for step in run.steps():
-            with contextlib.suppress(Exception):
-                self._good[step] = run.read_progress(step)[0]
+        self._good = run.good()  # The other checkpoints are left alone.
 
     @property
     def best(self) -> Progress | None:
         """How far the best epoch is; None before the end of the first."""
-        best = self._good[_best(self._good)] if self._good else None
-        return best if best and best.judged is not None else None
+        return best_epoch(self._good)
 
     def save(self, state: TrainState, progress: Progress) -> None:
         """Saves a checkpoint; it is on disk, or the error raised, when this returns.
@@ -573,7 +581,8 @@ def newest(checkpoints: str | os.PathLike[str], *, trained: bool = False) -> Pat
 
     Args:
       checkpoints: the folder of runs.
-      trained: pass over runs that have no checkpoint yet, where others have one.
+      trained: pass over runs that have no checkpoint yet, where others have one; otherwise, over those that cannot
+        be trained on.
 
     Raises:
       InputError: there is none.
@@ -582,6 +591,8 @@ def newest(checkpoints: str | os.PathLike[str], *, trained: bool = False) -> Pat
     for path in Path(checkpoints).glob("*/config.json"):
         with contextlib.suppress(InputError):
             run = Run.open(path.parent)
+            if not trained:
+                run.check_trainable()
             found.append((trained and bool(run.steps()), run.record.created, run.path))
     if not found:
         raise InputError(
@@ -638,6 +649,12 @@ def _best(checkpoints: dict[int, Progress]) -> int:
         return (np.inf, -step) if judged is None else (judged, step)
 
     return min(checkpoints, key=rank)
+
+
+def best_epoch(checkpoints: dict[int, Progress]) -> Progress | None:
+    """How far the best epoch is; None before the end of the first."""
+    best = checkpoints[_best(checkpoints)] if checkpoints else None
+    return best if best and best.judged is not None else None
 
 
 def _training(state: TrainState) -> dict[str, Any]:

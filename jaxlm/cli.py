@@ -31,6 +31,7 @@ from jaxlm.config import (
     WatchConfig,
     differences,
     recipe_settings,
+    reject,
 )
 
 if TYPE_CHECKING:  # `--help` need not wait for them.
@@ -63,6 +64,9 @@ class TrainFlags:
     resume: bool = False
     """Go on with a run where it stopped, with its own settings; only --epochs, --patience, --impl and what is shown
     may change."""
+    size: Size | None = None
+    """For the stream recipe: small (about 0.1 million parameters, a minute or two on a laptop), medium (0.9 million)
+    or large (5 million, for a GPU or a long night). Left out: small."""
     config: Unnamed[TrainConfig] = BOOK
     watch: Unnamed[WatchConfig] = WatchConfig()
 
@@ -116,6 +120,8 @@ def evaluate(argv: Sequence[str] | None = None) -> int:
 def _train(argv: Sequence[str]) -> None:
     first = _parse(ResumeFlags(), argv, "train.py", others=True)
     if first.resume and not {"-h", "--help"} & set(argv):
+        if first.size is not None:
+            reject("size", first.size, "nothing with --resume, as a run keeps its own", "leave it out")
         _resume(first.where, argv)
         return
     flags = _parse(TrainFlags(config=recipe_settings(first.recipe, first.size)), argv, "train.py")
@@ -138,15 +144,14 @@ def _resume(where: RunFlags, argv: Sequence[str]) -> None:
     flags = _parse(TrainFlags(config=stored), argv, "train.py")
     # Another place for the corpus is fine, as long as it is the same text; `resume` sees to that.
     asked = flags.config
-    free = {name: getattr(stored, name) for name in ("epochs", "patience", "corpus", "impl")}
-    if changed := differences(stored, dataclasses.replace(asked, **free)):
+    free = "epochs", "patience", "corpus", "impl"
+    if changed := differences(stored, dataclasses.replace(asked, **{name: getattr(stored, name) for name in free})):
         raise InputError(
             f"run {path}: found other settings than its own ({'; '.join(changed)}), expected only --epochs, "
             "--patience and --impl to change; leave them out, or train a new run without --resume"
         )
     terminal = reporting.Terminal(flags.watch)
-    free = {name: getattr(asked, name) for name in free}
-    run.resume(path, **free, reporter=terminal)
+    run.resume(path, **{name: getattr(asked, name) for name in free}, reporter=terminal)
 
 
 def _find(where: RunFlags, *, trained: bool = False) -> Path:

@@ -150,9 +150,6 @@ class TrainConfig:
     """How to learn, and the defaults to start from. book: the system of Deep Learning with Python, chapter 8, which
     learns one character from each window of 60. stream: learns every character of the text, read on and on with its
     memory kept: far better text in the same time; --recipe stream --help shows its defaults."""
-    size: Size | None = None
-    """For the stream recipe: small (about 0.1 million parameters, minutes on a laptop), medium (1 million) or large
-    (5 million, for a GPU or a long night). Left out: small."""
     corpus: tuple[str, ...] | None = None
     """nietzsche, shakespeare, python-docs, or files and folders of UTF-8 text. Left out: nietzsche, or python-docs
     where that can't be had."""
@@ -165,8 +162,8 @@ class TrainConfig:
     lowercase: bool = True
     """Lowercase the corpus, and prompts too (the book's: yes)."""
     validation: float = 0.0
-    """Share of the corpus, at its end, that is held out: never learned from, and measured after every epoch, so that
-    the best epoch is the one that does best on unseen text (the book's: 0, none)."""
+    """Share of the corpus, at its end, that is held out: never learned from, and measured after every epoch, with
+    the memory carried on, so that the best epoch is the one that does best on unseen text (the book's: 0, none)."""
     patience: int | None = None
     """Stop after so many epochs without a better held-out loss. Left out: train all epochs, as in the book."""
     length: int = 60
@@ -205,12 +202,6 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_choice("recipe", self.recipe, get_args(Recipe))
         stream = self.recipe == "stream"
-        if self.size is not None:
-            check_choice("size", self.size, get_args(Size))
-            if not stream:
-                reject(
-                    "size", self.size, "nothing, since it is for recipe=stream", "leave it out, or choose that recipe"
-                )
         object.__setattr__(self, "corpus", check_corpus(self.corpus, "nietzsche"))
         check_choice("tokens", self.tokens, get_args(Tokens))
         check_int("words", self.words, 1, 2**24)
@@ -221,12 +212,17 @@ class TrainConfig:
         if self.patience is not None:
             check_int("patience", self.patience, 1, remedy="leave it out to train all epochs")
             if not self.validation:
-                reject("patience", self.patience, "nothing without a held-out text", "add validation=0.1")
+                reject("patience", self.patience, "nothing without a held-out text", "leave it out, or hold one out")
         check_int("length", self.length, 1, 2**20)
         if not stream:
             check_int("stride", self.stride, 1, 2**31 - 1)
         elif self.stride is not None:
-            reject("stride", self.stride, "nothing, since recipe=stream has no windows", "leave it out")
+            reject(
+                "stride",
+                self.stride,
+                "nothing, since recipe=stream has no windows",
+                "leave it out (in Python, begin with jaxlm.STREAM or set stride=None)",
+            )
         check_int("epochs", self.epochs, 1, 2**31 - 1)
         check_int("batch", self.batch, 1, 2**20)
         check_choice("optimizer", self.optimizer, get_args(Optimizer))
@@ -329,7 +325,6 @@ BOOK = TrainConfig()
 
 _STREAM = TrainConfig(
     recipe="stream",
-    size="small",
     lowercase=False,
     validation=0.1,
     length=32,
@@ -349,7 +344,6 @@ STREAM: dict[Size, TrainConfig] = {
     "small": _STREAM,
     "medium": dataclasses.replace(
         _STREAM,
-        size="medium",
         length=64,
         epochs=45,
         learning_rate=6e-3,
@@ -359,7 +353,6 @@ STREAM: dict[Size, TrainConfig] = {
     ),
     "large": dataclasses.replace(
         _STREAM,
-        size="large",
         length=64,
         epochs=45,
         learning_rate=3e-3,
@@ -374,13 +367,13 @@ def recipe_settings(recipe: Recipe, size: Size | None = None) -> TrainConfig:
     """What a recipe starts from; for `stream`, the small size unless one is named.
 
     Raises:
-      InputError: there is no such recipe or size, or a size is named for `book`.
+      InputError: a size is named for `book`.
     """
-    check_choice("recipe", recipe, get_args(Recipe))
-    if recipe == "book":
-        return dataclasses.replace(BOOK, size=size)
-    check_choice("size", size or "small", get_args(Size))
-    return STREAM[size or "small"]
+    if recipe == "stream":
+        return STREAM[size or "small"]
+    if size is not None:
+        reject("size", size, "nothing, since it is for recipe=stream", "leave it out, or choose that recipe")
+    return BOOK
 
 
 def to_json(config: TrainConfig) -> dict[str, Any]:

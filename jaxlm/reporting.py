@@ -104,7 +104,9 @@ class Terminal(Reporter):
         if plan.devices.startswith("CPU") and shutil.which("nvidia-smi"):
             self._print("This machine has an NVIDIA GPU, which JAX cannot use yet: pip install 'jax[cuda]'", "yellow")
         total = plan.steps * config.epochs
-        if plan.start >= total:
+        if plan.finished and plan.start < total:
+            return  # `end` says why.
+        if plan.finished:
             self._print(
                 f"All {config.epochs} epochs are trained already. To train on: {resume_command(plan.run.path)} "
                 f"--epochs {2 * config.epochs}"
@@ -194,7 +196,8 @@ class Terminal(Reporter):
         if best and progress.epoch < epochs:
             self._print(
                 f"Stopped after epoch {progress.epoch} of {epochs}: epoch {best.epoch} is still the best, with a "
-                f"held-out loss of {best.judged:.4f}."
+                f"held-out loss of {best.judged:.4f}. To train on: {resume_command(run.path)} --patience "
+                f"{2 * (progress.epoch - best.epoch)}"
             )
         self._print(f"Done. Write with: python sample.py --run {shlex.quote(str(run.path))}", "green")
 

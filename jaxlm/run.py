@@ -10,14 +10,14 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 import optax
 
 from jaxlm import lstm, sharding
-from jaxlm.checkpoint import Progress, Record, Run, Writer, build_model, locate, now, refuse, unused_path
+from jaxlm.checkpoint import Progress, Record, Run, Writer, best_epoch, build_model, locate, now, refuse, unused_path
 from jaxlm.config import Diverged, Impl, InputError, RunError, TrainConfig
 from jaxlm.data import PADDING, Streams, Windows, smallest_ids, split_text
 from jaxlm.metrics import bits_per_character, perplexity
@@ -33,7 +33,7 @@ SEED_LENGTH = 60
 """Characters at most in the prompt of a run's samples (the book's: 60)."""
 
 JUDGED_STEPS = 100
-"""Steps of an epoch after which its mean loss can tell a divergence."""
+"""Steps of an epoch after which its mean loss can tell a divergence, where windows come in random order."""
 
 CUT, CUTS = 0.25, 5
 """What a divergence leaves of the learning rate, and how often that may happen."""
@@ -64,6 +64,7 @@ class Plan:
       parameters: of the model.
       devices: in words.
       start: completed updates; more than 0 when the run is resumed.
+      finished: whether there is nothing to do, since all epochs are trained or patience has run out.
     """
 
     run: Run
@@ -74,6 +75,7 @@ class Plan:
     parameters: int
     devices: str
     start: int
+    finished: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +166,7 @@ def train(
         lstm.choose(config.impl)
         corpus = load_corpus(config.corpus, lowercase=config.lowercase, progress=reporter.download)
         config = dataclasses.replace(config, corpus=corpus.sources)
-        vocab = Vocab.build(config.tokens, corpus.text, config.words)
+        vocab = Vocab.build(config.tokens, *split_text(corpus.text, config.validation), words=config.words)
         material = _Material.of(config, corpus, vocab)
         start = seed_text(material.text, min(config.length, SEED_LENGTH))
         record = Record(config, corpus.name, len(corpus.text), corpus.sha256, start, now())
@@ -210,14 +212,9 @@ def resume(
     with contextlib.closing(reporter):
         run = Run.open(path)
         config = run.record.config
-        if epochs is not None:
-            config = dataclasses.replace(config, epochs=epochs)
-        if patience is not None:
-            config = dataclasses.replace(config, patience=patience)
-        if corpus is not None:
-            config = dataclasses.replace(config, corpus=corpus)
-        if impl is not None:
-            config = dataclasses.replace(config, impl=impl)
+        given: dict[str, Any] = {"epochs": epochs, "patience": patience, "corpus": corpus, "impl": impl}
+        config = dataclasses.replace(config, **{name: value for name, value in given.items() if value is not None})
+        run.check_trainable()
         lstm.choose(config.impl)  # Before anything is written.
         text = own_corpus(run, config.corpus, "if it has moved, name its new place", reporter.download)
         config = dataclasses.replace(config, corpus=text.sources)
@@ -290,10 +287,15 @@ class _Material:
                 "least 2; use more text, or hold out more of it"
             )
         order: Windows | Streams
-        if config.stride is None:
-            order = Streams(len(ids), config.length)
-        else:
-            order = Windows(len(ids), config.length, config.stride)
+        try:
+            if config.stride is None:
+                order = Streams(len(ids), config.length)
+            else:
+                order = Windows(len(ids), config.length, config.stride)
+        except InputError as error:
+            if not config.validation:
+                raise
+            raise InputError(f"{error}, or hold out less than the last {len(held_out):,} characters") from error
         return cls(corpus, text, ids, order, held_out, held_out_ids)
 
 
@@ -333,8 +335,8 @@ def _stop_on_signals() -> Iterator[_Stop]:
 class _Tally:
     """The steps and losses of an epoch, each fetched a step late, so that the device never waits for the host."""
 
-    def __init__(self, progress: Progress, row: int, worst: float, reporter: Reporter) -> None:
-        self._start, self._first, self._worst, self._reporter = progress, progress.step - row, worst, reporter
+    def __init__(self, progress: Progress, worst: float, reporter: Reporter) -> None:
+        self._start, self._worst, self._reporter = progress, worst, reporter
         self.step, self.nats, self.count = progress.step, progress.nats, progress.count
         self._pending: tuple[jax.Array, jax.Array] | None = None
 
@@ -353,11 +355,9 @@ class _Tally:
         """Takes the sums of the step just sent to the device, and looks at those of the step before.
 
         Raises:
-          Diverged: its loss is not finite, or the epoch's mean is far worse than that of the best.
+          Diverged: its loss is not finite.
         """
         self.settle()
-        if self.step - self._first >= JUDGED_STEPS:
-            self.judge()
         self._pending = nats, count
 
     def settle(self) -> None:
@@ -420,7 +420,7 @@ def _fit(run: Run, config: TrainConfig, material: _Material, reporter: Reporter,
     with _enough_memory():
         fit = _Fit(run, config, material, reporter, stop)
         state = found[0] if found else fit.initial_state()
-        fit.announce(state, progress)
+        fit.announce(state, progress, best_epoch(run.good()))
         while True:
             # A new one after a divergence: Orbax saves no step that it has saved already.
             with run.writer() as writer:
@@ -450,7 +450,7 @@ class _Fit:
         compute = jax.jit(lambda: init_state(self._model, optimizer, self._config))
         return to_host(compute(), self._config.batch)
 
-    def announce(self, state: TrainState, progress: Progress) -> None:
+    def announce(self, state: TrainState, progress: Progress, best: Progress | None) -> None:
         """Tells what is about to be done."""
         material, parameters = self._material, sum(leaf.size for leaf in jax.tree.leaves(state.params))
         self._reporter.start(
@@ -463,6 +463,7 @@ class _Fit:
                 parameters=parameters,
                 devices=sharding.describe(self._mesh),
                 start=progress.step,
+                finished=self._is_finished(progress.epoch, best),
             )
         )
 
@@ -476,11 +477,9 @@ class _Fit:
         config, run = self._config, self._run
         state = to_devices(host_state, self._mesh)
         update = make_step(self._model, self._optimizer(progress.cuts), config, self._mesh)
-        while progress.epoch < config.epochs and not self._is_impatient(progress.epoch, writer.best):
+        while not self._is_finished(progress.epoch, writer.best):
             began = time.monotonic()
-            tally = _Tally(
-                progress, progress.step - progress.epoch * self._steps, self._worst(writer.best), self._reporter
-            )
+            tally = _Tally(progress, self._worst(writer.best), self._reporter)
             state = self._train_epoch(update, state, progress.epoch, tally, writer)
             host_state = to_host(state, config.batch)
             generator = run.make_generator(host_state.weights, config.impl)
@@ -502,11 +501,14 @@ class _Fit:
           RunError: the learning rate has been cut too often.
         """
         if progress.cuts == CUTS:
+            clip = "" if self._config.clip else ", or with --clip 1"
             raise RunError(
-                f"{error}; the learning rate was cut {CUTS} times, to {self._rate(CUTS):.2g}, in vain; the best "
-                "checkpoint is kept; train a new run with a smaller --learning-rate, or with --clip 1"
+                f"{error}; the learning rate was cut {CUTS} times, to {self._rate(CUTS):.2g}, in vain; "
+                f"{'the best checkpoint is kept; ' * bool(writer.best)}train a new run with a smaller "
+                f"--learning-rate{clip}"
             ) from error
-        found = self._run.restore(best=True)
+        # A checkpoint in the middle of the first epoch may be lost already.
+        found = self._run.restore(best=True) if writer.best else None
         state, best = found or (self.initial_state(), Progress(step=0, epoch=0, nats=0.0, count=0, loss=None))
         best = dataclasses.replace(best, cuts=progress.cuts + 1)
         writer.go_back_to(best)
@@ -520,6 +522,9 @@ class _Fit:
         for row in range(tally.step - epoch * self._steps, self._steps):
             state, nats, count = update(state, self._ids, sharding.split_rows(starts[row], self._mesh, PADDING))
             tally.add(nats, count)
+            # Streams come in the text's order: before the end, a hard passage looks like a loss that has risen.
+            if row >= JUDGED_STEPS and isinstance(self._material.order, Windows):
+                tally.judge()
             late = time.monotonic() - self._saved_at > SAVE_SECONDS
             if row + 1 < self._steps and (self._stop.signal or late):
                 tally.settle()
@@ -539,9 +544,10 @@ class _Fit:
             self._reporter.stopped(self._run, step)
             self._stop.end()
 
-    def _is_impatient(self, epoch: int, best: Progress | None) -> bool:
+    def _is_finished(self, epoch: int, best: Progress | None) -> bool:
         patience = self._config.patience
-        return patience is not None and best is not None and epoch - best.epoch >= patience
+        impatient = patience is not None and best is not None and epoch - best.epoch >= patience
+        return impatient or epoch >= self._config.epochs
 
     def _worst(self, best: Progress | None) -> float:
         """The loss over which an epoch has diverged."""

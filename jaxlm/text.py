@@ -285,17 +285,18 @@ class Vocab:
             reject("vocabulary", max(self.tokens, key=len), "single characters")
 
     @classmethod
-    def build(cls, kind: Tokens, text: str, words: int = 0) -> "Vocab":
+    def build(cls, kind: Tokens, text: str, held_out: str = "", *, words: int = 0) -> "Vocab":
         """The vocabulary of a corpus: sorted, so that it depends on the text alone.
 
         Args:
           kind: char, byte or word.
-          text: the corpus.
+          text: what is learned from.
+          held_out: what else is to be read, of which only the characters count.
           words: for `word`, how many of the most frequent words to know, ties by order of the alphabet.
         """
         if kind == "byte":
             return cls(kind, BYTES)
-        characters = sorted(set(text))
+        characters = sorted({*text, *held_out})
         if kind == "char":
             return cls(kind, tuple(characters))
         counts = collections.Counter(piece for piece in _pieces(text) if len(piece) > 1)

@@ -53,9 +53,10 @@ def make_optimizer(config: TrainConfig, steps: int, factor: float = 1.0) -> opta
       steps: updates in the whole run, at whose end a falling learning rate arrives at a hundredth.
       factor: of the learning rate, cut after a divergence.
     """
-    rate: optax.ScalarOrSchedule = config.learning_rate * factor
+    peak = config.learning_rate * factor
+    rate: optax.ScalarOrSchedule = peak
     if config.schedule == "cosine" or config.warmup:
-        rate = _schedule(config, steps, config.learning_rate * factor)
+        rate = _schedule(config, steps, peak)
     if config.optimizer == "rmsprop":
         update = optax.rmsprop(rate, decay=0.9, eps=1e-7, eps_in_sqrt=False)
     elif config.weight_decay:

@@ -124,7 +124,11 @@ def test_an_export_writes_the_same_and_is_not_trained_on(trained, tmp_path):
             attempt()
     with pytest.raises(jaxlm.InputError, match="found a run there"):
         Run.open(trained).export(run.path)
-    left = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file() and file.name != ".lock"}
+    # The newest run to go on with is another.
+    shutil.copytree(trained, tmp_path / "shared" / "a")
+    assert newest(tmp_path / "shared") == tmp_path / "shared" / "a"
+    assert newest(tmp_path / "shared", trained=True) == run.path
+    left = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
     assert left == before
 
 

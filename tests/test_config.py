@@ -8,6 +8,7 @@ import pytest
 
 from jaxlm.config import (
     BOOK,
+    STREAM,
     EvaluateConfig,
     InputError,
     ModelConfig,
@@ -32,9 +33,14 @@ OTHER = TrainConfig(
     batch=16,
     optimizer="adam",
     learning_rate=0.001,
+    schedule="cosine",
+    warmup=3,
+    weight_decay=0.1,
     clip=1.0,
+    average=0.9,
+    patience=4,
     seed=2**32 - 1,
-    model=ModelConfig(hidden=3, layers=2, dropout=0.5),
+    model=ModelConfig(3, 2, 5, input_dropout=0.1, dropout=0.5, output_dropout=0.2, recurrent_dropout=0.3),
 )
 
 
@@ -48,7 +54,6 @@ def test_the_book_is_written_out():
     assert recipe_settings("book") == BOOK == TrainConfig()
     assert to_json(BOOK) == {
         "recipe": "book",
-        "size": None,
         "corpus": None,
         "tokens": "char",
         "words": 2000,
@@ -86,7 +91,23 @@ def test_the_book_is_written_out():
 
 BAD = [
     *((ModelConfig, name, value) for name in ("hidden", "layers") for value in (0, -1, 1.0, "1", None, True)),
-    *((ModelConfig, "dropout", value) for value in (-0.1, 1.0, 1, math.nan, math.inf, "0", None, True)),
+    *((ModelConfig, "embedding", value) for value in (-1, 1.0, "1", None, True)),
+    *(
+        (kind, name, value)
+        for kind, name in (
+            (ModelConfig, "dropout"),
+            (ModelConfig, "input_dropout"),
+            (ModelConfig, "output_dropout"),
+            (ModelConfig, "recurrent_dropout"),
+            (TrainConfig, "validation"),
+            (TrainConfig, "average"),
+            (TrainConfig, "reset"),
+        )
+        for value in (-0.1, 1.0, 1, math.nan, math.inf, "0", None, True)
+    ),
+    *((TrainConfig, "warmup", value) for value in (-1, 1.0, "1", None, True)),
+    *((TrainConfig, "weight_decay", value) for value in (-0.1, math.nan, math.inf, "0", None, True)),
+    *((TrainConfig, "patience", value) for value in (0, -1, 1.0, "1", True)),
     *(
         (TrainConfig, name, value)
         for name in ("words", "length", "stride", "epochs", "batch")
@@ -95,7 +116,11 @@ BAD = [
     *((TrainConfig, "learning_rate", value) for value in (0, 0.0, -1, math.nan, math.inf, 10**400, "1", None, True)),
     *((TrainConfig, "clip", value) for value in (0, -1.0, math.nan, math.inf, "1", False)),
     *((TrainConfig, "seed", value) for value in (-1, 2**32, 0.0, None, True)),
-    *((TrainConfig, name, value) for name in ("recipe", "tokens", "optimizer") for value in ("", "Book", None, 1)),
+    *(
+        (TrainConfig, name, value)
+        for name in ("recipe", "tokens", "optimizer", "schedule")
+        for value in ("", "Book", None, 1)
+    ),
     *((TrainConfig, "validation", value) for value in (-0.1, 1.0, 1, math.nan, "0", None, True)),
     *((kind, "corpus", value) for kind in (TrainConfig, EvaluateConfig) for value in ("a.txt", ("a.txt", 1), (), 3)),
     *((TrainConfig, "lowercase", value) for value in (0, "yes", None)),
@@ -141,6 +166,29 @@ def test_settings_without_effect_are_refused():
         ModelConfig(dropout=0.5)
     with pytest.raises(InputError, match="words: found 7, expected nothing, since it is for tokens=word"):
         TrainConfig(words=7)
+    with pytest.raises(InputError, match=r"input_dropout: found 0\.5, expected 0 without an embedding"):
+        ModelConfig(input_dropout=0.5)
+    with pytest.raises(InputError, match="patience: found 3, expected nothing without a held-out text"):
+        TrainConfig(patience=3)
+    with pytest.raises(InputError, match=r"weight_decay: found 0\.1, expected 0, since it is for optimizer=adam"):
+        TrainConfig(weight_decay=0.1)
+    with pytest.raises(InputError, match=r"reset: found 0\.1, expected 0, since it is for recipe=stream"):
+        TrainConfig(reset=0.1)
+    with pytest.raises(InputError, match=r"stride: found 3, expected nothing, .*jaxlm\.STREAM"):
+        TrainConfig(recipe="stream")
+    with pytest.raises(InputError, match="size: found 'large', expected nothing, since it is for recipe=stream"):
+        recipe_settings("book", "large")
+
+
+def test_the_sizes_are_what_they_say():
+    assert recipe_settings("stream") == STREAM["small"] == recipe_settings("stream", "small")
+    assert set(STREAM) == {"small", "medium", "large"}
+    for size, parameters in (("small", 0.1e6), ("medium", 1e6), ("large", 5e6)):
+        network = recipe_settings("stream", size).model
+        widths = [network.embedding] + [network.hidden] * (network.layers - 1)
+        weights = sum(4 * network.hidden * (width + network.hidden + 1) for width in widths)
+        weights += 57 * (network.embedding + network.hidden + 1)  # Of Nietzsche's characters.
+        assert 0.8 * parameters < weights < 1.2 * parameters
     with pytest.raises(InputError, match="dynamic: found True, expected False with protocol=window-60"):
         EvaluateConfig(dynamic=True, protocol="window-60")
 
@@ -166,7 +214,8 @@ def test_json_round_trip(config):
 def test_a_stored_setting_that_is_missing_takes_its_default():
     values = to_json(OTHER)
     del values["clip"], values["model"]["dropout"]
-    assert from_json(values) == dataclasses.replace(OTHER, clip=None, model=ModelConfig(hidden=3, layers=2))
+    model = dataclasses.replace(OTHER.model, dropout=0.0)
+    assert from_json(values) == dataclasses.replace(OTHER, clip=None, model=model)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +239,11 @@ def test_differences_are_told_setting_by_setting():
     changed = dataclasses.replace(OTHER, corpus=("b.txt",), clip=None, model=ModelConfig(hidden=4, layers=2))
     assert differences(OTHER, changed) == [
         "hidden 4 instead of 3",
+        "embedding 0 instead of 5",
+        "input_dropout 0.0 instead of 0.1",
         "dropout 0.0 instead of 0.5",
+        "output_dropout 0.0 instead of 0.2",
+        "recurrent_dropout 0.0 instead of 0.3",
         "corpus ('b.txt',) instead of ('a.txt', 'nietzsche')",
         "clip None instead of 1.0",
     ]

@@ -64,17 +64,18 @@ def test_a_divergence_and_lost_patience_are_told_in_a_line_each(trained):
     run = jaxlm.Run.open(trained)
     output = io.StringIO()
     terminal = jaxlm.Terminal(console=Console(file=output, width=60))
-    best = Progress(step=11, epoch=1, nats=0.0, count=0, loss=2.0, validation=1.5, cuts=1)
-    terminal.diverged("step 15: found a loss of nan, expected a finite one", best, 0.0025)
-    beginning = dataclasses.replace(best, step=0, epoch=0)
-    terminal.diverged("step 3: found a loss of inf, expected a finite one", beginning, 0.000625)
-    terminal.end(run, best, best)
+    best = Progress(step=0, epoch=0, nats=0.0, count=0, loss=2.0, validation=1.5, cuts=1)
+    progress = dataclasses.replace(best, step=11, epoch=1)
+    terminal.diverged("step 15: found a loss of nan, expected a finite one", progress, 0.0025)
+    terminal.diverged("step 3: found a loss of inf, expected a finite one", best, 0.000625)
+    terminal.end(run, progress, best)
     assert output.getvalue().splitlines() == [
         "Diverged at step 15: found a loss of nan, expected a finite one. Going back to epoch 1, the best, with the "
         "learning rate cut to 0.0025.",
         "Diverged at step 3: found a loss of inf, expected a finite one. Going back to the beginning with the learning "
         "rate cut to 0.000625.",
-        "Stopped after epoch 1 of 2: epoch 1 is still the best, with a held-out loss of 1.5000.",
+        "Stopped after epoch 1 of 2: epoch 0 is still the best, with a held-out loss of 1.5000. "
+        f"To train on: python train.py --resume --run {trained} --patience 2",
         f"Done. Write with: python sample.py --run {trained}",
     ]
 

@@ -243,10 +243,11 @@ def test_a_held_out_loss_that_is_not_finite_is_a_divergence(stream, tmp_path, mo
 
 def test_a_text_too_short_to_hold_out_some_of_it(stream, tmp_path):
     before = contents(tmp_path)
-    for share, found in ((0.0001, 1), (0.999, None)):
-        with pytest.raises(
-            jaxlm.InputError, match="validation: found 0.0001, which holds out 1 tokens" if found else "corpus: found"
-        ):
+    for share, words in (
+        (0.0001, "validation: found 0.0001, which holds out 1 tokens"),
+        (0.9999, "corpus: found a text of only 0 tokens.* or hold out less than the last 1,032 characters"),
+    ):
+        with pytest.raises(jaxlm.InputError, match=words):
             jaxlm.train(dataclasses.replace(stream, validation=share), run="fox", checkpoints=tmp_path)
     assert contents(tmp_path) == before
 
@@ -449,10 +450,44 @@ def test_a_divergence_in_the_first_epoch_goes_back_to_the_beginning(small, tmp_p
     assert metrics(tmp_path / "fox") == metrics(tmp_path / "slow")
 
 
+def test_a_checkpoint_in_the_middle_of_the_first_epoch_is_no_place_to_go_back_to(small, tmp_path, monkeypatch):
+    """Its weights, and its sum of losses, may be lost already."""
+    told = Told()
+    with monkeypatch.context() as patch:
+        patch.setattr(run_lib, "SAVE_SECONDS", -1.0)
+        spoil_steps(patch, once(lambda step, nats: nats * 1000 if step == 3 else nats))
+        jaxlm.train(small, run="fox", checkpoints=tmp_path, reporter=told)
+    [(reason, *rest)] = told.divergences
+    assert reason.startswith("step 11: found the loss risen")
+    assert rest == [0, 1, 0.0025]
+    jaxlm.train(dataclasses.replace(small, learning_rate=0.0025), run="slow", checkpoints=tmp_path)
+    assert metrics(tmp_path / "fox") == metrics(tmp_path / "slow")
+
+
+def test_a_risen_loss_is_noticed_before_the_epoch_ends(small, tmp_path, monkeypatch):
+    told = Told()
+    monkeypatch.setattr(run_lib, "JUDGED_STEPS", 3)
+    spoil_steps(monkeypatch, once(lambda step, nats: nats * 1000 if step == STEPS + 2 else nats))
+    jaxlm.train(small, run="fox", checkpoints=tmp_path, reporter=told)
+    assert [reason.split(":")[0] for reason, *_ in told.divergences] == [f"step {STEPS + 3}"]
+
+
+def test_a_hard_passage_is_no_divergence(stream, tmp_path, monkeypatch):
+    """A stream reads it in a row, where windows come in random order."""
+    told = Told()
+    monkeypatch.setattr(run_lib, "JUDGED_STEPS", 3)
+    spoil_steps(monkeypatch, lambda step, nats: nats * (20 if step % STREAM_STEPS < 5 else 1))
+    monkeypatch.setattr(run_lib, "worst_loss", lambda best: 4.0 * 20 * 5 / STREAM_STEPS)
+    jaxlm.train(stream, run="fox", checkpoints=tmp_path, reporter=told)
+    assert told.divergences == []
+
+
 def test_a_run_that_diverges_again_and_again_ends_with_its_best_checkpoint(small, tmp_path, trained, monkeypatch):
     told = Told()
     spoil_steps(monkeypatch, lambda step, nats: float("nan") if step == 15 else nats)
-    with pytest.raises(jaxlm.RunError, match=r"step 15: found a loss of nan.* cut 5 times, to 9\.8e-06, in vain"):
+    with pytest.raises(
+        jaxlm.RunError, match=r"step 15: found a loss of nan.* cut 5 times, to 9\.8e-06, in vain; the best"
+    ):
         jaxlm.train(small, run="fox", checkpoints=tmp_path, reporter=told)
     assert [cuts for _, _, cuts, _ in told.divergences] == [1, 2, 3, 4, 5]
     assert steps(tmp_path / "fox") == [STEPS]
@@ -490,7 +525,7 @@ def test_learning_rate_that_is_too_large(corpus, tmp_path, capsys):
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 1
     assert errors[0].startswith("error: step ")
-    assert "the learning rate was cut 5 times, to 9.8e+34, in vain" in errors[0]
+    assert "cut 5 times, to 9.8e+34, in vain; train a new run with a smaller --learning-rate, or with" in errors[0]
     assert not (tmp_path / "fox").exists()  # It had no good checkpoint.
 
 

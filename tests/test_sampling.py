@@ -259,7 +259,7 @@ def constant_model(vocab, token):
 
 
 def test_length_counts_characters_of_word_tokens():
-    vocab = Vocab.build("word", "one two two three three three", 2)
+    vocab = Vocab.build("word", "one two two three three three", words=2)
     writer = generator(*constant_model(vocab, vocab.ids["three"]), vocab=vocab)
     assert writer.generate("two ", 12, temperature=0) == "two threethreeth"
 

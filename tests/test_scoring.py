@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 import jaxlm
 from jaxlm import scoring
 from jaxlm.config import InputError
-from jaxlm.data import Windows, split_text
-from jaxlm.metrics import perplexity
+from jaxlm.data import Windows
 from jaxlm.model import LanguageModel
 from jaxlm.sampling import TextGenerator
 from jaxlm.text import Vocab
@@ -245,7 +244,7 @@ def generator(vocab, lowercase=False):
 @pytest.mark.parametrize("kind", ["char", "byte", "word"])
 def test_a_generator_scores_each_token_after_the_first(kind):
     text = "über den Wolken, über den Bergen"
-    vocab = Vocab.build(kind, text, 3)
+    vocab = Vocab.build(kind, text, words=3)
     writer = generator(vocab)
     ids = vocab.encode(text)
     scores = writer.score(text)
@@ -272,16 +271,3 @@ def test_a_generator_reads_a_text_to_score_like_a_prompt():
 def test_a_trained_model_prefers_its_own_text(trained):
     model = jaxlm.load(trained)
     assert model.score("the quick brown fox ").mean() > model.score("xof nworb kciuq eht ").mean() + 0.1
-
-
-@given(text=st.text(max_size=50), share=st.floats(0, 1, exclude_max=True))
-def test_a_text_is_split_into_all_of_it(text, share):
-    learned, held_out = split_text(text, share)
-    assert learned + held_out == text
-    assert len(held_out) == int(np.ceil(len(text) * share))
-
-
-def test_perplexity():
-    assert perplexity(0.0) == 1
-    assert perplexity(2.0) == pytest.approx(7.389056)
-    assert perplexity(1e9) == float("inf")

@@ -34,7 +34,7 @@ relaxed = settings(deadline=None)
 @relaxed
 @given(kind=st.sampled_from(KINDS), corpus=texts.filter(bool), words=st.integers(0, 5), cuts=st.lists(st.integers(0)))
 def test_any_text_round_trips(kind, corpus, words, cuts):
-    vocab = Vocab.build(kind, corpus, words)
+    vocab = Vocab.build(kind, corpus, words=words)
     ids = vocab.encode(corpus)
     assert ids.dtype == np.int32
     assert vocab.decode(ids) == corpus
@@ -89,7 +89,7 @@ def test_words_outside_the_vocabulary_are_spelled():
 
 def test_the_most_frequent_words_are_known_ties_by_the_alphabet():
     def words(number):
-        return Vocab.build("word", "cc bb aa bb aa dd dd dd", number).tokens[5:]
+        return Vocab.build("word", "cc bb aa bb aa dd dd dd", words=number).tokens[5:]
 
     assert [words(n) for n in range(4)] == [(), ("dd",), ("aa", "dd"), ("aa", "bb", "dd")]
     assert words(99) == ("aa", "bb", "cc", "dd")

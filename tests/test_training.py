@@ -14,7 +14,7 @@ from reference import logits as numpy_logits
 import jaxlm
 from jaxlm import sharding
 from jaxlm.data import PADDING
-from jaxlm.metrics import bits_per_character, nll_sum
+from jaxlm.metrics import bits_per_character, nll_sum, perplexity
 from jaxlm.model import LanguageModel
 from jaxlm.training import TrainState, init_state, make_optimizer, make_step, to_devices, to_host
 
@@ -340,3 +340,9 @@ def test_nll_sum_counts_real_targets_only():
 def test_bits_per_character():
     assert bits_per_character(np.log(8), 1) == pytest.approx(3)
     assert bits_per_character(np.log(8), 1.5) == pytest.approx(2)
+
+
+def test_perplexity():
+    assert perplexity(0.0) == 1
+    assert perplexity(2.0) == pytest.approx(7.389056)
+    assert perplexity(1e9) == float("inf")
