@@ -509,6 +509,8 @@ class Writer:
             with self._run.writing(f"checkpoint {step}"):
                 saved = self._manager.save(step, args=ocp.args.Composite(**arguments))
                 if saved:
+                    for file in path.rglob("commit_success.txt"):
+                        file.unlink()  # It says nothing but where on this machine the checkpoint lies.
                     self._seal(path, progress)
         except RunError:
             for part in (path, *self._run.path.glob(f"{step}.orbax-checkpoint-tmp*")):

@@ -124,6 +124,9 @@ def test_an_export_writes_the_same_and_is_not_trained_on(trained, tmp_path):
             attempt()
     with pytest.raises(jaxlm.InputError, match="found a run there"):
         Run.open(trained).export(run.path)
+    # Where it was made is nobody's business.
+    for file in run.path.rglob("*"):
+        assert not file.is_file() or str(tmp_path).encode() not in file.read_bytes()
     # The newest run to go on with is another.
     shutil.copytree(trained, tmp_path / "shared" / "a")
     assert newest(tmp_path / "shared") == tmp_path / "shared" / "a"
