@@ -22,7 +22,7 @@ def keep_compiled() -> None:
     write to is left alone. Nothing here is worth more than the time to compile it: where there is no such directory,
     or no room in it, the process does without.
     """
-    if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
+    if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined, unused-ignore]
         return
     try:
         path = platformdirs.user_cache_path("jaxlm", appauthor=False) / "compiled" / _processor()

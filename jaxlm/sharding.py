@@ -18,7 +18,7 @@ def split_cpu() -> None:
     XLA's CPU runtime leaves most of a recurrence to one core, so a batch is split over several devices. Only before
     JAX's first computation. Has the C library keep memory for them, too (`_keep_buffers`).
     """
-    if jax.config.jax_num_cpu_devices >= 0:  # type: ignore[attr-defined]
+    if jax.config.jax_num_cpu_devices >= 0:  # type: ignore[attr-defined, unused-ignore]
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # A notebook may have computed something already: its devices stay as they are.
