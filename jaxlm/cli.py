@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import tyro
 
@@ -47,26 +47,32 @@ Unnamed = Annotated[Setting, tyro.conf.arg(name="")]
 
 @dataclasses.dataclass(frozen=True)
 class RunFlags:
-    """Which run, and where runs are."""
+    """Which run, and where runs are.
+
+    Attributes:
+      run: Name of the run, a folder in --checkpoints, or a path to it. Left out: in train.py without --resume made from
+        corpus and recipe, else the newest.
+      checkpoints: The folder of runs.
+    """
 
     run: str | None = None
-    """Name of the run, a folder in --checkpoints, or a path to it. Left out: in train.py without --resume made from
-    corpus and recipe, else the newest."""
     checkpoints: Path = Path("checkpoints")
-    """The folder of runs."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainFlags:
-    """Train a character-level LSTM language model on any text, and watch it learn to write."""
+    """Train a character-level LSTM language model on any text, and watch it learn to write.
+
+    Attributes:
+      resume: Go on with a run where it stopped, with its own settings; only --epochs, --patience, --impl and what is
+        shown may change.
+      size: For the stream recipe: small (about 0.1 million parameters, a minute or two on a laptop), medium (0.9
+        million) or large (5 million, for a GPU or a long night). Left out: small.
+    """
 
     where: Unnamed[RunFlags] = RunFlags()
     resume: bool = False
-    """Go on with a run where it stopped, with its own settings; only --epochs, --patience, --impl and what is shown
-    may change."""
     size: Size | None = None
-    """For the stream recipe: small (about 0.1 million parameters, a minute or two on a laptop), medium (0.9 million)
-    or large (5 million, for a GPU or a long night). Left out: small."""
     config: Unnamed[TrainConfig] = BOOK
     watch: Unnamed[WatchConfig] = WatchConfig()
 
@@ -83,23 +89,29 @@ class ResumeFlags:
 
 @dataclasses.dataclass(frozen=True)
 class SampleFlags:
-    """Write with a trained model: the best epoch of a run."""
+    """Write with a trained model: the best epoch of a run.
+
+    Attributes:
+      impl: How to compute, with the same numbers but for rounding: scan, the plain reference, which draws as it goes;
+        auto, the fastest here; or as in train.py.
+    """
 
     where: Unnamed[RunFlags] = RunFlags()
     config: Unnamed[SampleConfig] = SampleConfig()
     impl: Impl = "auto"
-    """How to compute, with the same numbers but for rounding: scan, the plain reference, which draws as it goes;
-    auto, the fastest here; or as in train.py."""
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateFlags:
-    """Measure a trained model, the best epoch of a run, on a text."""
+    """Measure a trained model, the best epoch of a run, on a text.
+
+    Attributes:
+      impl: How to compute, with the same numbers but for rounding; as in train.py.
+    """
 
     where: Unnamed[RunFlags] = RunFlags()
     config: Unnamed[EvaluateConfig] = EvaluateConfig()
     impl: Impl = "auto"
-    """How to compute, with the same numbers but for rounding; as in train.py."""
 
 
 def train(argv: Sequence[str] | None = None) -> int:
@@ -307,28 +319,32 @@ def _is_text(line: str) -> bool:
 
 
 def _registry() -> tyro.constructors.ConstructorRegistry:
-    """How flags are read: one that may be left out as a value, never as the word None; numbers with clear words."""
+    """How flags are read: one that may be left out as a value, never as the word None; mistakes in clear words."""
     registry = tyro.constructors.ConstructorRegistry()
 
     @registry.primitive_rule
     def read_flag(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
-        kind, *other = get_args(info.type) if type(None) in get_args(info.type) else (info.type,)
-        several = kind == tuple[str, ...]
-        if kind not in (str, int, float) and not (several and other):
+        optional = type(None) in get_args(info.type)
+        kind = get_args(info.type)[0] if optional else info.type
+        choices = get_args(kind) if get_origin(kind) is Literal else ()
+        several = optional and kind == tuple[str, ...]
+        if kind not in (str, int, float) and not choices and not several:
             return None
+        expected = f"one of {', '.join(choices)}" if choices else "a whole number" if kind is int else "a number"
 
         def read(word: str) -> Any:
             try:
-                return kind(word)
+                return choices[choices.index(word)] if choices else kind(word)
             except ValueError:
-                expected = "a whole number" if kind is int else "a number"
                 raise ValueError(f"found {word!r}, expected {expected}") from None
 
+        names = f"{{{','.join(choices)}}}" if choices else "STR [STR ...]" if several else kind.__name__.upper()
+        accepted = str if choices else tuple if several else kind
         return tyro.constructors.PrimitiveConstructorSpec(
             nargs="*" if several else 1,
-            metavar="STR [STR ...]" if several else kind.__name__.upper(),
+            metavar=names,
             instance_from_str=lambda words: tuple(words) if several else read(words[0]),
-            is_instance=lambda value: (bool(other) and value is None) or isinstance(value, tuple if several else kind),
+            is_instance=lambda value: (optional and value is None) or isinstance(value, accepted),
             str_from_instance=lambda value: ["unset"] if value is None else list(value) if several else [str(value)],
         )
 

@@ -108,22 +108,25 @@ class ModelConfig:
 
     Every dropout but the recurrent one drops the same units at all steps of a window (Gal and Ghahramani 2016,
     arXiv:1512.05287).
+
+    Attributes:
+      hidden: Units of each LSTM layer (the book's: 128).
+      layers: LSTM layers, one on another (the book's: 1).
+      embedding: Numbers that stand for a token where it enters the first layer; 0: one-hot (the book's).
+      input_dropout: Share of an embedding dropped in training, so it needs one (the book's: none).
+      dropout: Share of units dropped between layers in training, so it needs two layers or more (the book's: none).
+      output_dropout: Share of units dropped before the softmax in training (the book's: none).
+      recurrent_dropout: Share of the recurrent weights dropped in each training step: DropConnect, as in AWD-LSTM (the
+        book's: none).
     """
 
     hidden: int = 128
-    """Units of each LSTM layer (the book's: 128)."""
     layers: int = 1
-    """LSTM layers, one on another (the book's: 1)."""
     embedding: int = 0
-    """Numbers that stand for a token where it enters the first layer; 0: one-hot (the book's)."""
     input_dropout: float = 0.0
-    """Share of an embedding dropped in training, so it needs one (the book's: none)."""
     dropout: float = 0.0
-    """Share of units dropped between layers in training, so it needs two layers or more (the book's: none)."""
     output_dropout: float = 0.0
-    """Share of units dropped before the softmax in training (the book's: none)."""
     recurrent_dropout: float = 0.0
-    """Share of the recurrent weights dropped in each training step: DropConnect, as in AWD-LSTM (the book's: none)."""
 
     def __post_init__(self) -> None:
         check_int("hidden", self.hidden, 1, 2**16)
@@ -144,59 +147,63 @@ class TrainConfig:
     """All that decides what a run learns. The defaults are the `book` recipe.
 
     Source: F. Chollet, Deep Learning with Python, 8.1 (notebook for Keras 2.2.4).
+
+    Attributes:
+      recipe: How to learn, and the defaults to start from. book: the system of Deep Learning with Python, chapter 8,
+        which learns one character from each window of 60. stream: learns every character of the text, read on and on
+        with its memory kept: far better text in the same time; --recipe stream --help shows its defaults.
+      corpus: nietzsche, shakespeare, python-docs, or files and folders of UTF-8 text. Left out: nietzsche, or
+        python-docs where that can't be had.
+      tokens: What the model reads and writes at each step (the book's: char). Bytes want stride 1 in the book's recipe:
+        at 3, a script of three bytes a character is only half seen.
+      words: For word tokens, how many of the most frequent words to know; the others are spelled in characters. More
+        words make slower steps (our choice: 2000).
+      lowercase: Lowercase the corpus, and prompts too (the book's: yes).
+      validation: Share of the corpus, at its end, that is held out: never learned from, and measured after every epoch,
+        with the memory carried on, so that the best epoch is the one that does best on unseen text (the book's: 0,
+        none).
+      patience: Stop after so many epochs without a better held-out loss. Left out: train all epochs, as in the book.
+      length: Tokens in a window; in the stream recipe, tokens that each stream reads in a step (the book's: 60).
+      stride: Tokens from one window's start to the next's; the stream recipe has none (the book's: 3).
+      epochs: Passes over the corpus in all (the book's text: 60).
+      batch: Windows in a step; in the stream recipe, streams that are read side by side (the book's: 128).
+      optimizer: rmsprop as in Keras 2.2.4, with decay 0.9 and epsilon 1e-7 outside the root (the book's); adam with
+        decays 0.9 and 0.99.
+      learning_rate: Step size of the optimizer, at its largest (the book's: 0.01).
+      schedule: cosine: the learning rate falls to a hundredth by the last epoch, along a cosine; constant (the book's).
+      warmup: Steps, though at most a tenth of all, in which the learning rate rises to its largest (the book's: 0).
+      weight_decay: Share of each weight, times the learning rate, that every step takes away, for adam (the book's: 0).
+      clip: Largest global norm of the gradient; larger ones are scaled down. Left out: no limit, as in the book.
+      average: Write and measure with a running average of the weights, of which each step keeps this share, for example
+        0.999; 0: with the last weights (the book's).
+      reset: For the stream recipe: how likely a stream's memory is cleared before a step, so that the model learns to
+        begin a text, too.
+      seed: Decides the initial weights and the order of the windows (the book sets none; our choice: 0).
+      impl: How to compute, with the same numbers but for rounding: scan, the plain reference; fused, faster; cudnn,
+        NVIDIA's library, on its GPUs only. auto chooses for the machine.
     """
 
     recipe: Recipe = "book"
-    """How to learn, and the defaults to start from. book: the system of Deep Learning with Python, chapter 8, which
-    learns one character from each window of 60. stream: learns every character of the text, read on and on with its
-    memory kept: far better text in the same time; --recipe stream --help shows its defaults."""
     corpus: tuple[str, ...] | None = None
-    """nietzsche, shakespeare, python-docs, or files and folders of UTF-8 text. Left out: nietzsche, or python-docs
-    where that can't be had."""
     tokens: Tokens = "char"
-    """What the model reads and writes at each step (the book's: char). Bytes want stride 1 in the book's recipe: at 3,
-    a script of three bytes a character is only half seen."""
     words: int = 2000
-    """For word tokens, how many of the most frequent words to know; the others are spelled in characters. More
-    words make slower steps (our choice: 2000)."""
     lowercase: bool = True
-    """Lowercase the corpus, and prompts too (the book's: yes)."""
     validation: float = 0.0
-    """Share of the corpus, at its end, that is held out: never learned from, and measured after every epoch, with
-    the memory carried on, so that the best epoch is the one that does best on unseen text (the book's: 0, none)."""
     patience: int | None = None
-    """Stop after so many epochs without a better held-out loss. Left out: train all epochs, as in the book."""
     length: int = 60
-    """Tokens in a window; in the stream recipe, tokens that each stream reads in a step (the book's: 60)."""
     stride: int | None = 3
-    """Tokens from one window's start to the next's; the stream recipe has none (the book's: 3)."""
     epochs: int = 60
-    """Passes over the corpus in all (the book's text: 60)."""
     batch: int = 128
-    """Windows in a step; in the stream recipe, streams that are read side by side (the book's: 128)."""
     optimizer: Optimizer = "rmsprop"
-    """rmsprop: decay 0.9, epsilon 1e-7 outside the root (Keras 2.2.4's, the book's); adam: decays 0.9 and 0.99."""
     learning_rate: float = 0.01
-    """Step size of the optimizer, at its largest (the book's: 0.01)."""
     schedule: Schedule = "constant"
-    """cosine: the learning rate falls to a hundredth by the last epoch, along a cosine; constant (the book's)."""
     warmup: int = 0
-    """Steps, though at most a tenth of all, in which the learning rate rises to its largest (the book's: 0)."""
     weight_decay: float = 0.0
-    """Share of each weight, times the learning rate, that every step takes away, for adam (the book's: 0)."""
     clip: float | None = None
-    """Largest global norm of the gradient; larger ones are scaled down. Left out: no limit, as in the book."""
     average: float = 0.0
-    """Write and measure with a running average of the weights, of which each step keeps this share, for example
-    0.999; 0: with the last weights (the book's)."""
     reset: float = 0.0
-    """For the stream recipe: how likely a stream's memory is cleared before a step, so that the model learns to begin
-    a text, too."""
     seed: int = 0
-    """Decides the initial weights and the order of the windows (the book sets none; our choice: 0)."""
     impl: Impl = "auto"
-    """How to compute, with the same numbers but for rounding: scan, the plain reference; fused, faster; cudnn,
-    NVIDIA's library, on its GPUs only. auto chooses for the machine."""
     model: ModelConfig = ModelConfig()
 
     def __post_init__(self) -> None:
@@ -248,12 +255,15 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class WatchConfig:
-    """What is shown while a run learns; it changes nothing that is learned."""
+    """What is shown while a run learns; it changes nothing that is learned.
+
+    Attributes:
+      temperature: Temperatures of the samples after each epoch (the book's: 0.2 0.5 1.0 1.2).
+      sample_length: Characters in each of these samples (the book's: 400).
+    """
 
     temperature: tuple[float, ...] = (0.2, 0.5, 1.0, 1.2)
-    """Temperatures of the samples after each epoch (the book's: 0.2 0.5 1.0 1.2)."""
     sample_length: int = 400
-    """Characters in each of these samples (the book's: 400)."""
 
     def __post_init__(self) -> None:
         check_temperatures(self.temperature)
@@ -262,23 +272,26 @@ class WatchConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SampleConfig:
-    """What to write, and how."""
+    """What to write, and how.
+
+    Attributes:
+      prompt: Text to go on from. Left out: the run's seed text.
+      length: Characters to write after the prompt (the book's: 400).
+      temperature: 0 is greedy, 1 is as learned, more is wilder; several are shown one after the other.
+      count: Texts to write at each temperature, all at once. The first has the seed, the others those that follow it.
+      seed: Repeats a text exactly. Left out: a new one each time; it is shown.
+      mode: window: each token from the last ones alone, as many as a training window had; state: the memory goes on,
+        which is much faster. Left out: as the model was trained.
+      unknown: What to do with prompt characters that the model has never seen: error, or skip them.
+    """
 
     prompt: str | None = None
-    """Text to go on from. Left out: the run's seed text."""
     length: int = 400
-    """Characters to write after the prompt (the book's: 400)."""
     temperature: tuple[float, ...] = (0.5,)
-    """0 is greedy, 1 is as learned, more is wilder; several are shown one after the other."""
     count: int = 1
-    """Texts to write at each temperature, all at once. The first has the seed, the others those that follow it."""
     seed: int | None = None
-    """Repeats a text exactly. Left out: a new one each time; it is shown."""
     mode: Mode | None = None
-    """window: each token from the last ones alone, as many as a training window had; state: the memory goes on,
-    which is much faster. Left out: as the model was trained."""
     unknown: Unknown = "error"
-    """What to do with prompt characters that the model has never seen: error, or skip them."""
 
     def __post_init__(self) -> None:
         if self.prompt is not None and not isinstance(self.prompt, str):
@@ -297,19 +310,23 @@ class SampleConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-    """Which text to measure a model on, and how."""
+    """Which text to measure a model on, and how.
+
+    Attributes:
+      corpus: Names, files and folders of text, as in train.py. Left out: the part of the run's own corpus that was held
+        out from its training.
+      protocol: carried: each token from all before it; cold-256: each from those before it in its window, one of 256
+        after the other, as nanoGPT measures; window-60: the one after each window of 60, at stride 3, as the book
+        trains.
+      dynamic: Let the model learn from what it has just read, too (dynamic evaluation). It never looks ahead, and the
+        run stays as it is.
+      unknown: What to do with characters that the model has never seen: error, or skip them.
+    """
 
     corpus: tuple[str, ...] | None = None
-    """Names, files and folders of text, as in train.py. Left out: the part of the run's own corpus that was held out
-    from its training."""
     protocol: Protocol = "carried"
-    """carried: each token from all before it; cold-256: each from those before it in its window, one of 256 after
-    the other, as nanoGPT measures; window-60: the one after each window of 60, at stride 3, as the book trains."""
     dynamic: bool = False
-    """Let the model learn from what it has just read, too (dynamic evaluation). It never looks ahead, and the run
-    stays as it is."""
     unknown: Unknown = "error"
-    """What to do with characters that the model has never seen: error, or skip them."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "corpus", check_corpus(self.corpus, "the run's held-out part"))

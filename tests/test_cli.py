@@ -447,11 +447,19 @@ def test_a_flag_that_cannot_be_read_is_explained(place, capsys, monkeypatch, com
     assert line == f"{UNREADABLE[typed]}; see python {command.__name__}.py --help"
 
 
-def test_a_flag_of_evaluate_that_cannot_be_read_is_explained(place, capsys):
-    line = refused(capsys, cli.evaluate, "--protocol", "cold")
-    assert "'cold'" in line
-    assert "cold-256" in line
-    assert line.endswith("; see python -m jaxlm.evaluate --help")
+@pytest.mark.parametrize(
+    ("command", "flag", "choices"),
+    [
+        (cli.train, "recipe", "book, stream"),
+        (cli.train, "size", "small, medium, large"),
+        (cli.sample, "mode", "window, state"),
+        (cli.evaluate, "protocol", "carried, cold-256, window-60"),
+    ],
+)
+def test_a_word_that_is_no_choice_is_answered_with_those_there_are(place, capsys, command, flag, choices):
+    for word in ("cold", "None"):
+        line = refused(capsys, command, f"--{flag}", word)
+        assert line.startswith(f"--{flag}: found {word!r}, expected one of {choices}; see python ")
 
 
 def test_a_file_that_may_not_be_read(place, capsys, monkeypatch):
@@ -572,16 +580,22 @@ FLAGS = {
 
 
 @pytest.mark.parametrize("program", FLAGS)
-def test_help_names_every_flag_without_jax(program):
+def test_help_names_every_flag_without_jax_and_breaks_no_text_but_at_the_terminal_s_edge(program):
     done = subprocess.run(
         [sys.executable, "-X", "importtime", *program.split(), "--help"],
         cwd=ROOT,
+        env={**os.environ, "COLUMNS": "600"},
         capture_output=True,
         text=True,
         check=True,
     )
-    named = set(re.findall(r"│ (?:-h, )?--([a-z-]+)", done.stdout))
-    assert named == {*FLAGS[program].split(), "help"}
+    named = re.findall(r"│ (?:-h, )?--([a-z-]+)", done.stdout)
+    assert sorted(named) == sorted([*FLAGS[program].split(), "help"])
+    # Each flag's text is one line, which ends with the default; a docstring's line that begins with a digit is not
+    # joined to the one before it.
+    assert len(re.findall(r"\(default: [^│]*\) +│$", done.stdout, re.MULTILINE)) == len(named) - 1
+    for line in re.findall(r"^│ {9,}([^ │].*?) *│$", done.stdout, re.MULTILINE):
+        assert re.search(r"\(default: .*\)$", line)
     imported = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
     assert "tyro" in imported
     assert imported & {"jax", "jaxlib", "flax", "optax", "orbax"} == set()
