@@ -113,7 +113,6 @@ class ModelConfig:
       hidden: Units of each LSTM layer (the book's: 128).
       layers: LSTM layers, one on another (the book's: 1).
       embedding: Numbers that stand for a token where it enters the first layer; 0: one-hot (the book's).
-      input_dropout: Share of an embedding dropped in training, so it needs one (the book's: none).
       dropout: Share of units dropped between layers in training, so it needs two layers or more (the book's: none).
       output_dropout: Share of units dropped before the softmax in training (the book's: none).
       recurrent_dropout: Share of the recurrent weights dropped in each training step: DropConnect, as in AWD-LSTM (the
@@ -123,7 +122,6 @@ class ModelConfig:
     hidden: int = 128
     layers: int = 1
     embedding: int = 0
-    input_dropout: float = 0.0
     dropout: float = 0.0
     output_dropout: float = 0.0
     recurrent_dropout: float = 0.0
@@ -132,12 +130,8 @@ class ModelConfig:
         check_int("hidden", self.hidden, 1, 2**16)
         check_int("layers", self.layers, 1, 2**10)
         check_int("embedding", self.embedding, 0, 2**16)
-        for name in ("input_dropout", "dropout", "output_dropout", "recurrent_dropout"):
+        for name in ("dropout", "output_dropout", "recurrent_dropout"):
             check_float(name, getattr(self, name), 0.0, 1.0, above=False)
-        if self.input_dropout and not self.embedding:
-            reject(
-                "input_dropout", self.input_dropout, "0 without an embedding, as it acts on that", "add embedding=64"
-            )
         if self.dropout and self.layers == 1:
             reject("dropout", self.dropout, "0 with one layer, since it acts between layers", "add layers=2 or more")
 
@@ -171,7 +165,6 @@ class TrainConfig:
         decays 0.9 and 0.99.
       learning_rate: Step size of the optimizer, at its largest (the book's: 0.01).
       schedule: cosine: the learning rate falls to a hundredth by the last epoch, along a cosine; constant (the book's).
-      warmup: Steps, though at most a tenth of all, in which the learning rate rises to its largest (the book's: 0).
       weight_decay: Share of each weight, times the learning rate, that every step takes away, for adam (the book's: 0).
       clip: Largest global norm of the gradient; larger ones are scaled down. Left out: no limit, as in the book.
       average: Write and measure with a running average of the weights, of which each step keeps this share, for example
@@ -197,7 +190,6 @@ class TrainConfig:
     optimizer: Optimizer = "rmsprop"
     learning_rate: float = 0.01
     schedule: Schedule = "constant"
-    warmup: int = 0
     weight_decay: float = 0.0
     clip: float | None = None
     average: float = 0.0
@@ -235,7 +227,6 @@ class TrainConfig:
         check_choice("optimizer", self.optimizer, get_args(Optimizer))
         check_float("learning_rate", self.learning_rate, 0.0, above=True)
         check_choice("schedule", self.schedule, get_args(Schedule))
-        check_int("warmup", self.warmup, 0, 2**31 - 1)
         check_float("weight_decay", self.weight_decay, 0.0, above=False)
         if self.weight_decay and self.optimizer != "adam":
             reject(
@@ -351,7 +342,6 @@ _STREAM = TrainConfig(
     optimizer="adam",
     learning_rate=0.015,
     schedule="cosine",
-    warmup=100,
     clip=1.0,
     reset=0.05,
     model=ModelConfig(hidden=128, embedding=32),

@@ -48,9 +48,8 @@ class LanguageModel(nn.Module):
       hidden: H, units of each layer.
       layers: LSTM layers.
       embedding: numbers that stand for a token where it enters the first layer; 0: one-hot.
-      input_dropout: share of an embedding dropped in training, the same at all T steps, as in the next two.
-      dropout: share of units dropped between layers in training.
-      output_dropout: share of units dropped before the softmax in training.
+      dropout: share of units dropped between layers in training, the same at all T steps.
+      output_dropout: share of units dropped before the softmax in training, the same at all T steps.
       recurrent_dropout: share of the recurrent kernels' weights dropped in training (DropConnect: Merity et al. 2018,
         arXiv:1708.02182).
       impl: the recurrence, by its name in `lstm.IMPLS`: same parameters, same numbers. With `scan`, the reference,
@@ -61,7 +60,6 @@ class LanguageModel(nn.Module):
     hidden: int
     layers: int = 1
     embedding: int = 0
-    input_dropout: float = 0.0
     dropout: float = 0.0
     output_dropout: float = 0.0
     recurrent_dropout: float = 0.0
@@ -72,7 +70,6 @@ class LanguageModel(nn.Module):
         self.lstm = [self.param(f"lstm_{i}", init_layer, width, self.hidden) for i, width in enumerate(widths)]
         if self.embedding:
             self.embed = nn.Embed(self.vocabulary, self.embedding, embedding_init=normal)
-        self.drop_input = nn.Dropout(self.input_dropout, broadcast_dims=(1,))
         self.drop = nn.Dropout(self.dropout, broadcast_dims=(1,))
         self.drop_output = nn.Dropout(self.output_dropout, broadcast_dims=(1,))
         self.drop_weights = nn.Dropout(self.recurrent_dropout)
@@ -102,8 +99,8 @@ class LanguageModel(nn.Module):
         first, *others = self.lstm
         states = tokens  # The first layer takes ids for one-hots.
         if self.embedding:
-            if tokens.shape[1] == 1 or (train and self.input_dropout):
-                states = self.drop_input(self.embed(tokens), deterministic=not train)
+            if tokens.shape[1] == 1:
+                states = self.embed(tokens)
             else:
                 first = self._embedded(first)
         after = []

@@ -55,8 +55,8 @@ def make_optimizer(config: TrainConfig, steps: int, factor: float = 1.0) -> opta
     """
     peak = config.learning_rate * factor
     rate: optax.ScalarOrSchedule = peak
-    if config.schedule == "cosine" or config.warmup:
-        rate = _schedule(config, steps, peak)
+    if config.schedule == "cosine":
+        rate = optax.cosine_decay_schedule(peak, steps, alpha=0.01)
     if config.optimizer == "rmsprop":
         update = optax.rmsprop(rate, decay=0.9, eps=1e-7, eps_in_sqrt=False)
     elif config.weight_decay:
@@ -64,17 +64,6 @@ def make_optimizer(config: TrainConfig, steps: int, factor: float = 1.0) -> opta
     else:
         update = optax.adam(rate, b2=0.99)
     return update if config.clip is None else optax.chain(optax.clip_by_global_norm(config.clip), update)
-
-
-def _schedule(config: TrainConfig, steps: int, peak: float) -> optax.Schedule:
-    # A short run is not all warm-up.
-    warmup = min(config.warmup, steps // 10)
-    after = optax.constant_schedule(peak)
-    if config.schedule == "cosine":
-        after = optax.cosine_decay_schedule(peak, max(1, steps - warmup), alpha=0.01)
-    # The first update is not lost to a rate of 0.
-    rising = optax.linear_schedule(peak / (warmup + 1), peak, max(1, warmup))
-    return optax.join_schedules([rising, after], [warmup])
 
 
 def init_state(model: LanguageModel, optimizer: optax.GradientTransformation, config: TrainConfig) -> TrainState:

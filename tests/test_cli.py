@@ -573,7 +573,7 @@ def test_a_warning_is_told_once_in_a_process_of_its_own():
 FLAGS = {
     "train.py": "corpus recipe run checkpoints epochs hidden layers dropout length stride batch learning-rate seed "
     "resume tokens words lowercase optimizer clip temperature sample-length impl size validation patience schedule "
-    "warmup weight-decay average reset embedding input-dropout output-dropout recurrent-dropout",
+    "weight-decay average reset embedding output-dropout recurrent-dropout",
     "sample.py": "run checkpoints prompt length temperature seed mode unknown count impl",
     "-m jaxlm.evaluate": "run checkpoints corpus protocol dynamic unknown impl",
 }

@@ -34,13 +34,12 @@ OTHER = TrainConfig(
     optimizer="adam",
     learning_rate=0.001,
     schedule="cosine",
-    warmup=3,
     weight_decay=0.1,
     clip=1.0,
     average=0.9,
     patience=4,
     seed=2**32 - 1,
-    model=ModelConfig(3, 2, 5, input_dropout=0.1, dropout=0.5, output_dropout=0.2, recurrent_dropout=0.3),
+    model=ModelConfig(3, 2, 5, dropout=0.5, output_dropout=0.2, recurrent_dropout=0.3),
 )
 
 
@@ -67,7 +66,6 @@ def test_the_book_is_written_out():
         "optimizer": "rmsprop",
         "learning_rate": 0.01,
         "schedule": "constant",
-        "warmup": 0,
         "weight_decay": 0.0,
         "clip": None,
         "average": 0.0,
@@ -78,7 +76,6 @@ def test_the_book_is_written_out():
             "hidden": 128,
             "layers": 1,
             "embedding": 0,
-            "input_dropout": 0.0,
             "dropout": 0.0,
             "output_dropout": 0.0,
             "recurrent_dropout": 0.0,
@@ -96,7 +93,6 @@ BAD = [
         (kind, name, value)
         for kind, name in (
             (ModelConfig, "dropout"),
-            (ModelConfig, "input_dropout"),
             (ModelConfig, "output_dropout"),
             (ModelConfig, "recurrent_dropout"),
             (TrainConfig, "validation"),
@@ -105,7 +101,6 @@ BAD = [
         )
         for value in (-0.1, 1.0, 1, math.nan, math.inf, "0", None, True)
     ),
-    *((TrainConfig, "warmup", value) for value in (-1, 1.0, "1", None, True)),
     *((TrainConfig, "weight_decay", value) for value in (-0.1, math.nan, math.inf, "0", None, True)),
     *((TrainConfig, "patience", value) for value in (0, -1, 1.0, "1", True)),
     *(
@@ -166,8 +161,6 @@ def test_settings_without_effect_are_refused():
         ModelConfig(dropout=0.5)
     with pytest.raises(InputError, match="words: found 7, expected nothing, since it is for tokens=word"):
         TrainConfig(words=7)
-    with pytest.raises(InputError, match=r"input_dropout: found 0\.5, expected 0 without an embedding"):
-        ModelConfig(input_dropout=0.5)
     with pytest.raises(InputError, match="patience: found 3, expected nothing without a held-out text"):
         TrainConfig(patience=3)
     with pytest.raises(InputError, match=r"weight_decay: found 0\.1, expected 0, since it is for optimizer=adam"):
@@ -240,7 +233,6 @@ def test_differences_are_told_setting_by_setting():
     assert differences(OTHER, changed) == [
         "hidden 4 instead of 3",
         "embedding 0 instead of 5",
-        "input_dropout 0.0 instead of 0.1",
         "dropout 0.0 instead of 0.5",
         "output_dropout 0.0 instead of 0.2",
         "recurrent_dropout 0.0 instead of 0.3",

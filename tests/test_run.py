@@ -47,7 +47,7 @@ def shared_compilation():
         return dataclasses.replace(config, corpus=None, epochs=epochs)
 
     def total(config, steps):
-        return steps if config.schedule == "cosine" or config.warmup else 1
+        return steps if config.schedule == "cosine" else 1
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_lib, "init_state", lambda model, optimizer, c: init_state(model, optimizer, shared(c)))
@@ -142,12 +142,11 @@ STREAM = dataclasses.replace(
     epochs=3,
     length=10,
     batch=6,
-    warmup=10,
     average=0.9,
     reset=0.1,
     weight_decay=0.01,
     patience=3,
-    model=jaxlm.ModelConfig(8, 2, 5, input_dropout=0.1, dropout=0.2, output_dropout=0.1, recurrent_dropout=0.2),
+    model=jaxlm.ModelConfig(8, 2, 5, dropout=0.2, output_dropout=0.1, recurrent_dropout=0.2),
 )
 """Everything that a stream's next step can depend on."""
 

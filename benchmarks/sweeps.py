@@ -1,0 +1,99 @@
+"""The sweeps behind the settings of `--recipe stream`: one setting changed at a time.
+
+`python -m benchmarks.sweeps small` prints a line of JSON for each change; SWEEPS.md has the results. Models learn from
+a part of what the figures in RESULTS.md are trained on, and are judged on another, so that no choice has seen what is
+reported. `medium` and `large` have stand-ins that train in minutes: a smaller model on a shorter text, so about as
+many parameters for each character.
+"""
+
+import json
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+import jaxlm
+from jaxlm.config import STREAM, Size, TrainConfig
+from jaxlm.data import split_text
+from jaxlm.run import EpochMetrics, Reporter
+from jaxlm.sampling import TextGenerator
+from jaxlm.scoring import PROTOCOLS
+from jaxlm.text import fetch
+
+_MEDIUM = replace(STREAM["medium"], length=32, learning_rate=0.008, epochs=50, reset=0.0)
+_LARGE = replace(STREAM["large"], length=32, learning_rate=0.005, epochs=35, reset=0.0)
+
+BASES: dict[Size, TrainConfig] = {
+    "small": STREAM["small"],
+    "medium": replace(_MEDIUM, model=replace(_MEDIUM.model, hidden=128, embedding=32)),
+    "large": replace(_LARGE, model=replace(_LARGE.model, hidden=192)),
+}
+
+PARTS: dict[Size, tuple[slice, slice]] = {
+    "small": (slice(486_722), slice(486_722, 540_803)),
+    "medium": (slice(130_000), slice(444_372, 493_747)),
+    "large": (slice(100_000), slice(444_372, 469_372)),
+}
+"""Characters of Nietzsche, lowercased: to learn from, and to judge by."""
+
+CHANGES: dict[Size, list[dict[str, Any]]] = {
+}
+
+
+def changed(config: TrainConfig, change: dict[str, Any]) -> TrainConfig:
+    """A config with other settings, or its model's."""
+    of_model = {name: value for name, value in change.items() if hasattr(config.model, name)}
+    others = {name: value for name, value in change.items() if name not in of_model}
+    return replace(config, model=replace(config.model, **of_model), **others)
+
+
+class Epochs(Reporter):
+    """Keeps what each epoch came to, and the last one's model."""
+
+    def __init__(self) -> None:
+        self.metrics: list[EpochMetrics] = []
+        self.last: TextGenerator
+
+    def epoch(self, metrics: EpochMetrics, generator: TextGenerator) -> None:
+        self.metrics.append(metrics)
+        self.last = generator
+
+
+def losses(config: TrainConfig, learned: str, judged: str) -> dict[str, float]:
+    """Trains a model, and measures it.
+
+    Returns:
+      In nats per character: the last epoch's training loss, and by each protocol the loss of its model on the text to
+      judge by; which epoch did best there (`best_epoch`); and the seconds that all took.
+    """
+    began, epochs = time.monotonic(), Epochs()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "text.txt"
+        path.write_text(learned + judged, encoding="utf-8")
+        config = replace(config, corpus=(str(path),), validation=len(judged) / len(learned + judged))
+        assert split_text(learned + judged, config.validation) == (learned, judged)
+        jaxlm.train(config, run=Path(folder) / "run", reporter=epochs)
+    last = epochs.last
+    ids = last.vocab.encode(judged)
+    held_out = {name: -score(last.model, last.params, ids).mean(dtype=float) for name, score in PROTOCOLS.items()}
+    best = min(epochs.metrics, key=lambda metrics: metrics.validation_loss)
+    found = {"training": epochs.metrics[-1].loss, **held_out, "best_epoch": best.epoch}
+    return {name: round(float(value), 4) for name, value in found.items()} | {
+        "seconds": round(time.monotonic() - began)
+    }
+
+
+def main(size: tyro.conf.Positional[Size]) -> None:
+    """Trains what is changed in a size, one after the other."""
+    text = fetch("nietzsche").lower()
+    learned, judged = (text[part] for part in PARTS[size])
+    for change in CHANGES[size]:
+        found = losses(changed(BASES[size], change), learned, judged)
+        print(json.dumps({"change": change, **found}), flush=True)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
