@@ -1,9 +1,9 @@
 """The sweeps behind the settings of `--recipe stream`: one setting changed at a time.
 
-`python -m benchmarks.sweeps small` prints a line of JSON for each change; SWEEPS.md has the results. Models learn from
-a part of what the figures in RESULTS.md are trained on, and are judged on another, so that no choice has seen what is
-reported. `medium` and `large` have stand-ins that train in minutes: a smaller model on a shorter text, so about as
-many parameters for each character.
+`python -m benchmarks.sweeps small '{}' '{"reset": 0.01}'` prints a line of JSON for the size as it is and for the
+change; SWEEPS.md has the results. Models learn from a part of what the figures in RESULTS.md are trained on, and are
+judged on another, so that no choice has seen what is reported. `medium` and `large` have stand-ins that train in
+minutes: a smaller model on a shorter text, with about as many parameters for each character.
 """
 
 import json
@@ -23,13 +23,13 @@ from jaxlm.sampling import TextGenerator
 from jaxlm.scoring import PROTOCOLS
 from jaxlm.text import fetch
 
-_MEDIUM = replace(STREAM["medium"], length=32, learning_rate=0.008, epochs=50, reset=0.0)
-_LARGE = replace(STREAM["large"], length=32, learning_rate=0.005, epochs=35, reset=0.0)
+_MEDIUM = replace(STREAM["medium"], length=32, learning_rate=0.018, epochs=50)
+_LARGE = replace(STREAM["large"], length=32, epochs=35)
 
 BASES: dict[Size, TrainConfig] = {
     "small": STREAM["small"],
     "medium": replace(_MEDIUM, model=replace(_MEDIUM.model, hidden=128, embedding=32)),
-    "large": replace(_LARGE, model=replace(_LARGE.model, hidden=192)),
+    "large": replace(_LARGE, model=replace(_LARGE.model, hidden=240)),
 }
 
 PARTS: dict[Size, tuple[slice, slice]] = {
@@ -38,9 +38,6 @@ PARTS: dict[Size, tuple[slice, slice]] = {
     "large": (slice(100_000), slice(444_372, 469_372)),
 }
 """Characters of Nietzsche, lowercased: to learn from, and to judge by."""
-
-CHANGES: dict[Size, list[dict[str, Any]]] = {
-}
 
 
 def changed(config: TrainConfig, change: dict[str, Any]) -> TrainConfig:
@@ -86,11 +83,16 @@ def losses(config: TrainConfig, learned: str, judged: str) -> dict[str, float]:
     }
 
 
-def main(size: tyro.conf.Positional[Size]) -> None:
-    """Trains what is changed in a size, one after the other."""
+def main(size: tyro.conf.Positional[Size], changes: tyro.conf.Positional[tuple[str, ...]] = ("{}",), /) -> None:
+    """Trains one model after the other.
+
+    Args:
+      size: whose settings to start from.
+      changes: what to set otherwise in each, as JSON objects.
+    """
     text = fetch("nietzsche").lower()
     learned, judged = (text[part] for part in PARTS[size])
-    for change in CHANGES[size]:
+    for change in map(json.loads, changes):
         found = losses(changed(BASES[size], change), learned, judged)
         print(json.dumps({"change": change, **found}), flush=True)
 

@@ -220,7 +220,7 @@ class TrainConfig:
                 "stride",
                 self.stride,
                 "nothing, since recipe=stream has no windows",
-                "leave it out (in Python, begin with jaxlm.STREAM or set stride=None)",
+                'leave it out (in Python, begin with jaxlm.STREAM["small"], or set stride=None)',
             )
         check_int("epochs", self.epochs, 1, 2**31 - 1)
         check_int("batch", self.batch, 1, 2**20)
@@ -342,32 +342,29 @@ _STREAM = TrainConfig(
     optimizer="adam",
     learning_rate=0.015,
     schedule="cosine",
+    weight_decay=0.03,
     clip=1.0,
     reset=0.05,
     model=ModelConfig(hidden=128, embedding=32),
 )
 
+_MEDIUM = dataclasses.replace(
+    _STREAM,
+    length=64,
+    epochs=60,
+    learning_rate=0.01,
+    weight_decay=0.1,
+    average=0.99,
+    model=ModelConfig(256, 2, 64, dropout=0.2, output_dropout=0.25, recurrent_dropout=0.25),
+)
+
 STREAM: dict[Size, TrainConfig] = {
     "small": _STREAM,
-    "medium": dataclasses.replace(
-        _STREAM,
-        length=64,
-        epochs=60,
-        learning_rate=6e-3,
-        weight_decay=0.1,
-        average=0.99,
-        reset=0.01,
-        model=ModelConfig(256, 2, 64, dropout=0.2, output_dropout=0.25, recurrent_dropout=0.25),
-    ),
+    "medium": _MEDIUM,
     "large": dataclasses.replace(
-        _STREAM,
-        length=64,
-        epochs=60,
-        learning_rate=3e-3,
-        weight_decay=0.1,
-        average=0.99,
-        reset=0.01,
-        model=ModelConfig(512, 3, 64, dropout=0.3, output_dropout=0.4, recurrent_dropout=0.3),
+        _MEDIUM,
+        learning_rate=5e-3,
+        model=ModelConfig(640, 2, 64, dropout=0.3, output_dropout=0.4, recurrent_dropout=0.3),
     ),
 }
 
