@@ -345,7 +345,7 @@ _STREAM = TrainConfig(
     weight_decay=0.03,
     clip=1.0,
     reset=0.05,
-    model=ModelConfig(hidden=128, embedding=32),
+    model=ModelConfig(hidden=128, embedding=64),
 )
 
 _MEDIUM = dataclasses.replace(
