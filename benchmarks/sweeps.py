@@ -63,8 +63,8 @@ def losses(config: TrainConfig, learned: str, judged: str) -> dict[str, float]:
     """Trains a model, and measures it.
 
     Returns:
-      In nats per character: the last epoch's training loss, and by each protocol the loss of its model on the text to
-      judge by; which epoch did best there (`best_epoch`); and the seconds that all took.
+      In nats per character: the last epoch's training loss, by each protocol the loss of its model on the text to judge
+      by, and the best epoch's loss there, carried; then which epoch that was, and the seconds that all took.
     """
     began, epochs = time.monotonic(), Epochs()
     with tempfile.TemporaryDirectory() as folder:
@@ -77,10 +77,9 @@ def losses(config: TrainConfig, learned: str, judged: str) -> dict[str, float]:
     ids = last.vocab.encode(judged)
     held_out = {name: -score(last.model, last.params, ids).mean(dtype=float) for name, score in PROTOCOLS.items()}
     best = min(epochs.metrics, key=lambda metrics: metrics.validation_loss)
-    found = {"training": epochs.metrics[-1].loss, **held_out, "best_epoch": best.epoch}
-    return {name: round(float(value), 4) for name, value in found.items()} | {
-        "seconds": round(time.monotonic() - began)
-    }
+    found = {"training": epochs.metrics[-1].loss, **held_out, "best": best.validation_loss}
+    rounded = {name: round(float(loss), 4) for name, loss in found.items()}
+    return {**rounded, "best_epoch": best.epoch, "seconds": round(time.monotonic() - began)}
 
 
 def main(size: tyro.conf.Positional[Size], changes: tyro.conf.Positional[tuple[str, ...]] = ("{}",), /) -> None:
