@@ -330,7 +330,11 @@ def _registry() -> tyro.constructors.ConstructorRegistry:
         several = optional and kind == tuple[str, ...]
         if kind not in (str, int, float) and not choices and not several:
             return None
-        expected = f"one of {', '.join(choices)}" if choices else "a whole number" if kind is int else "a number"
+        if choices:
+            metavar, expected = f"{{{','.join(choices)}}}", f"one of {', '.join(choices)}"
+        else:
+            metavar = "STR [STR ...]" if several else kind.__name__.upper()
+            expected = "a whole number" if kind is int else "a number"
 
         def read(word: str) -> Any:
             try:
@@ -338,11 +342,10 @@ def _registry() -> tyro.constructors.ConstructorRegistry:
             except ValueError:
                 raise ValueError(f"found {word!r}, expected {expected}") from None
 
-        names = f"{{{','.join(choices)}}}" if choices else "STR [STR ...]" if several else kind.__name__.upper()
         accepted = str if choices else tuple if several else kind
         return tyro.constructors.PrimitiveConstructorSpec(
             nargs="*" if several else 1,
-            metavar=names,
+            metavar=metavar,
             instance_from_str=lambda words: tuple(words) if several else read(words[0]),
             is_instance=lambda value: (optional and value is None) or isinstance(value, accepted),
             str_from_instance=lambda value: ["unset"] if value is None else list(value) if several else [str(value)],

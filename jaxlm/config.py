@@ -167,8 +167,8 @@ class TrainConfig:
       schedule: cosine: the learning rate falls to a hundredth by the last epoch, along a cosine; constant (the book's).
       weight_decay: Share of each weight, times the learning rate, that every step takes away, for adam (the book's: 0).
       clip: Largest global norm of the gradient; larger ones are scaled down. Left out: no limit, as in the book.
-      average: Write and measure with a running average of the weights, of which each step keeps this share, for example
-        0.999; 0: with the last weights (the book's).
+      average: Write and measure with a running average of the weights, of which each step keeps this share (0.99, say);
+        with 0, by the last weights (the book's).
       reset: For the stream recipe: how likely a stream's memory is cleared before a step, so that the model learns to
         begin a text, too.
       seed: Decides the initial weights and the order of the windows (the book sets none; our choice: 0).
@@ -387,14 +387,24 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+RETIRED = {"warmup": 0, "input_dropout": 0.0}
+"""Settings that there are no more, with the value at which they did nothing (why: benchmarks/SWEEPS.md)."""
+
+
 def from_json(values: Mapping[str, Any]) -> TrainConfig:
     """Reads what `to_json` wrote; a setting that it lacks, being older, takes its default.
+
+    One that is retired may be there, if it did nothing.
 
     Raises:
       InputError: a setting is unknown to this version, or out of range.
     """
+
+    def current(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in values.items() if name not in RETIRED or value != RETIRED[name]}
+
     try:
-        return TrainConfig(**{**values, "model": ModelConfig(**values.get("model", {}))})
+        return TrainConfig(**{**current(values), "model": ModelConfig(**current(values.get("model", {})))})
     except (TypeError, AttributeError) as error:
         raise InputError(
             f"stored settings: found some that this version of jaxlm does not know ({error}), expected its own; use "

@@ -49,6 +49,14 @@ def test_settings_from_before_there_was_a_choice_of_impl_are_read():
     assert from_json(older) == BOOK
 
 
+def test_settings_that_are_retired_are_read_where_they_did_nothing():
+    older = to_json(BOOK)
+    older["warmup"], older["model"]["input_dropout"] = 0, 0.0
+    assert from_json(older) == BOOK
+    with pytest.raises(InputError, match=r"warmup.*use the version that made the run"):
+        from_json({**older, "warmup": 100})
+
+
 def test_the_book_is_written_out():
     assert recipe_settings("book") == BOOK == TrainConfig()
     assert to_json(BOOK) == {

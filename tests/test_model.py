@@ -175,7 +175,7 @@ def test_recurrent_dropout_drops_the_weights_and_not_the_states():
 
 
 def test_every_dropout_draws_by_its_key_and_only_in_training():
-    for changes in ({"output_dropout": 0.5}, {"recurrent_dropout": 0.5}):
+    for changes in ({"dropout": 0.5, "layers": 2}, {"output_dropout": 0.5}, {"recurrent_dropout": 0.5}):
         model = LanguageModel(9, 8, **changes)
         run, (one, other) = trained_run(model), jax.random.split(jax.random.key(1))
         np.testing.assert_array_equal(run(one), run(one))
