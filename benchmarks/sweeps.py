@@ -1,9 +1,9 @@
 """The sweeps behind the settings of `--recipe stream`: one setting changed at a time.
 
 `python -m benchmarks.sweeps small '{}' '{"reset": 0.01}'` prints a line of JSON for the size as it is and for the
-change; SWEEPS.md has the results. Models learn from a part of what the figures in RESULTS.md are trained on, and are
-judged on another, so that no choice has seen what is reported. `medium` and `large` have stand-ins that train in
-minutes: a smaller model on a shorter text, with about as many parameters for each character.
+change; SWEEPS.md has the results. Models learn from a part of what the figures of their size in RESULTS.md are
+trained on, and are judged on another. `medium` and `large` have stand-ins that train in minutes: a smaller model on a
+shorter text, with about as many parameters for each character.
 """
 
 import json
@@ -16,7 +16,8 @@ from typing import Any
 import tyro
 
 import jaxlm
-from jaxlm.config import STREAM, Size, TrainConfig
+from jaxlm.checkpoint import Progress
+from jaxlm.config import STREAM, Diverged, Size, TrainConfig
 from jaxlm.data import split_text
 from jaxlm.run import EpochMetrics, Reporter
 from jaxlm.sampling import TextGenerator
@@ -48,7 +49,7 @@ def changed(config: TrainConfig, change: dict[str, Any]) -> TrainConfig:
 
 
 class Epochs(Reporter):
-    """Keeps what each epoch came to, and the last one's model."""
+    """Keeps what each epoch came to, and the last one's model; a change with which a run diverges is no result."""
 
     def __init__(self) -> None:
         self.metrics: list[EpochMetrics] = []
@@ -57,6 +58,9 @@ class Epochs(Reporter):
     def epoch(self, metrics: EpochMetrics, generator: TextGenerator) -> None:
         self.metrics.append(metrics)
         self.last = generator
+
+    def diverged(self, reason: str, progress: Progress, learning_rate: float) -> None:
+        raise Diverged(reason)
 
 
 def losses(config: TrainConfig, learned: str, judged: str) -> dict[str, float]:
@@ -91,10 +95,10 @@ def main(size: tyro.conf.Positional[Size], changes: tyro.conf.Positional[tuple[s
     """
     text = fetch("nietzsche").lower()
     learned, judged = (text[part] for part in PARTS[size])
-    for change in map(json.loads, changes):
-        found = losses(changed(BASES[size], change), learned, judged)
-        print(json.dumps({"change": change, **found}), flush=True)
+    configs = {change: changed(BASES[size], json.loads(change)) for change in changes}
+    for change, config in configs.items():
+        print(json.dumps({"change": json.loads(change), **losses(config, learned, judged)}), flush=True)
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    tyro.cli(main, prog="python -m benchmarks.sweeps")
