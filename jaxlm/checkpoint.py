@@ -18,7 +18,8 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -47,6 +48,25 @@ PROGRESS = "progress.json"
 
 DELETED = ".deleted-"
 """What the name of a checkpoint begins with while it is deleted."""
+
+
+class _Damaged(Exception):
+    """A checkpoint's files are not what was saved, or not of this run."""
+
+
+class _Unreadable(Exception):
+    """A checkpoint could not be read, whatever its files are."""
+
+
+@contextlib.contextmanager
+def _damage_only(name: str) -> Iterator[None]:
+    """Takes a missing file, or what is none, for damage; other refusals of the system come through."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise _Damaged(f"{name} is missing") from error
+    except UnicodeDecodeError as error:
+        raise _Damaged(f"{name} is not what was saved") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,11 +247,9 @@ class Run:
         finally:
             os.close(descriptor)
 
-    @contextlib.contextmanager
-    def writer(self) -> Iterator["Writer"]:
-        """The checkpoints, open for saving; everything saved is on disk when the context ends."""
-        with _manager(self.path) as manager:
-            yield Writer(self, manager)
+    def writer(self) -> "Writer":
+        """The checkpoints, for saving."""
+        return Writer(self)
 
     def check_trainable(self) -> None:
         """Raises InputError if the checkpoints are weights alone, as `export` writes them."""
@@ -320,8 +338,7 @@ class Run:
         try:
             with copy.writing("metrics.jsonl"):
                 _write_text(copy.path / "metrics.jsonl", "".join(line + "\n" for _, line in self._metrics()))
-            with copy.writer() as writer:
-                writer.save_weights(jax.device_get(generator.params), progress)
+            copy.writer().save_weights(jax.device_get(generator.params), progress)
         except BaseException:  # Ctrl-C, too, leaves nothing half-written.
             shutil.rmtree(copy.path, ignore_errors=True)
             raise
@@ -394,7 +411,7 @@ class Run:
         """How far the checkpoints are that say so, by step."""
         found = {}
         for step in self.steps():
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(_Damaged):
                 found[step] = self.read_progress(step)[0]
         return found
 
@@ -402,20 +419,28 @@ class Run:
         """How far a checkpoint is, and the digests of its files.
 
         Raises:
-          Exception: any; it is damaged, or gone.
+          _Damaged: it is damaged, or gone.
+          OSError: it may be good, but cannot be read.
         """
-        values = json.loads((self.path / str(step) / PROGRESS).read_text(encoding="utf-8"))
-        if values.pop("sha256") != _digest(values):
-            raise ValueError(f"{PROGRESS} is not what was saved")
+        with _damage_only(PROGRESS):
+            text = (self.path / str(step) / PROGRESS).read_text(encoding="utf-8")
+        try:
+            values = json.loads(text)
+            digest = values.pop("sha256")
+        except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
+            raise _Damaged(f"{PROGRESS} is not what was saved ({type(error).__name__})") from error
+        if digest != _digest(values):
+            raise _Damaged(f"{PROGRESS} is not what was saved")
+        # From here on, it is what jaxlm wrote.
         if values.pop("vocab") != _digest(self.vocab.to_json()):
-            raise ValueError("vocab.json is not what was saved with it")
+            raise _Damaged("vocab.json is not what was saved with it")
         files = values.pop("files")
         if values["step"] != step:
-            raise ValueError(f"it is a copy of checkpoint {values['step']}")
+            raise _Damaged(f"it is a copy of checkpoint {values['step']}")
         return Progress(**values), files
 
     def _first_readable(self, targets: dict[str, Any], best: bool) -> tuple[dict[str, Any], Progress] | None:
-        damaged: dict[int, Exception] = {}
+        damaged: dict[int, _Damaged] = {}
         while True:
             # Listed anew each time: a trainer may have replaced the steps meanwhile.
             steps = self.steps()
@@ -434,9 +459,17 @@ class Run:
                 step = _best({step: progress for step, (progress, _) in found.items()}) if best else max(found)
                 progress, files = found[step]
                 items = self._read_items(step, targets, files)
-            except Exception as error:  # Orbax raises a bare Exception for some kinds of damage.
+            except _Damaged as error:
                 damaged[step] = error
                 continue
+            except (OSError, _Unreadable) as error:
+                if step not in self.steps():
+                    continue
+                # What keeps it from being read is not in its files: no other is taken, and nothing is called damaged.
+                raise RunError(
+                    f"run {self.path}: checkpoint {step} could not be read ({error}); the run was left as "
+                    "it is; once the cause is gone, try again"
+                ) from error
             for other in sorted(damaged.keys() & set(steps)):
                 log.warning("%s: checkpoint %s is passed over", self.path, _explain({other: damaged[other]}))
             return items, progress
@@ -445,28 +478,20 @@ class Run:
         for name, digest in files.items():
             # An item that is not asked for need not be good.
             asked = name.partition("/")[0] not in {"params", "training"} - targets.keys()
-            if asked and _file_digest(self.path / str(step) / name) != digest:
-                raise ValueError(f"{name} is not what was saved")
-        # NumPy targets: with others, Orbax wants the devices that a checkpoint was saved from.
-        arguments = {
-            name: ocp.args.StandardRestore(jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), target))
-            for name, target in targets.items()
-        }
-        with _manager(self.path) as manager:
-            restored = manager.restore(step, args=ocp.args.Composite(**arguments))
-        for name, target in targets.items():
-            # Orbax takes other shapes than a NumPy target's without a word.
-            if _shapes(restored[name]) != _shapes(target):
-                raise ValueError(f"its {name} do not fit the model in config.json")
-        return {name: restored[name] for name in targets}
+            if not asked:
+                continue
+            with _damage_only(name):
+                found = _file_digest(self.path / str(step) / name)
+            if found != digest:
+                raise _Damaged(f"{name} is not what was saved")
+        return _restore(self.path / str(step), targets)
 
 
 class Writer:
-    """The checkpoints of a run, open for saving; made by `Run.writer`."""
+    """The checkpoints of a run, for saving; made by `Run.writer`."""
 
-    def __init__(self, run: Run, manager: ocp.CheckpointManager) -> None:
+    def __init__(self, run: Run) -> None:
         self._run = run
-        self._manager = manager
         self._good = run.good()  # The other checkpoints are left alone.
 
     @property
@@ -503,21 +528,20 @@ class Writer:
 
     def _write(self, items: dict[str, Any], progress: Progress) -> None:
         step = progress.step
-        arguments = {name: ocp.args.StandardSave(item) for name, item in items.items()}
         path = self._run.path / str(step)
+        if os.path.lexists(path) or step <= max(self._good, default=-1):
+            raise RunError(
+                f"run {self._run.path}: refused to save step {step}, as that or a later one is there already"
+            )
         try:
             with self._run.writing(f"checkpoint {step}"):
-                saved = self._manager.save(step, args=ocp.args.Composite(**arguments))
-                if saved:
-                    for file in path.rglob("commit_success.txt"):
-                        file.unlink()  # It says nothing but where on this machine the checkpoint lies.
-                    self._seal(path, progress)
+                _save(path, items)
+                self._check(path, items)
+                self._seal(path, progress)
         except RunError:
             for part in (path, *self._run.path.glob(f"{step}.orbax-checkpoint-tmp*")):
                 shutil.rmtree(part, ignore_errors=True)  # It takes the room that is missing.
             raise
-        if not saved:
-            raise RunError(f"run {self._run.path}: Orbax refused to save step {step}; is it saved already?")
         self._good[step] = progress
 
     def go_back_to(self, progress: Progress) -> None:
@@ -533,6 +557,23 @@ class Writer:
             with self._run.writing(f"checkpoint {step}"):
                 self._seal(self._run.path / str(step), progress)
             self._good[step] = progress
+
+    def _check(self, path: Path, items: dict[str, Any]) -> None:
+        """Reads a save back as a reader would: only then may earlier checkpoints go.
+
+        Raises:
+          RunError: it cannot be read, or is not what was saved.
+        """
+        try:
+            if _are_same(items, _restore(path, items)):
+                return
+            found = "other values were found"
+        except (_Damaged, _Unreadable) as error:
+            found = str(error)
+        raise RunError(
+            f"run {self._run.path}: checkpoint {path.name} was written, but could not be read back ({found}); earlier "
+            "checkpoints are untouched; check the disk, then train on with --resume"
+        )
 
     def _seal(self, path: Path, progress: Progress) -> None:
         """Makes what Orbax saved a checkpoint."""
@@ -628,18 +669,96 @@ def load(path: str | os.PathLike[str], *, impl: Impl = "auto") -> TextGenerator:
     return Run.open(path).generator(impl)[0]
 
 
-def _manager(path: Path) -> ocp.CheckpointManager:
-    return ocp.CheckpointManager(
-        path.resolve(),
-        options=ocp.CheckpointManagerOptions(
-            create=False,
-            enable_async_checkpointing=False,
-            save_root_metadata=False,
-            # Which steps there are, which to keep, and which is best, is decided here: Orbax takes any directory
-            # with a number for a name, and its ranking fails on a damaged one.
-            lightweight_initialize=True,
-        ),
-        item_handlers={"params": ocp.StandardCheckpointHandler(), "training": ocp.StandardCheckpointHandler()},
+@contextlib.contextmanager
+def _plain(path: Path) -> Iterator[Path]:
+    """A path to the same place that is nothing but a path, wherever a user has put it.
+
+    Orbax looks for its own files by a pattern made of the path, where `[v1]` stands for one letter; TensorStore
+    takes UTF-8 only. Such places are reached by a link.
+    """
+    path = path.resolve()
+    try:
+        plain = os.fsencode(path).decode("utf-8") == str(path)
+    except UnicodeDecodeError:
+        plain = False
+    if plain and not re.search(r"[*?\[\]\\]", str(path)):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="jaxlm-") as folder:
+        (Path(folder) / "run").symlink_to(path.parent, target_is_directory=True)
+        yield Path(folder) / "run" / path.name
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    handlers = {"params": ocp.StandardCheckpointHandler(), "training": ocp.StandardCheckpointHandler()}
+    return ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers))
+
+
+def _save(path: Path, items: dict[str, Any]) -> None:
+    """Saves trees of NumPy arrays by Orbax as the new directory `path`."""
+    arguments = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+    with _plain(path) as plain, _checkpointer() as checkpointer:
+        checkpointer.save(plain, args=ocp.args.Composite(**arguments))
+    for file in path.rglob("commit_success.txt"):
+        file.unlink()  # It says nothing but where on this machine the checkpoint lies.
+
+
+def _restore(path: Path, targets: dict[str, Any]) -> dict[str, Any]:
+    """The trees that Orbax saved as `path`, as NumPy arrays in trees like the targets.
+
+    Raises:
+      _Damaged: its trees or shapes are others.
+      _Unreadable: Orbax failed.
+      OSError: it cannot be looked at.
+    """
+    # NumPy targets: with others, Orbax wants the devices that a checkpoint was saved from.
+    arguments = {
+        name: ocp.args.StandardRestore(jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), target))
+        for name, target in targets.items()
+    }
+    with _merged(path, targets) as merged, _plain(merged) as plain, _checkpointer() as checkpointer:
+        # Orbax raises whatever its layers do, bare Exceptions too. That nothing of ours is among them is why so
+        # little is inside.
+        for name, target in targets.items():
+            try:
+                stored = ocp.StandardCheckpointHandler().metadata(plain / name).tree
+            except Exception as error:
+                raise _Unreadable(_first_line(error)) from error
+            # Orbax takes other shapes than a NumPy target's without a word.
+            if _stored_shapes(stored) != _shapes(target):
+                raise _Damaged(f"its {name} do not fit the model in config.json")
+        try:
+            restored = checkpointer.restore(plain, args=ocp.args.Composite(**arguments))
+        except Exception as error:
+            raise _Unreadable(_first_line(error)) from error
+        return {name: restored[name] for name in targets}
+
+
+@contextlib.contextmanager
+def _merged(path: Path, names: Iterable[str]) -> Iterator[Path]:
+    """A checkpoint as Orbax reads it, at least the items of these names: usually as it lies there.
+
+    Where its path looked like a pattern, jaxlm before 0.1.0 left the data whole in `ocdbt.process_0`, and not where
+    Orbax looks for them; such a checkpoint is read from a copy that has them in place.
+    """
+    unmerged = [path / name / "ocdbt.process_0" for name in names if not (path / name / "manifest.ocdbt").exists()]
+    if not unmerged:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="jaxlm-") as folder:
+        copy = Path(folder) / path.name
+        shutil.copytree(path, copy)
+        for data in unmerged:
+            for part in (copy / data.relative_to(path)).iterdir():
+                part.rename(copy / data.parent.name / part.name)
+        yield copy
+
+
+def _are_same(saved: Any, read: Any) -> bool:
+    """Whether two trees of arrays have the same structure, types and values."""
+    return jax.tree.structure(saved) == jax.tree.structure(read) and all(
+        one.dtype == other.dtype and np.array_equal(one, other)
+        for one, other in zip(jax.tree.leaves(saved), jax.tree.leaves(read), strict=True)
     )
 
 
@@ -669,8 +788,18 @@ def _training(state: TrainState) -> dict[str, Any]:
     return values
 
 
-def _shapes(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: (leaf.shape, np.dtype(leaf.dtype)), tree)
+def _shapes(tree: Any) -> dict[str, Any]:
+    """The shape and type of each array by its name, as Orbax names them."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): (tuple(leaf.shape), np.dtype(leaf.dtype))
+        for path, leaf in leaves
+    }
+
+
+def _stored_shapes(tree: Any) -> dict[str, Any]:
+    """The same of what Orbax says is stored."""
+    return {leaf.name: (tuple(leaf.shape), np.dtype(leaf.dtype)) for leaf in jax.tree.leaves(tree)}
 
 
 def _digest(values: Any) -> str:
@@ -682,11 +811,13 @@ def _file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _explain(damaged: dict[int, Exception]) -> str:
-    return "; ".join(
-        f"{step}: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
-        for step, error in sorted(damaged.items())
-    )
+def _explain(damaged: dict[int, "_Damaged"]) -> str:
+    return "; ".join(f"{step}: {error}" for step, error in sorted(damaged.items()))
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
 
 
 def _unwritable(path: Path, error: OSError) -> InputError:

@@ -421,14 +421,13 @@ def _fit(run: Run, config: TrainConfig, material: _Material, reporter: Reporter,
         fit = _Fit(run, config, material, reporter, stop)
         state = found[0] if found else fit.initial_state()
         fit.announce(state, progress, best_epoch(run.good()))
+        writer = run.writer()
         while True:
-            # A new one after a divergence: Orbax saves no step that it has saved already.
-            with run.writer() as writer:
-                try:
-                    fit.train(state, progress, writer)
-                    break
-                except Diverged as error:
-                    state, progress = fit.go_back(error, progress, writer)
+            try:
+                fit.train(state, progress, writer)
+                break
+            except Diverged as error:
+                state, progress = fit.go_back(error, progress, writer)
     return run.generator(config.impl)[0]
 
 

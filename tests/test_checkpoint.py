@@ -93,8 +93,8 @@ def test_what_is_saved_comes_back(tmp_path, changes):
     state = jax.tree.map(lambda leaf: np.asarray(random.normal(size=leaf.shape), leaf.dtype), state)
     state = state._replace(step=np.int32(5))
     progress = Progress(5, 0, 1 / 3, 160, None)
-    with run.writer() as writer:
-        writer.save(state, progress)
+    writer = run.writer()
+    writer.save(state, progress)
     opened = Run.open(tmp_path / "fox")
     assert (opened.record, opened.vocab) == (run.record, run.vocab)
     restored, reached = opened.restore()
@@ -306,8 +306,8 @@ def test_kept_are_the_last_two_and_the_best(tmp_path):
         9: [3, 8, 9],
     }
     for step, loss in losses.items():
-        with run.writer() as writer:  # Opened anew: what is best is known from the disk.
-            writer.save(*at(state, step, loss))
+        writer = run.writer()  # Opened anew: what is best is known from the disk.
+        writer.save(*at(state, step, loss))
         assert steps(run.path) == kept[step]
         best = min(kept[step], key=lambda s: (losses[s] or np.inf, s))
         generator, progress = run.generator()
@@ -320,17 +320,17 @@ def test_kept_are_the_last_two_and_the_best(tmp_path):
 
 def test_writer_keeps_what_is_saved(tmp_path):
     run, state = make_run(tmp_path / "abc")
-    with run.writer() as writer:
-        writer.save(*at(state, 5, 1.0))
-        for step in (5, 4):
-            with pytest.raises(jaxlm.RunError, match=f"refused to save step {step}"):
-                writer.save(*at(state, step, 0.5))
-        for spoiled in (
-            state._replace(params=jax.tree.map(lambda leaf: leaf * np.float32("nan"), state.params)),
-            state._replace(opt_state=jax.tree.map(lambda leaf: leaf + np.float32("inf"), state.opt_state)),
-        ):
-            with pytest.raises(jaxlm.RunError, match="step 6: found weights that are not finite"):
-                writer.save(spoiled, Progress(6, 0, 0.0, 0, None))
+    writer = run.writer()
+    writer.save(*at(state, 5, 1.0))
+    for step in (5, 4):
+        with pytest.raises(jaxlm.RunError, match=f"refused to save step {step}"):
+            writer.save(*at(state, step, 0.5))
+    for spoiled in (
+        state._replace(params=jax.tree.map(lambda leaf: leaf * np.float32("nan"), state.params)),
+        state._replace(opt_state=jax.tree.map(lambda leaf: leaf + np.float32("inf"), state.opt_state)),
+    ):
+        with pytest.raises(jaxlm.RunError, match="step 6: found weights that are not finite"):
+            writer.save(spoiled, Progress(6, 0, 0.0, 0, None))
     assert steps(run.path) == [5]
     assert_same(run.restore()[0], at(state, 5)[0])
 
@@ -359,20 +359,102 @@ def test_full_disk(copied, trained):
 def test_refused_save_leaves_nothing(tmp_path, monkeypatch, error):
     run, state = make_run(tmp_path / "abc")
 
-    def save(manager, step, **_):
-        (run.path / str(step) / "params").mkdir(parents=True)
+    def save(path, items):
+        (path / "params").mkdir(parents=True)
         raise error
 
-    with run.writer() as writer:
-        writer.save(*at(state, 1, 1.0))
-        monkeypatch.setattr(checkpoint.ocp.CheckpointManager, "save", save)
-        with pytest.raises(
-            jaxlm.RunError, match=r"checkpoint 2 could not be written \(.*(No space|EXHAUSTED)"
-        ) as caught:
-            writer.save(*at(state, 2, 0.5))
+    writer = run.writer()
+    writer.save(*at(state, 1, 1.0))
+    monkeypatch.setattr(checkpoint, "_save", save)
+    with pytest.raises(jaxlm.RunError, match=r"checkpoint 2 could not be written \(.*(No space|EXHAUSTED)") as caught:
+        writer.save(*at(state, 2, 0.5))
     assert len(str(caught.value).splitlines()) == 1
     assert steps(run.path) == [1]
     assert_same(run.restore()[0], at(state, 1)[0])
+
+
+def spoil(path, items):
+    """Saves other values."""
+    SAVE(path, jax.tree.map(lambda leaf: np.asarray(leaf + 1), items))
+
+
+SAVE = checkpoint._save
+
+
+@pytest.mark.parametrize("save", [spoil, lambda path, items: path.mkdir()])
+def test_a_save_that_cannot_be_read_back_costs_no_earlier_checkpoint(tmp_path, monkeypatch, save):
+    run, state = make_run(tmp_path / "abc")
+    writer = run.writer()
+    for step in (1, 2, 3):
+        writer.save(*at(state, step, 4.0 - step))
+    assert steps(run.path) == [2, 3]
+    monkeypatch.setattr(checkpoint, "_save", save)
+    with pytest.raises(jaxlm.RunError, match="checkpoint 4 .*earlier checkpoints are untouched"):
+        writer.save(*at(state, 4, 0.5))
+    monkeypatch.undo()
+    assert steps(run.path) == [2, 3]
+    assert_same(run.restore()[0], at(state, 3)[0])
+    run.writer().save(*at(state, 4, 0.5))
+    assert_same(run.restore()[0], at(state, 4)[0])
+
+
+ODD = [
+    "book [v1]",
+    "[",
+    "a]b[",
+    "C:\\runs",
+    "**",
+    "*",
+    "?",
+    "{a,b}",
+    os.fsdecode(b"caf\xe9"),
+    "\u4e66 \u0301\n",
+    "#%20",
+]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_path_is_never_a_pattern(tmp_path, trained, name):
+    folder = tmp_path / name / name
+    folder.mkdir(parents=True)
+    run, state = make_run(folder / "abc")
+    for step in (1, 2, 3):
+        run.writer().save(*at(state, step, 4.0 - step))
+    assert steps(run.path) == [2, 3]
+    assert_same(Run.open(run.path).restore()[0], at(state, 3)[0])
+    copy = run.export(folder / f"{name} copy")
+    assert_same(copy.generator()[0].params, state._replace(params=at(state, 3)[0].params).params)
+
+
+def test_a_run_that_is_moved_to_an_odd_place_goes_on_there(copied, trained, tmp_path):
+    (tmp_path / "moved [2]").mkdir()
+    shutil.rmtree(copied / str(LAST))
+    moved = copied.rename(tmp_path / "moved [2]" / "fox")
+    jaxlm.resume(moved)
+    assert_same_run(moved, trained)
+    jaxlm.load(moved).generate("the ", 3)
+    assert steps(moved) == [EARLIER, LAST]
+
+
+def unmerge(path):
+    """Leaves of a checkpoint what Orbax saved where its path looked like a pattern."""
+    for data in path.glob("*/ocdbt.process_0"):
+        (data.parent / "manifest.ocdbt").unlink()
+        shutil.rmtree(data.parent / "d")
+
+
+def test_runs_that_were_saved_at_an_odd_place_before_are_read(copied, trained):
+    run = Run.open(copied)
+    for step, progress in run.good().items():
+        unmerge(copied / str(step))
+        run.writer()._seal(copied / str(step), progress)
+    before = contents(copied)
+    assert_same(run.generator()[0].params, Run.open(trained).generator()[0].params)
+    assert_same_run(copied, trained)
+    assert contents(copied) == before
+    jaxlm.resume(copied, epochs=3)
+    assert steps(copied)[-1] == 33
+    assert run.generator()[0].generate("the ", 3)
 
 
 def test_killed_while_deleting(tmp_path, monkeypatch):
@@ -382,12 +464,12 @@ def test_killed_while_deleting(tmp_path, monkeypatch):
         (path / "params" / "_METADATA").unlink()
         raise KeyboardInterrupt
 
-    with run.writer() as writer:
-        for step in (1, 2):
-            writer.save(*at(state, step, 3.0 - step))
-        monkeypatch.setattr(checkpoint.shutil, "rmtree", killed)
-        with pytest.raises(KeyboardInterrupt):
-            writer.save(*at(state, 3, 0.0))
+    writer = run.writer()
+    for step in (1, 2):
+        writer.save(*at(state, step, 3.0 - step))
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        writer.save(*at(state, 3, 0.0))
     assert run.steps() == steps(run.path) == [2, 3]
     assert len(list(run.path.glob(".deleted-*"))) == 1
     monkeypatch.undo()
@@ -396,10 +478,10 @@ def test_killed_while_deleting(tmp_path, monkeypatch):
     assert run.steps() == [2, 3]
 
 
-def test_every_manager_is_closed(copied, monkeypatch):
+def test_everything_opened_is_closed_and_nothing_temporary_left(copied, monkeypatch, tmp_path):
     opened = []
 
-    class Manager(checkpoint.ocp.CheckpointManager):
+    class Checkpointer(checkpoint.ocp.Checkpointer):
         def __init__(self, *arguments, **options):
             super().__init__(*arguments, **options)
             opened.append(self)
@@ -408,11 +490,12 @@ def test_every_manager_is_closed(copied, monkeypatch):
             super().close()
             opened.remove(self)
 
-    monkeypatch.setattr(checkpoint.ocp, "CheckpointManager", Manager)
+    monkeypatch.setattr(checkpoint.ocp, "Checkpointer", Checkpointer)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(checkpoint.tempfile, "tempdir", str(temporary))
+    copied = copied.rename(tmp_path / "[1]")
     run = Run.open(copied)
-    with pytest.raises(ZeroDivisionError), run.writer():
-        raise ZeroDivisionError(f"with {len(opened)} open")
-    assert opened == []
     run.restore()
     flip(largest(copied / str(LAST), "params"))
     run.generator()
@@ -420,6 +503,7 @@ def test_every_manager_is_closed(copied, monkeypatch):
     with pytest.raises(jaxlm.InputError):
         run.restore()
     assert opened == []
+    assert list(temporary.iterdir()) == []
 
 
 WRITE_ON = """
@@ -427,16 +511,16 @@ import sys; sys.path.insert(0, sys.argv[2])
 from test_checkpoint import Run, at
 run = Run.open(sys.argv[1])
 state = run.restore()[0]
-with run.writer() as writer:
-    for step in range(2, 30):
-        writer.save(*at(state, step, 1.0 + step * 7 % 11))
+writer = run.writer()
+for step in range(2, 30):
+    writer.save(*at(state, step, 1.0 + step * 7 % 11))
 """
 
 
 def test_reading_while_training(tmp_path, caplog):
     run, state = make_run(tmp_path / "abc")
-    with run.writer() as writer:
-        writer.save(*at(state, 1, 1.0))
+    writer = run.writer()
+    writer.save(*at(state, 1, 1.0))
     trainer = python(WRITE_ON, run.path, ROOT / "tests")
     seen = set()
     while trainer.poll() is None or len(seen) < 2:
