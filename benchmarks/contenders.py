@@ -75,7 +75,7 @@ def random_ids() -> np.ndarray:
 def train(rounds: Rounds, config: TrainConfig, text: str) -> None:
     """`jaxlm.train` itself, which stops between steps while others have their turn."""
     import jaxlm
-    from jaxlm.run import Reporter
+    from jaxlm.runs.reporter import Reporter
 
     class Turns(Reporter):
         def __init__(self) -> None:
@@ -121,7 +121,7 @@ def multiply(rounds: Rounds, hidden: int, layers: int, length: int, batch: int) 
     import jax
     from jax.sharding import PartitionSpec
 
-    from jaxlm import sharding
+    from jaxlm.nn import sharding
 
     sharding.split_cpu()
     mesh = sharding.make_mesh(batch)
@@ -184,10 +184,10 @@ def book_generator(impl: str = "auto"):
     """An untrained model: what it writes does not matter for speed."""
     import jax
 
-    from jaxlm import lstm
-    from jaxlm.model import LanguageModel
-    from jaxlm.sampling import TextGenerator
-    from jaxlm.text import Vocab
+    from jaxlm.generator import TextGenerator
+    from jaxlm.nn import lstm
+    from jaxlm.nn.model import LanguageModel
+    from jaxlm.text.vocab import Vocab
 
     text = random_text()
     vocab = Vocab.build("char", text)

@@ -1,7 +1,7 @@
 """The book's recipe as its readers run it, Keras on TensorFlow, with a held-out end: how long, and how good.
 
 `python -m benchmarks.keras_book nietzsche.txt` trains on the first 90% of the text for ten epochs, then tells the
-loss on the windows of the rest, which `python -m jaxlm.evaluate --protocol window-60` measures for jaxlm.
+loss on the windows of the rest, which `python -m jaxlm evaluate --protocol window-60` measures for jaxlm.
 """
 
 import os

@@ -16,13 +16,14 @@ from typing import Any
 import tyro
 
 import jaxlm
-from jaxlm.checkpoint import Progress
-from jaxlm.config import STREAM, Diverged, Size, TrainConfig
-from jaxlm.data import split_text
-from jaxlm.run import EpochMetrics, Reporter
-from jaxlm.sampling import TextGenerator
-from jaxlm.scoring import PROTOCOLS
-from jaxlm.text import fetch
+from jaxlm.config import STREAM, Size, TrainConfig
+from jaxlm.errors import Diverged
+from jaxlm.generator import TextGenerator
+from jaxlm.nn.scoring import PROTOCOLS
+from jaxlm.runs.reporter import EpochMetrics, Reporter
+from jaxlm.runs.run import Progress
+from jaxlm.text.batches import split_text
+from jaxlm.text.corpus import fetch
 
 _MEDIUM = replace(STREAM["medium"], length=32, learning_rate=0.018, epochs=50)
 _LARGE = replace(STREAM["large"], length=32, epochs=35)

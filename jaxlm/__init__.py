@@ -12,20 +12,20 @@ __version__ = "0.1.0"
 # Each name is imported when it is first used, so that `--help` need not wait for JAX.
 _HOMES = {
     "BOOK": "config",
-    "InputError": "config",
+    "InputError": "errors",
     "ModelConfig": "config",
-    "RunError": "config",
+    "RunError": "errors",
     "STREAM": "config",
     "TrainConfig": "config",
     "WatchConfig": "config",
-    "LanguageModel": "model",
-    "TextGenerator": "sampling",
-    "reweight": "sampling",
-    "load": "checkpoint",
-    "Run": "checkpoint",
-    "train": "run",
-    "resume": "run",
-    "Terminal": "reporting",
+    "LanguageModel": "nn.model",
+    "TextGenerator": "generator",
+    "reweight": "nn.sampling",
+    "load": "runs.run",
+    "Run": "runs.run",
+    "train": "runs.trainer",
+    "resume": "runs.trainer",
+    "Terminal": "cli.terminal",
 }
 
 __all__ = ["__version__", *_HOMES]

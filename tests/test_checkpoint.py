@@ -16,9 +16,12 @@ from conftest import TEXT
 from test_run import assert_same, assert_same_run, contents, shared_compilation, steps  # noqa: F401
 
 import jaxlm
-from jaxlm import checkpoint, cli, training
-from jaxlm.checkpoint import PROGRESS, Progress, Record, Run, build_model, newest
-from jaxlm.text import Vocab
+from jaxlm import cli
+from jaxlm.nn import training
+from jaxlm.nn.model import build_model
+from jaxlm.runs import run as checkpoint
+from jaxlm.runs.run import PROGRESS, Progress, Record, Run, newest
+from jaxlm.text.vocab import Vocab
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,7 +41,7 @@ def make_run(path, **changes):
     """A run that was never trained, and its state."""
     config = dataclasses.replace(jaxlm.BOOK, length=4, model=jaxlm.ModelConfig(hidden=3), **changes)
     run = Run.create(path, Record(config, "abc", 3, "0" * 64, "abc", checkpoint.now()), Vocab.build("char", "abc"))
-    model, optimizer = build_model(config, run.vocab), training.make_optimizer(config, steps=1)
+    model, optimizer = build_model(config, len(run.vocab)), training.make_optimizer(config, steps=1)
     return run, jax.device_get(jax.jit(lambda: training.init_state(model, optimizer, config))())
 
 
@@ -87,7 +90,7 @@ DAMAGES = {"deleted": Path.unlink, "emptied": lambda path: path.write_bytes(b"")
 def test_what_is_saved_comes_back(tmp_path, changes):
     config = dataclasses.replace(jaxlm.BOOK, length=4, **changes)
     run = Run.create(tmp_path / "fox", Record(config, "", 3, "", "abc", checkpoint.now()), Vocab.build("char", "cab"))
-    model, optimizer = build_model(config, run.vocab), training.make_optimizer(config, steps=1)
+    model, optimizer = build_model(config, len(run.vocab)), training.make_optimizer(config, steps=1)
     state = jax.device_get(jax.jit(lambda: training.init_state(model, optimizer, config))())
     random = np.random.default_rng(0)
     state = jax.tree.map(lambda leaf: np.asarray(random.normal(size=leaf.shape), leaf.dtype), state)
@@ -389,7 +392,7 @@ def test_a_save_that_cannot_be_read_back_costs_no_earlier_checkpoint(tmp_path, m
         writer.save(*at(state, step, 4.0 - step))
     assert steps(run.path) == [2, 3]
     monkeypatch.setattr(checkpoint, "_save", save)
-    with pytest.raises(jaxlm.RunError, match="checkpoint 4 .*earlier checkpoints are untouched"):
+    with pytest.raises(jaxlm.RunError, match=r"checkpoint 4 .*earlier checkpoints are untouched"):
         writer.save(*at(state, 4, 0.5))
     monkeypatch.undo()
     assert steps(run.path) == [2, 3]

@@ -14,11 +14,15 @@ import numpy as np
 import pytest
 
 import jaxlm
-from jaxlm import checkpoint, cli, scoring, text
-from jaxlm.config import EvaluateConfig, InputError, ModelConfig, SampleConfig, TrainConfig, WatchConfig
-from jaxlm.data import split_text
-from jaxlm.sampling import TextGenerator
-from jaxlm.text import Published
+from jaxlm import cli
+from jaxlm.config import EvaluateConfig, ModelConfig, SampleConfig, TrainConfig, WatchConfig
+from jaxlm.errors import InputError
+from jaxlm.generator import TextGenerator
+from jaxlm.nn import scoring
+from jaxlm.runs import run as checkpoint
+from jaxlm.text import corpus as text
+from jaxlm.text.batches import split_text
+from jaxlm.text.corpus import Published
 
 ROOT = Path(__file__).parents[1]
 
@@ -575,7 +579,7 @@ FLAGS = {
     "resume tokens words lowercase optimizer clip temperature sample-length impl size validation patience schedule "
     "weight-decay average reset embedding output-dropout recurrent-dropout",
     "sample.py": "run checkpoints prompt length temperature seed mode unknown count impl",
-    "-m jaxlm.evaluate": "run checkpoints corpus protocol dynamic unknown impl",
+    "-m jaxlm evaluate": "run checkpoints corpus protocol dynamic unknown impl",
 }
 
 

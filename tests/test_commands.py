@@ -70,7 +70,7 @@ def test_sample(trained_by_command, folder):
 
 
 def test_evaluate(trained_by_command, folder):
-    done = run("-m", "jaxlm.evaluate", "--corpus", "Ein Märchen.txt", folder=folder)
+    done = run("-m", "jaxlm", "evaluate", "--corpus", "Ein Märchen.txt", folder=folder)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Text:                Ein Märchen, which the run learned from, 980 characters\n" in done.stdout
     assert "\nBits per character:  " in done.stdout

@@ -10,7 +10,6 @@ from jaxlm.config import (
     BOOK,
     STREAM,
     EvaluateConfig,
-    InputError,
     ModelConfig,
     SampleConfig,
     TrainConfig,
@@ -20,6 +19,7 @@ from jaxlm.config import (
     recipe_settings,
     to_json,
 )
+from jaxlm.errors import InputError
 
 OTHER = TrainConfig(
     corpus=("a.txt", "nietzsche"),

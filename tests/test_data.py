@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxlm.config import InputError
-from jaxlm.data import PADDING, Streams, Windows, smallest_ids, split_text
+from jaxlm.errors import InputError
+from jaxlm.text.batches import PADDING, Streams, Windows, smallest_ids, split_text
 
 LETTERS = "abcdefghij"
 

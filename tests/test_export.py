@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import jaxlm
-from jaxlm.model import LanguageModel
-from jaxlm.sampling import generate_state, generate_window, prefill
-from jaxlm.scoring import adapt, add_squares, score_rows
-from jaxlm.training import init_state, make_optimizer, make_step
+from jaxlm.nn.dynamic import adapt, add_squares
+from jaxlm.nn.model import LanguageModel
+from jaxlm.nn.sampling import generate_state, generate_window, prefill
+from jaxlm.nn.scoring import score_rows
+from jaxlm.nn.training import init_state, make_optimizer, make_step
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 MODELS = [LanguageModel(57, 32, layers=2, dropout=0.2, impl=impl) for impl in ("scan", "fused")]

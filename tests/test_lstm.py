@@ -8,8 +8,8 @@ import pytest
 from jax.experimental import rnn
 from reference import lstm as numpy_lstm
 
-from jaxlm import lstm
-from jaxlm.config import InputError
+from jaxlm.errors import InputError
+from jaxlm.nn import lstm
 
 B, T, D, H = 3, 30, 7, 5
 SPAN = 12  # Steps, of B rows.

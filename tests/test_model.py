@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from reference import logits as numpy_logits
 
-from jaxlm import lstm
-from jaxlm.model import LanguageModel
+from jaxlm.nn import lstm
+from jaxlm.nn.model import LanguageModel
 
 V, H = 57, 128
 

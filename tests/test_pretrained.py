@@ -10,7 +10,7 @@ import pytest
 
 import jaxlm
 from jaxlm import cli
-from jaxlm.data import split_text
+from jaxlm.text.batches import split_text
 
 PATH = Path(__file__).parents[1] / "checkpoints" / "nietzsche"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxlm.cli import EvaluateFlags, SampleFlags, TrainFlags
+from jaxlm.cli.commands import EvaluateFlags, SampleFlags, TrainFlags
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -32,7 +32,7 @@ def shown(default):
 
 @pytest.mark.parametrize(
     ("settings", "program"),
-    [(TrainFlags(), "train.py"), (SampleFlags(), "sample.py"), (EvaluateFlags(), "python -m jaxlm.evaluate")],
+    [(TrainFlags(), "train.py"), (SampleFlags(), "sample.py"), (EvaluateFlags(), "python -m jaxlm evaluate")],
 )
 def test_the_tables_have_every_option_with_its_default_and_no_other(settings, program):
     table = README.split(f"| `{program}` |")[1].split("\n\n")[0]

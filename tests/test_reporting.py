@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 import jaxlm
-from jaxlm.checkpoint import Progress
-from jaxlm.reporting import duration
+from jaxlm.cli.terminal import duration
+from jaxlm.runs.run import Progress
 
 
 def watch(config, folder, terminal, **watched):

@@ -18,10 +18,13 @@ from reference import log_softmax
 from reference import logits as numpy_logits
 
 import jaxlm
-from jaxlm import checkpoint, cli, training
-from jaxlm import run as run_lib
-from jaxlm.checkpoint import build_model, unused_path
-from jaxlm.run import Reporter
+from jaxlm import cli
+from jaxlm.nn import training
+from jaxlm.nn.model import build_model
+from jaxlm.runs import run as checkpoint
+from jaxlm.runs import trainer as run_lib
+from jaxlm.runs.reporter import Reporter
+from jaxlm.runs.run import unused_path
 
 STEPS = 11
 """In an epoch of SMALL; the last batch is partial."""
@@ -604,7 +607,9 @@ def test_partial_batch(small, tmp_path, monkeypatch):
     starts = np.arange(0, len(ids) - config.length, config.stride)
     assert len(starts) % config.batch
     params = jax.jit(
-        lambda: training.init_state(build_model(config, run.vocab), training.make_optimizer(config, 1), config).params
+        lambda: (
+            training.init_state(build_model(config, len(run.vocab)), training.make_optimizer(config, 1), config).params
+        )
     )()
     inputs = ids[starts[:, None] + np.arange(config.length)]
     log_probs = log_softmax(numpy_logits(params, inputs, len(run.vocab))[:, -1])

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 import jaxlm
-from jaxlm import lstm, sampling
 from jaxlm.config import SampleConfig
-from jaxlm.model import LanguageModel
-from jaxlm.sampling import CHUNK, STREAM, TextGenerator, next_token, pick_token, reweight
-from jaxlm.text import Vocab
+from jaxlm.generator import TextGenerator
+from jaxlm.nn import lstm, sampling
+from jaxlm.nn.model import LanguageModel
+from jaxlm.nn.sampling import CHUNK, STREAM, next_token, pick_token, reweight
+from jaxlm.text.vocab import Vocab
 
 LETTERS = "abcdefgh"
 WINDOW = 7

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxlm
-from jaxlm import scoring
-from jaxlm.config import InputError
-from jaxlm.data import Windows
-from jaxlm.model import LanguageModel
-from jaxlm.sampling import TextGenerator
-from jaxlm.text import Vocab
+from jaxlm.errors import InputError
+from jaxlm.generator import TextGenerator
+from jaxlm.nn import scoring
+from jaxlm.nn.model import LanguageModel
+from jaxlm.text.batches import Windows
+from jaxlm.text.vocab import Vocab
 
 SIZE = 8
 SEGMENT = 6

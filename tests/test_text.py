@@ -17,10 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxlm import run, text
-from jaxlm.config import InputError
-from jaxlm.data import Windows
-from jaxlm.text import DownloadError, Published, Vocab, load_corpus
+from jaxlm.errors import InputError
+from jaxlm.runs import trainer as run
+from jaxlm.text import corpus as text
+from jaxlm.text.batches import Windows
+from jaxlm.text.corpus import DownloadError, Published, load_corpus
+from jaxlm.text.vocab import Vocab
 
 KINDS = ("char", "byte", "word")
 

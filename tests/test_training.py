@@ -12,11 +12,11 @@ from reference import log_softmax
 from reference import logits as numpy_logits
 
 import jaxlm
-from jaxlm import sharding
-from jaxlm.data import PADDING
-from jaxlm.metrics import bits_per_character, nll_sum, perplexity
-from jaxlm.model import LanguageModel
-from jaxlm.training import TrainState, init_state, make_optimizer, make_step, to_devices, to_host
+from jaxlm.nn import sharding
+from jaxlm.nn.metrics import bits_per_character, nll_sum, perplexity
+from jaxlm.nn.model import LanguageModel
+from jaxlm.nn.training import TrainState, init_state, make_optimizer, make_step, to_devices, to_host
+from jaxlm.text.batches import PADDING
 
 V, H, T = 11, 8, 6
 MODEL = LanguageModel(V, H)

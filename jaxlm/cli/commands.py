@@ -22,22 +22,20 @@ from jaxlm.config import (
     BOOK,
     EvaluateConfig,
     Impl,
-    InputError,
     Recipe,
-    RunError,
     SampleConfig,
     Size,
     TrainConfig,
     WatchConfig,
     differences,
     recipe_settings,
-    reject,
 )
+from jaxlm.errors import InputError, RunError, reject
 
 if TYPE_CHECKING:  # `--help` need not wait for them.
     import numpy as np
 
-    from jaxlm.checkpoint import Progress, Run
+    from jaxlm.runs.run import Progress, Run
 
 Flags = TypeVar("Flags")
 Setting = TypeVar("Setting")
@@ -125,8 +123,17 @@ def sample(argv: Sequence[str] | None = None) -> int:
 
 
 def evaluate(argv: Sequence[str] | None = None) -> int:
-    """`python -m jaxlm.evaluate`: returns the exit status."""
+    """`python -m jaxlm evaluate`: returns the exit status."""
     return _guarded(_evaluate, sys.argv[1:] if argv is None else argv)
+
+
+def main() -> int:
+    """`python -m jaxlm COMMAND`: returns the exit status."""
+    commands = {"train": train, "sample": sample, "evaluate": evaluate}
+    if sys.argv[1:2] and sys.argv[1] in commands:
+        return commands[sys.argv[1]](sys.argv[2:])
+    _note(f"error: found {sys.argv[1:2]}, expected one of {', '.join(commands)}")
+    return 2
 
 
 def _train(argv: Sequence[str]) -> None:
@@ -138,7 +145,9 @@ def _train(argv: Sequence[str]) -> None:
         return
     flags = _parse(TrainFlags(config=recipe_settings(first.recipe, first.size)), argv, "train.py")
     _quiet()
-    from jaxlm import compilation, reporting, run
+    from jaxlm.cli import terminal as reporting
+    from jaxlm.nn import compilation
+    from jaxlm.runs import trainer as run
 
     compilation.keep_compiled()
     where, reporter = flags.where, reporting.Terminal(flags.watch)
@@ -147,7 +156,10 @@ def _train(argv: Sequence[str]) -> None:
 
 def _resume(where: RunFlags, argv: Sequence[str]) -> None:
     _quiet()
-    from jaxlm import checkpoint, compilation, reporting, run
+    from jaxlm.cli import terminal as reporting
+    from jaxlm.nn import compilation
+    from jaxlm.runs import run as checkpoint
+    from jaxlm.runs import trainer as run
 
     compilation.keep_compiled()
     path = _find(where)
@@ -167,7 +179,7 @@ def _resume(where: RunFlags, argv: Sequence[str]) -> None:
 
 
 def _find(where: RunFlags, *, trained: bool = False) -> Path:
-    from jaxlm import checkpoint
+    from jaxlm.runs import run as checkpoint
 
     if where.run is None:
         return checkpoint.newest(where.checkpoints, trained=trained)
@@ -177,7 +189,8 @@ def _find(where: RunFlags, *, trained: bool = False) -> Path:
 def _sample(argv: Sequence[str]) -> None:
     flags = _parse(SampleFlags(), argv, "sample.py")
     _quiet()
-    from jaxlm import checkpoint, compilation
+    from jaxlm.nn import compilation
+    from jaxlm.runs import run as checkpoint
 
     compilation.keep_compiled()
     config = flags.config
@@ -205,9 +218,11 @@ def _describe(progress: "Progress") -> str:
 
 
 def _evaluate(argv: Sequence[str]) -> None:
-    flags = _parse(EvaluateFlags(), argv, "-m jaxlm.evaluate")
+    flags = _parse(EvaluateFlags(), argv, "-m jaxlm evaluate")
     _quiet()
-    from jaxlm import checkpoint, compilation, metrics, reporting, scoring
+    from jaxlm.cli import terminal as reporting
+    from jaxlm.nn import compilation, dynamic, metrics, scoring
+    from jaxlm.runs import run as checkpoint
 
     compilation.keep_compiled()
     config = flags.config
@@ -223,8 +238,8 @@ def _evaluate(argv: Sequence[str]) -> None:
     print(reporting.fact_line("Text", f"{name}, {len(part):,} characters{skipped}"))
     print(reporting.fact_line("Protocol", config.protocol), flush=True)
     if config.dynamic:
-        squares = scoring.mean_squares(model, params, vocab.encode(learned))
-        scored.append(_timed(functools.partial(scoring.score_dynamic, model, params, squares), ids))
+        squares = dynamic.mean_squares(model, params, vocab.encode(learned))
+        scored.append(_timed(functools.partial(dynamic.score_dynamic, model, params, squares), ids))
         print(reporting.fact_line("Evaluation", f"{'static':<12}dynamic"))
     characters = len(text) / len(ids)  # In a token.
     losses = [-float(scores.mean(dtype=float)) for scores, _ in scored]
@@ -248,9 +263,9 @@ def _read_texts(run: "Run", config: EvaluateConfig) -> tuple[str, str, str]:
     Raises:
       InputError: there is no such text, or the run's corpus has changed.
     """
-    from jaxlm.data import split_text
-    from jaxlm.run import own_corpus
-    from jaxlm.text import load_corpus
+    from jaxlm.runs.trainer import own_corpus
+    from jaxlm.text.batches import split_text
+    from jaxlm.text.corpus import load_corpus
 
     settings = run.record.config
     if config.corpus is None and not settings.validation:

@@ -3,13 +3,15 @@
 Shapes: B batch, T time, V vocabulary, H hidden, D a layer's input width.
 """
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxlm import lstm
+from jaxlm.config import Impl, TrainConfig
+from jaxlm.nn import lstm
 
 Params = dict[str, Any]
 Carry = tuple[lstm.Carry, ...]
@@ -151,3 +153,12 @@ class LanguageModel(nn.Module):
     def init_params(self, key: jax.Array) -> Params:
         """Initial parameters: Keras's for every layer (`init_layer`), and for the softmax's too."""
         return self.init(key, jnp.zeros((1, 1), jnp.int32), self.initial_carry(1))["params"]
+
+
+def build_model(config: TrainConfig, vocabulary: int, impl: Impl = "auto") -> LanguageModel:
+    """The network of a run.
+
+    Raises:
+      InputError: this machine cannot do `impl`.
+    """
+    return LanguageModel(vocabulary, impl=lstm.choose(impl), **dataclasses.asdict(config.model))

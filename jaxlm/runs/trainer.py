@@ -16,15 +16,19 @@ import jax
 import numpy as np
 import optax
 
-from jaxlm import lstm, sharding
-from jaxlm.checkpoint import Progress, Record, Run, Writer, best_epoch, build_model, locate, now, refuse, unused_path
-from jaxlm.config import Diverged, Impl, InputError, RunError, TrainConfig
-from jaxlm.data import PADDING, Streams, Windows, smallest_ids, split_text
-from jaxlm.metrics import bits_per_character, perplexity
-from jaxlm.sampling import TextGenerator
-from jaxlm.scoring import score_carried
-from jaxlm.text import Corpus, Received, Vocab, load_corpus
-from jaxlm.training import Step, TrainState, init_state, make_optimizer, make_step, to_devices, to_host
+from jaxlm.config import Impl, TrainConfig
+from jaxlm.errors import Diverged, InputError, RunError
+from jaxlm.generator import TextGenerator
+from jaxlm.nn import lstm, sharding
+from jaxlm.nn.metrics import bits_per_character, perplexity
+from jaxlm.nn.model import build_model
+from jaxlm.nn.scoring import score_carried
+from jaxlm.nn.training import Step, TrainState, init_state, make_optimizer, make_step, to_devices, to_host
+from jaxlm.runs.reporter import EpochMetrics, Plan, Reporter
+from jaxlm.runs.run import Progress, Record, Run, Writer, best_epoch, locate, now, refuse, unused_path
+from jaxlm.text.batches import PADDING, Streams, Windows, smallest_ids, split_text
+from jaxlm.text.corpus import Corpus, Received, load_corpus
+from jaxlm.text.vocab import Vocab
 
 SAVE_SECONDS = 300.0
 """A checkpoint is saved after each epoch, and in long ones this often, so that a power cut costs minutes."""
@@ -49,88 +53,6 @@ def worst_loss(best: float) -> float:
     run goes from 1.30 to 14.57.
     """
     return 1.25 * best + 0.25
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What a run is about to do.
-
-    Attributes:
-      run: its directory.
-      corpus: the text.
-      held_out: characters at its end that are held out.
-      order: the windows or streams that the rest is read in.
-      steps: in an epoch.
-      parameters: of the model.
-      devices: in words.
-      start: completed updates; more than 0 when the run is resumed.
-      finished: whether there is nothing to do, since all epochs are trained or patience has run out.
-    """
-
-    run: Run
-    corpus: Corpus
-    held_out: int
-    order: Windows | Streams
-    steps: int
-    parameters: int
-    devices: str
-    start: int
-    finished: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class EpochMetrics:
-    """A line of metrics.jsonl.
-
-    Attributes:
-      epoch: completed epochs.
-      step: completed updates.
-      loss: the epoch's mean, in nats per token, each step's taken before the update that learns from it.
-      bits_per_character: the same loss, per character.
-      perplexity: the same, exp(loss).
-      validation_loss: the loss on the held-out text, in nats per token; None, like the next two, where there is none.
-      validation_bits_per_character: the same, per character.
-      validation_perplexity: the same, exp(loss).
-      seconds: since the epoch was begun, or resumed.
-    """
-
-    epoch: int
-    step: int
-    loss: float
-    bits_per_character: float
-    perplexity: float
-    validation_loss: float | None
-    validation_bits_per_character: float | None
-    validation_perplexity: float | None
-    seconds: float
-
-
-class Reporter:
-    """What a run tells as it goes on; subclasses show it. Every method may be left as it is: silent."""
-
-    def download(self, done: int, total: int) -> None:
-        """A corpus is being fetched: bytes so far, and in all."""
-
-    def start(self, plan: Plan) -> None:
-        """The run is about to begin, or to go on."""
-
-    def step(self, step: int, loss: float) -> None:
-        """An update is completed; `loss` is the epoch's mean so far."""
-
-    def epoch(self, metrics: EpochMetrics, generator: TextGenerator) -> None:
-        """An epoch is completed and saved."""
-
-    def diverged(self, reason: str, progress: Progress, learning_rate: float) -> None:
-        """The loss was lost; the run goes on from `progress`, with another learning rate."""
-
-    def stopped(self, run: Run, step: int) -> None:
-        """The run was asked to stop, and is saved at `step`."""
-
-    def end(self, run: Run, progress: Progress, best: Progress | None) -> None:
-        """The run is completed, before its last epoch where it ran out of patience."""
-
-    def close(self) -> None:
-        """Nothing more will be told, whatever happened."""
 
 
 def train(
@@ -439,7 +361,7 @@ class _Fit:
         self._reporter, self._stop = reporter, stop
         self._steps = material.order.steps(config.batch)
         self._mesh = sharding.make_mesh(config.batch)
-        self._model = build_model(config, run.vocab, config.impl)
+        self._model = build_model(config, len(run.vocab), config.impl)
         self._ids = sharding.replicate(smallest_ids(material.ids, len(run.vocab)), self._mesh)
         self._saved_at = time.monotonic()
 

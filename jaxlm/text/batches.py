@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from jaxlm.config import InputError
+from jaxlm.errors import InputError
 
 PADDING = -1
 """The start that stands for no window, in the last batch of an epoch."""

@@ -14,7 +14,8 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.experimental import rnn
 
-from jaxlm.config import Impl, InputError, check_choice
+from jaxlm.config import Impl
+from jaxlm.errors import InputError, check_choice
 
 Carry = tuple[jax.Array, jax.Array]
 

@@ -9,10 +9,10 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxlm import sharding
 from jaxlm.config import TrainConfig
-from jaxlm.metrics import nll_sum
-from jaxlm.model import Carry, LanguageModel, Params
+from jaxlm.nn import sharding
+from jaxlm.nn.metrics import nll_sum
+from jaxlm.nn.model import Carry, LanguageModel, Params
 
 
 class TrainState(NamedTuple):

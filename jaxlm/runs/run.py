@@ -30,12 +30,12 @@ import orbax.checkpoint as ocp
 
 import jaxlm
 from jaxlm import config as config_lib
-from jaxlm import lstm
-from jaxlm.config import Diverged, Impl, InputError, RunError, TrainConfig
-from jaxlm.model import LanguageModel, Params
-from jaxlm.sampling import TextGenerator
-from jaxlm.text import Vocab
-from jaxlm.training import TrainState, init_state, make_optimizer
+from jaxlm.config import Impl, TrainConfig
+from jaxlm.errors import Diverged, InputError, RunError
+from jaxlm.generator import TextGenerator
+from jaxlm.nn.model import Params, build_model
+from jaxlm.nn.training import TrainState, init_state, make_optimizer
+from jaxlm.text.vocab import Vocab
 
 log = logging.getLogger("jaxlm")
 
@@ -121,15 +121,6 @@ class Progress:
     def judged(self) -> float | None:
         """The loss that decides which checkpoint is best: the held-out one, where there is one."""
         return self.loss if self.validation is None else self.validation
-
-
-def build_model(config: TrainConfig, vocab: Vocab, impl: Impl = "auto") -> LanguageModel:
-    """The network of a run.
-
-    Raises:
-      InputError: this machine cannot do `impl`.
-    """
-    return LanguageModel(len(vocab), impl=lstm.choose(impl), **dataclasses.asdict(config.model))
 
 
 class Run:
@@ -273,7 +264,7 @@ class Run:
         """
         self.check_trainable()
         config = self.record.config
-        model, optimizer = build_model(config, self.vocab), make_optimizer(config, steps=1)
+        model, optimizer = build_model(config, len(self.vocab)), make_optimizer(config, steps=1)
         target = jax.eval_shape(lambda: init_state(model, optimizer, config))
         found = self._first_readable({"params": target.weights, "training": _training(target)}, best)
         if found is None:
@@ -297,7 +288,7 @@ class Run:
         Raises:
           InputError: the run has no checkpoint yet, or all of them are damaged; or this machine cannot do `impl`.
         """
-        model = build_model(self.record.config, self.vocab)
+        model = build_model(self.record.config, len(self.vocab))
         target = jax.eval_shape(lambda: model.init_params(jax.random.key(0)))
         found = self._first_readable({"params": target}, best=True)
         if found is None:
@@ -312,7 +303,7 @@ class Run:
         """A generator of text with these parameters and this run's settings."""
         config = self.record.config
         return TextGenerator(
-            build_model(config, self.vocab, impl),
+            build_model(config, len(self.vocab), impl),
             jax.tree.map(jnp.asarray, params),
             self.vocab,
             config.lowercase,
@@ -756,7 +747,8 @@ def _merged(path: Path, names: Iterable[str]) -> Iterator[Path]:
 
 def _are_same(saved: Any, read: Any) -> bool:
     """Whether two trees of arrays have the same structure, types and values."""
-    return jax.tree.structure(saved) == jax.tree.structure(read) and all(
+    same: bool = jax.tree.structure(saved) == jax.tree.structure(read)  # type: ignore[operator]
+    return same and all(
         one.dtype == other.dtype and np.array_equal(one, other)
         for one, other in zip(jax.tree.leaves(saved), jax.tree.leaves(read), strict=True)
     )

@@ -10,11 +10,11 @@ import time
 from rich import progress as bars
 from rich.console import Console
 
-from jaxlm.checkpoint import Progress, resume_command
 from jaxlm.config import WatchConfig
-from jaxlm.data import Windows
-from jaxlm.run import EpochMetrics, Plan, Reporter, Run
-from jaxlm.sampling import TextGenerator
+from jaxlm.generator import TextGenerator
+from jaxlm.runs.reporter import EpochMetrics, Plan, Reporter
+from jaxlm.runs.run import Progress, Run, resume_command
+from jaxlm.text.batches import Windows
 
 PLAIN_SECONDS = 30.0
 """Seconds between lines of progress where the output is no terminal."""

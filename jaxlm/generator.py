@@ -1,0 +1,211 @@
+"""A trained model behind strings: text in, text out."""
+
+import dataclasses
+import itertools
+import secrets
+from collections.abc import Callable, Iterator
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlm.config import Mode, SampleConfig, Unknown
+from jaxlm.errors import InputError, check_choice, reject
+from jaxlm.nn.model import Carry, LanguageModel, Params
+from jaxlm.nn.sampling import CHUNK, DRAWS, generate_state, generate_window, prefill
+from jaxlm.nn.scoring import score_carried
+from jaxlm.text.vocab import Vocab
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TextGenerator:
+    """A trained model that writes.
+
+    Attributes:
+      model: the network.
+      params: its parameters.
+      vocab: text to tokens and back.
+      lowercase: whether it has only seen lowercased text; prompts are lowercased too.
+      seed_text: the prompt where none is given.
+      length: T, tokens in the windows it was trained on.
+      mode: how it was trained, and generates unless told otherwise.
+    """
+
+    model: LanguageModel
+    params: Params
+    vocab: Vocab
+    lowercase: bool
+    seed_text: str
+    length: int
+    mode: Mode
+
+    def generate(
+        self,
+        prompt: str | None = None,
+        length: int = 400,
+        *,
+        temperature: float = 0.5,
+        seed: int | None = None,
+        mode: Mode | None = None,
+        unknown: Unknown = "error",
+    ) -> str:
+        """Writes on from a prompt.
+
+        Args:
+          prompt: text to go on from; by default the run's seed text.
+          length: characters to write.
+          temperature: 0 (or below float32's smallest normal number) always takes the most probable token; 1 draws
+            from the distribution as learned; in general, from softmax(logits / temperature).
+          seed: repeats a text exactly; by default every text is another.
+          mode: `window` sees only the last T tokens, from a zero state, as in training on windows; `state` carries
+            the state on. By default, as the model was trained.
+          unknown: `skip` drops characters from the prompt that the model has never seen.
+
+        Returns:
+          The prompt as the model read it, and the continuation.
+
+        Raises:
+          ValueError: an argument is out of range, or the prompt is empty or has unknown characters.
+        """
+        return "".join(self.stream(prompt, length, temperature=temperature, seed=seed, mode=mode, unknown=unknown))
+
+    def stream(
+        self,
+        prompt: str | None = None,
+        length: int = 400,
+        *,
+        temperature: float = 0.5,
+        seed: int | None = None,
+        mode: Mode | None = None,
+        unknown: Unknown = "error",
+    ) -> Iterator[str]:
+        """The text of `generate` in pieces, the prompt first; arguments are checked at once."""
+        [text] = self.streams(SampleConfig(prompt, length, (temperature,), 1, seed, mode, unknown))
+        return text
+
+    def generate_batch(
+        self,
+        count: int,
+        prompt: str | None = None,
+        length: int = 400,
+        *,
+        temperature: float = 0.5,
+        seed: int | None = None,
+        mode: Mode | None = None,
+        unknown: Unknown = "error",
+    ) -> list[str]:
+        """Writes on from a prompt `count` times, all at once, which is far faster than one after the other.
+
+        Text i is what `generate` writes with seed + i, up to the rounding of sums that are taken in another order.
+
+        Raises:
+          ValueError: as in `generate`, or `count` is not 1 or more.
+        """
+        texts = self.streams(SampleConfig(prompt, length, (temperature,), count, seed, mode, unknown))
+        return ["".join(pieces) for pieces in texts]
+
+    def streams(self, config: SampleConfig) -> list[Iterator[str]]:
+        """The texts that a config asks for, in pieces: `count` of them at each temperature in turn.
+
+        Raises:
+          ValueError: as in `generate`, and at once.
+        """
+        prompt = self.as_read(self.seed_text if config.prompt is None else config.prompt, config.unknown)
+        if not prompt:
+            raise InputError(
+                "prompt: found no text that the model knows, expected at least one character; leave the prompt out "
+                "for the run's own seed text"
+            )
+        seed = secrets.randbelow(2**32) if config.seed is None else config.seed
+        seeds = (seed + np.arange(config.count)).astype(np.uint32)
+        # Chunks that are needed for certain: a byte is at most a character, but a word may be many.
+        needed = 1 if self.vocab.kind == "word" else -(-config.length // CHUNK)
+        tokens, together = self.vocab.encode(prompt), max(1, DRAWS // (CHUNK * len(self.vocab)))
+        texts = []
+        for temperature in config.temperature:
+            scale = np.float32(min(temperature, float(np.finfo(np.float32).max)))
+            for start in range(0, config.count, together):
+                group = seeds[start : start + together]
+                chunks = self._chunks(config.mode or self.mode, tokens, group, scale, needed)
+                copies = enumerate(itertools.tee(chunks, len(group)))
+                texts += [self._cut(prompt, config.length, copy, column) for column, copy in copies]
+        return texts
+
+    def score(self, text: str, *, unknown: Unknown = "error") -> np.ndarray:
+        """What the model thinks of a text: the log-probability of each token, given all before it.
+
+        -score(text).mean(dtype=float) is the loss in nats per token.
+
+        Args:
+          text: at least two tokens; lowercased if the model has only seen such.
+          unknown: `skip` drops characters from the text that the model has never seen.
+
+        Returns:
+          float32[N - 1], in nats, for the N tokens `vocab.encode` makes of the text: the first has nothing before it.
+
+        Raises:
+          ValueError: an argument is out of range, or the text is too short or has unknown characters.
+        """
+        if not isinstance(text, str):
+            reject("text", text, "text")
+        check_choice("unknown", unknown, get_args(Unknown))
+        return score_carried(self.model, self.params, self.vocab.encode(self.as_read(text, unknown), "text"))
+
+    def as_read(self, text: str, unknown: Unknown) -> str:
+        """A text as the model takes it: lowercased if it has only seen such; `skip` drops unknown characters."""
+        if self.lowercase:
+            text = text.lower()
+        if unknown == "skip":
+            strange = set(self.vocab.unknown(text))
+            text = "".join(character for character in text if character not in strange)
+        return text
+
+    def _chunks(
+        self, mode: Mode, tokens: np.ndarray, seeds: np.ndarray, temperature: np.float32, needed: int
+    ) -> Iterator[np.ndarray]:
+        """Continuations of tokens, int32[CHUNK, S] at a time, without end.
+
+        While one is looked at, the device computes the next, if it is among the first `needed`.
+        """
+        count = len(seeds)
+        generate: Callable[..., Any]
+        state: list[Any]
+        if mode == "window":
+            last = tokens[-self.length :]
+            window = np.pad(last, (0, self.length - len(last)))
+            generate, state = generate_window, [np.tile(window, (count, 1)), np.int32(len(last))]
+        else:
+            carry = jax.tree.map(lambda leaf: jnp.tile(leaf, (count, 1)), self._read(tokens[:-1]))
+            generate, state = generate_state, [carry, np.tile(tokens[-1], count)]
+
+        def next_chunk(number: int) -> jax.Array:
+            nonlocal state
+            # The index wraps around after 2**32 tokens.
+            start = np.uint32(number * CHUNK % 2**32)
+            *state, chunk = generate(self.model, self.params, *state, seeds, start, temperature)
+            return chunk
+
+        chunk = next_chunk(0)
+        for number in itertools.count(1):
+            following = next_chunk(number) if number < needed else None
+            yield np.asarray(chunk)
+            chunk = next_chunk(number) if following is None else following
+
+    def _read(self, tokens: np.ndarray) -> Carry:
+        """The carry after tokens, from the start of a text."""
+        carry = self.model.initial_carry(1)
+        for start in range(0, len(tokens), CHUNK):
+            block = tokens[start : start + CHUNK]
+            padded = np.pad(block, (0, CHUNK - len(block)))
+            carry = prefill(self.model, self.params, carry, padded, np.int32(len(block)))
+        return carry
+
+    def _cut(self, prompt: str, length: int, chunks: Iterator[np.ndarray], column: int) -> Iterator[str]:
+        """The prompt, then exactly `length` characters of the text in a column of the chunks."""
+        yield prompt
+        decode = self.vocab.decoder()
+        while length > 0:
+            piece = decode(next(chunks)[:, column], False)[:length]
+            length -= len(piece)
+            yield piece

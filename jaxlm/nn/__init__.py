@@ -1,0 +1,1 @@
+"""From token ids to token ids: the network, its training, sampling and scoring. Nothing here knows strings or files."""

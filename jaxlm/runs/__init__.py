@@ -1,0 +1,1 @@
+"""A training run and its directory: the only wing that knows what lies in it."""

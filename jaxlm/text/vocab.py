@@ -1,0 +1,158 @@
+"""Vocabularies: from text to token ids and back."""
+
+import codecs
+import collections
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxlm.config import Tokens
+from jaxlm.errors import InputError, check_choice, reject
+
+BYTES = tuple(chr(byte) for byte in range(256))
+"""The tokens of every byte vocabulary: each byte as the character of that number."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocab:
+    """The tokens a model knows, in the order of their ids.
+
+    A text is always the concatenation of its tokens, so decoding undoes encoding. `char` tokens are the
+    corpus's characters; `byte` tokens are the 256 bytes of UTF-8, which spell any text; `word` tokens are
+    characters and frequent words, and other words are spelled in characters.
+    """
+
+    kind: Tokens
+    tokens: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        check_choice("vocabulary kind", self.kind, ("char", "byte", "word"))
+        if not all(isinstance(token, str) and token for token in self.tokens):
+            reject("vocabulary", self.tokens[:3], "tokens that are text")
+        if not self.tokens or len(set(self.tokens)) != len(self.tokens):
+            reject("vocabulary", f"{len(self.tokens)} tokens", "distinct ones, at least one")
+        if self.kind == "byte" and self.tokens != BYTES:
+            reject("vocabulary", f"{len(self.tokens)} tokens", "the 256 bytes in order")
+        if self.kind == "char" and max(map(len, self.tokens)) > 1:
+            reject("vocabulary", max(self.tokens, key=len), "single characters")
+
+    @classmethod
+    def build(cls, kind: Tokens, text: str, held_out: str = "", *, words: int = 0) -> "Vocab":
+        """The vocabulary of a corpus: sorted, so that it depends on the text alone.
+
+        Args:
+          kind: char, byte or word.
+          text: what is learned from.
+          held_out: what else is to be read, of which only the characters count.
+          words: for `word`, how many of the most frequent words to know, ties by order of the alphabet.
+        """
+        if kind == "byte":
+            return cls(kind, BYTES)
+        characters = sorted({*text, *held_out})
+        if kind == "char":
+            return cls(kind, tuple(characters))
+        counts = collections.Counter(piece for piece in _pieces(text) if len(piece) > 1)
+        frequent = sorted(counts, key=lambda word: (-counts[word], word))[:words]
+        return cls(kind, (*characters, *sorted(frequent)))
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @functools.cached_property
+    def ids(self) -> Mapping[str, int]:
+        """The id of each token."""
+        return {token: i for i, token in enumerate(self.tokens)}
+
+    @functools.cached_property
+    def widths(self) -> np.ndarray:
+        """int32[V], characters that each token adds to a text; a byte adds one where a character begins."""
+        if self.kind == "byte":
+            return np.array([byte & 0xC0 != 0x80 for byte in range(256)], np.int32)
+        return np.array([len(token) for token in self.tokens], np.int32)
+
+    def unknown(self, text: str) -> list[str]:
+        """The distinct characters of a text that cannot be encoded, in order of appearance."""
+        if self.kind == "byte":
+            # Python's stand-ins for bytes that were no UTF-8, as in a terminal of another encoding.
+            return list(dict.fromkeys(re.findall("[\ud800-\udfff]", text)))
+        return [character for character in dict.fromkeys(text) if character not in self.ids]
+
+    def encode(self, text: str, name: str = "prompt") -> np.ndarray:
+        """The ids of a text's tokens, int32[N].
+
+        Raises:
+          InputError: the text has characters outside the vocabulary; the message has them, and what the text is.
+        """
+        if self.kind == "byte":
+            self._check_known(text, name)
+            return np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32)
+        if self.kind == "word":
+            self._check_known(text, name)
+            return np.fromiter(self._spell(text), np.int32)
+        characters = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+        known = self._codepoints
+        ids = np.searchsorted(known, characters).astype(np.int32)
+        if not np.array_equal(known[np.minimum(ids, len(known) - 1)], characters):
+            self._check_known(text, name)
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of token ids; bytes that are not UTF-8 become U+FFFD."""
+        return self.decoder()(ids, True)
+
+    def decoder(self) -> Callable[[Iterable[int], bool], str]:
+        """A function that decodes a text piece by piece.
+
+        It takes ids and whether they are the last, and returns the text that is complete by then: a character
+        whose bytes lie in two pieces comes with the second.
+        """
+        if self.kind != "byte":
+            return lambda ids, final: "".join([self.tokens[i] for i in ids])
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        return lambda ids, final: decoder.decode(bytes(int(i) for i in ids), final)
+
+    def to_json(self) -> dict[str, Any]:
+        """The vocabulary as plain JSON values; `from_json` reads them back."""
+        return {"kind": self.kind, "tokens": list(self.tokens)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Vocab":
+        """Reads what `to_json` wrote.
+
+        Raises:
+          InputError: these are not the values of a vocabulary.
+        """
+        try:
+            return cls(values["kind"], tuple(values["tokens"]))
+        except (TypeError, KeyError) as error:
+            raise InputError(f"vocabulary: found {error}, expected kind and tokens") from error
+
+    @functools.cached_property
+    def _codepoints(self) -> np.ndarray:
+        return np.array([ord(character) for character in self.tokens], np.uint32)
+
+    def _spell(self, text: str) -> Iterator[int]:
+        for piece in _pieces(text):
+            if piece in self.ids:
+                yield self.ids[piece]
+            else:
+                for character in piece:
+                    yield self.ids[character]
+
+    def _check_known(self, text: str, name: str) -> None:
+        if unknown := self.unknown(text):
+            shown = ", ".join(f"{character!r} (U+{ord(character):04X})" for character in unknown[:10])
+            more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
+            raise InputError(
+                f"{name}: found characters that the model has never seen: {shown}{more}; expected those of its "
+                "corpus; leave them out, or drop them with --unknown skip"
+            )
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Words, and the single characters between them; together they are the text."""
+    return (match.group() for match in re.finditer(r"\w+|\W", text))
