@@ -12,6 +12,7 @@ from jaxlm.errors import (
     check_bool,
     check_choice,
     check_corpus,
+    check_encoding,
     check_float,
     check_int,
     check_length,
@@ -77,11 +78,14 @@ class TrainConfig:
         with its memory kept: far better text in the same time; --recipe stream --help shows its defaults.
       corpus: nietzsche, shakespeare, python-docs, or files and folders of UTF-8 text. Left out: nietzsche, or
         python-docs where that can't be had.
+      encoding: Encoding of the corpus's files, such as cp949 or windows-1252. Left out: UTF-8, or UTF-16 with a mark.
       tokens: What the model reads and writes at each step (the book's: char). Bytes want stride 1 in the book's recipe:
         at 3, a script of three bytes a character is only half seen.
       words: For word tokens, how many of the most frequent words to know; the others are spelled in characters. More
         words make slower steps (our choice: 2000).
       lowercase: Lowercase the corpus, and prompts too (the book's: yes).
+      normalize: Bring the corpus, and prompts too, into Unicode's composed form (NFC), so that a letter is the same
+        however it was typed.
       validation: Share of the corpus, at its end, that is held out: never learned from, and measured after every epoch,
         with the memory carried on, so that the best epoch is the one that does best on unseen text (the book's: 0,
         none).
@@ -107,9 +111,11 @@ class TrainConfig:
 
     recipe: Recipe = "book"
     corpus: tuple[str, ...] | None = None
+    encoding: str | None = None
     tokens: Tokens = "char"
     words: int = 2000
     lowercase: bool = True
+    normalize: bool = True
     validation: float = 0.0
     patience: int | None = None
     length: int = 60
@@ -131,11 +137,13 @@ class TrainConfig:
         check_choice("recipe", self.recipe, get_args(Recipe))
         stream = self.recipe == "stream"
         object.__setattr__(self, "corpus", check_corpus(self.corpus, "nietzsche"))
+        check_encoding(self.encoding)
         check_choice("tokens", self.tokens, get_args(Tokens))
         check_int("words", self.words, 1, 2**24)
         if self.tokens != "word" and self.words != type(self).words:
             reject("words", self.words, "nothing, since it is for tokens=word", "leave it out, or choose word tokens")
         check_bool("lowercase", self.lowercase)
+        check_bool("normalize", self.normalize)
         check_float("validation", self.validation, 0.0, 1.0, above=False, remedy="0.1 holds out the last tenth")
         if self.patience is not None:
             check_int("patience", self.patience, 1, remedy="leave it out to train all epochs")
@@ -235,6 +243,7 @@ class EvaluateConfig:
     Attributes:
       corpus: Names, files and folders of text, as in train.py. Left out: the part of the run's own corpus that was held
         out from its training.
+      encoding: Encoding of its files, as in train.py.
       protocol: carried: each token from all before it; cold-256: each from those before it in its window, one of 256
         after the other, as nanoGPT measures; window-60: the one after each window of 60, at stride 3, as the book
         trains.
@@ -244,12 +253,14 @@ class EvaluateConfig:
     """
 
     corpus: tuple[str, ...] | None = None
+    encoding: str | None = None
     protocol: Protocol = "carried"
     dynamic: bool = False
     unknown: Unknown = "error"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "corpus", check_corpus(self.corpus, "the run's held-out part"))
+        check_encoding(self.encoding)
         check_choice("protocol", self.protocol, get_args(Protocol))
         check_bool("dynamic", self.dynamic)
         if self.dynamic and self.protocol != "carried":
@@ -339,6 +350,8 @@ def from_json(values: Mapping[str, Any]) -> TrainConfig:
         return {name: value for name, value in values.items() if name not in RETIRED or value != RETIRED[name]}
 
     try:
+        # Runs begun when texts were read as they came.
+        values = {"normalize": False, **values}
         return TrainConfig(**{**current(values), "model": ModelConfig(**current(values.get("model", {})))})
     except (TypeError, AttributeError) as error:
         raise InputError(

@@ -1,5 +1,6 @@
 """Mistakes and failures, and the checks that tell of them: what was wrong, what was found, what to do."""
 
+import codecs
 import math
 from typing import NoReturn
 
@@ -80,6 +81,18 @@ def check_corpus(value: object, left_out: str) -> tuple[str, ...] | None:
     if not value:
         reject("corpus", value, "a name or a path", f"leave it out for {left_out}")
     return tuple(value)
+
+
+def check_encoding(value: object) -> None:
+    """Raises InputError unless `value` is the name of a text encoding that Python knows, or None."""
+    if value is None:
+        return
+    try:
+        known = isinstance(value, str) and codecs.lookup(value)._is_text_encoding
+    except LookupError:
+        known = False
+    if not known:
+        reject("encoding", value, "the name of a text encoding, such as cp949 or windows-1252")
 
 
 def check_length(value: object) -> None:

@@ -13,7 +13,8 @@ import jax
 import numpy as np
 import pytest
 from conftest import TEXT
-from test_run import assert_same, assert_same_run, contents, shared_compilation, steps  # noqa: F401
+from helpers import assert_same, assert_same_run, contents, steps
+from test_run import shared_compilation  # noqa: F401
 
 import jaxlm
 from jaxlm import cli

@@ -15,10 +15,11 @@ import pytest
 
 import jaxlm
 from jaxlm import cli
+from jaxlm.cli import guard
 from jaxlm.config import EvaluateConfig, ModelConfig, SampleConfig, TrainConfig, WatchConfig
 from jaxlm.errors import InputError
 from jaxlm.generator import TextGenerator
-from jaxlm.nn import scoring
+from jaxlm.nn import dynamic, scoring
 from jaxlm.runs import run as checkpoint
 from jaxlm.text import corpus as text
 from jaxlm.text.batches import split_text
@@ -563,13 +564,13 @@ def test_a_loss_of_zero_is_a_loss(place, capsys, monkeypatch):
 
 def test_warnings_are_told_once_however_often_a_command_is_called(place, capsys):
     for _ in range(3):
-        cli._quiet()
+        guard.quiet()
     checkpoint.log.warning("a %s", "warning")
     assert capsys.readouterr().err == "warning: a warning\n"
 
 
 def test_a_warning_is_told_once_in_a_process_of_its_own():
-    code = "from jaxlm import cli; cli._quiet(); from jaxlm import checkpoint; checkpoint.log.warning('a warning')"
+    code = "from jaxlm.cli import guard; guard.quiet(); import logging; logging.getLogger('jaxlm').warning('a warning')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stderr == "warning: a warning\n"
 
@@ -577,9 +578,9 @@ def test_a_warning_is_told_once_in_a_process_of_its_own():
 FLAGS = {
     "train.py": "corpus recipe run checkpoints epochs hidden layers dropout length stride batch learning-rate seed "
     "resume tokens words lowercase optimizer clip temperature sample-length impl size validation patience schedule "
-    "weight-decay average reset embedding output-dropout recurrent-dropout",
+    "weight-decay average reset embedding output-dropout recurrent-dropout encoding normalize",
     "sample.py": "run checkpoints prompt length temperature seed mode unknown count impl",
-    "-m jaxlm evaluate": "run checkpoints corpus protocol dynamic unknown impl",
+    "-m jaxlm evaluate": "run checkpoints corpus encoding protocol dynamic unknown impl",
 }
 
 
@@ -726,22 +727,20 @@ def test_dynamic_evaluation_is_shown_beside_static(place, capsys):
     hold_out(0.1)
     model = jaxlm.load("checkpoints/fox")
     learned, held_out = (model.vocab.encode(part) for part in split_text(Path("fox.txt").read_text().lower(), 0.1))
-    squares = scoring.mean_squares(model.model, model.params, learned)
+    squares = dynamic.mean_squares(model.model, model.params, learned)
     for argv, ids in (
         ([], held_out),
         (["--corpus", "good.txt"], model.vocab.encode("all is well that ends well. " * 20)),
     ):
         scores = [
             scoring.score_carried(model.model, model.params, ids),
-            scoring.score_dynamic(model.model, model.params, squares, ids),
+            dynamic.score_dynamic(model.model, model.params, squares, ids),
         ]
         facts = measured(capsys, "--dynamic", *argv)
-        static, dynamic = (figures(part, 1) for part in scores)
+        before, after = (figures(part, 1) for part in scores)
         assert facts["Evaluation"].split() == ["static", "dynamic"]
-        assert {name: facts[name].split() for name in static} == {
-            name: [static[name], dynamic[name]] for name in static
-        }
-        assert static != dynamic
+        assert {name: facts[name].split() for name in before} == {name: [before[name], after[name]] for name in before}
+        assert before != after
 
 
 @pytest.mark.parametrize("tokens", ["byte", "word"])

@@ -62,9 +62,11 @@ def test_the_book_is_written_out():
     assert to_json(BOOK) == {
         "recipe": "book",
         "corpus": None,
+        "encoding": None,
         "tokens": "char",
         "words": 2000,
         "lowercase": True,
+        "normalize": True,
         "validation": 0.0,
         "patience": None,
         "length": 60,

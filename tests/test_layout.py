@@ -38,8 +38,8 @@ ORDER = {
         "dynamic",
         "sampling",
     ],
-    "runs": ["run", "reporter", "trainer"],
-    "cli": ["terminal", "commands"],
+    "runs": ["stop", "run", "reporter", "trainer"],
+    "cli": ["terminal", "guard", "commands"],
 }
 """The rooms of a wing; each imports only from those before it."""
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import jaxlm
 from jaxlm.errors import InputError
 from jaxlm.generator import TextGenerator
-from jaxlm.nn import scoring
+from jaxlm.nn import dynamic, scoring
 from jaxlm.nn.model import LanguageModel
 from jaxlm.text.batches import Windows
 from jaxlm.text.vocab import Vocab
@@ -42,7 +42,7 @@ def params():
 
 @pytest.fixture(scope="module")
 def squares(params):
-    return scoring.mean_squares(PLAIN, params, TEXT, segment=SEGMENT)
+    return dynamic.mean_squares(PLAIN, params, TEXT, segment=SEGMENT)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,7 +51,7 @@ def small_chunks():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scoring, "CHUNK", 32)
         patch.setattr(scoring, "ROWS", 4)
-        patch.setattr(scoring, "SEGMENTS", 3)
+        patch.setattr(dynamic, "SEGMENTS", 3)
         yield
 
 
@@ -141,7 +141,7 @@ def test_mean_squares_are_a_python_loop_over_segments(model, params, count):
     for segment in segments:
         grads, (_, carry) = naive_gradient(params, carry, segment)
         total = jax.tree.map(lambda squares, grad: squares + grad**2 / len(segments), total, grads)
-    found = scoring.mean_squares(model, params, TEXT[:count], segment=SEGMENT)
+    found = dynamic.mean_squares(model, params, TEXT[:count], segment=SEGMENT)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-9), found, total)
 
 
@@ -161,7 +161,7 @@ def test_dynamic_scores_are_a_python_loop_over_segments(model, params, squares, 
         expected.extend(scores)
         now = jax.tree.map(move, now, params, grads, rms)
     options = {"learning_rate": learning_rate, "decay": decay, "segment": SEGMENT}
-    found = scoring.score_dynamic(model, params, squares, ids, **options)
+    found = dynamic.score_dynamic(model, params, squares, ids, **options)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
     assert np.abs(found - scoring.score_carried(model, params, ids)).max() > 0.03  # It did move.
@@ -171,14 +171,14 @@ def test_dynamic_scores_are_a_python_loop_over_segments(model, params, squares, 
 @given(future=texts, at=st.integers(1, 150))
 def test_the_future_never_changes_an_earlier_dynamic_score(model, params, squares, future, at):
     options = {"learning_rate": 1e-2, "segment": SEGMENT}
-    before = scoring.score_dynamic(model, params, squares, TEXT[:160], **options)
-    after = scoring.score_dynamic(model, params, squares, np.array([*TEXT[:at], *future]), **options)
+    before = dynamic.score_dynamic(model, params, squares, TEXT[:160], **options)
+    after = dynamic.score_dynamic(model, params, squares, np.array([*TEXT[:at], *future]), **options)
     # Score i is of token i + 1; the first token that may differ is `at`.
     np.testing.assert_array_equal(after[: at - 1], before[: at - 1])
 
 
 def test_without_steps_dynamic_evaluation_is_static(model, params, squares):
-    scores = scoring.score_dynamic(model, params, squares, TEXT, learning_rate=0.0)
+    scores = dynamic.score_dynamic(model, params, squares, TEXT, learning_rate=0.0)
     assert_close(scores, scoring.score_carried(model, params, TEXT))
 
 
@@ -186,15 +186,15 @@ def test_dynamic_evaluation_learns_what_comes_again_and_leaves_the_model_as_it_w
     kept = jax.tree.map(np.array, params)
     again = np.tile(TEXT[:10], 30)
     static = scoring.score_carried(model, params, again)
-    dynamic = scoring.score_dynamic(model, params, squares, again, segment=SEGMENT)
-    assert dynamic[-100:].mean() > static[-100:].mean() + 0.3
-    assert_close(dynamic[:SEGMENT], static[:SEGMENT])
+    adapted = dynamic.score_dynamic(model, params, squares, again, segment=SEGMENT)
+    assert adapted[-100:].mean() > static[-100:].mean() + 0.3
+    assert_close(adapted[:SEGMENT], static[:SEGMENT])
     jax.tree.map(np.testing.assert_array_equal, params, kept)
 
 
 def test_parameters_without_gradients_stay_where_they_are(model, params):
     none = jax.tree.map(jnp.zeros_like, params)
-    assert np.isfinite(scoring.score_dynamic(model, params, none, TEXT, segment=SEGMENT)).all()
+    assert np.isfinite(dynamic.score_dynamic(model, params, none, TEXT, segment=SEGMENT)).all()
 
 
 def test_texts_of_other_lengths_compile_nothing_new(params, squares, caplog):
@@ -205,8 +205,8 @@ def test_texts_of_other_lengths_compile_nothing_new(params, squares, caplog):
         with jax.log_compiles(), caplog.at_level(logging.WARNING, "jax"):
             for protocol in scoring.PROTOCOLS.values():
                 protocol(model, params, ids)
-            scoring.score_dynamic(model, params, squares, ids, segment=SEGMENT)
-            scoring.mean_squares(model, params, ids, segment=SEGMENT)
+            dynamic.score_dynamic(model, params, squares, ids, segment=SEGMENT)
+            dynamic.mean_squares(model, params, ids, segment=SEGMENT)
         return sum("Compiling jit" in record.getMessage() for record in caplog.records)
 
     jax.clear_caches()
@@ -221,7 +221,7 @@ def test_texts_of_other_lengths_compile_nothing_new(params, squares, caplog):
         (scoring.score_carried, 0, 2),
         (scoring.score_cold, 1, 2),
         (scoring.score_windows, 60, 61),
-        (scoring.mean_squares, 1, 2),
+        (dynamic.mean_squares, 1, 2),
     ],
 )
 def test_too_short_a_text_is_refused(model, params, score, count, least):

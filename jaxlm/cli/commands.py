@@ -5,19 +5,16 @@ import dataclasses
 import functools
 import io
 import itertools
-import logging
-import os
 import secrets
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import tyro
 
+from jaxlm.cli.guard import guarded, note, quiet
 from jaxlm.config import (
     BOOK,
     EvaluateConfig,
@@ -30,7 +27,7 @@ from jaxlm.config import (
     differences,
     recipe_settings,
 )
-from jaxlm.errors import InputError, RunError, reject
+from jaxlm.errors import InputError, reject
 
 if TYPE_CHECKING:  # `--help` need not wait for them.
     import numpy as np
@@ -114,17 +111,17 @@ class EvaluateFlags:
 
 def train(argv: Sequence[str] | None = None) -> int:
     """`python train.py`: returns the exit status."""
-    return _guarded(_train, sys.argv[1:] if argv is None else argv)
+    return guarded(_train, sys.argv[1:] if argv is None else argv)
 
 
 def sample(argv: Sequence[str] | None = None) -> int:
     """`python sample.py`: returns the exit status."""
-    return _guarded(_sample, sys.argv[1:] if argv is None else argv)
+    return guarded(_sample, sys.argv[1:] if argv is None else argv)
 
 
 def evaluate(argv: Sequence[str] | None = None) -> int:
     """`python -m jaxlm evaluate`: returns the exit status."""
-    return _guarded(_evaluate, sys.argv[1:] if argv is None else argv)
+    return guarded(_evaluate, sys.argv[1:] if argv is None else argv)
 
 
 def main() -> int:
@@ -132,7 +129,7 @@ def main() -> int:
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
     if sys.argv[1:2] and sys.argv[1] in commands:
         return commands[sys.argv[1]](sys.argv[2:])
-    _note(f"error: found {sys.argv[1:2]}, expected one of {', '.join(commands)}")
+    note(f"error: found {sys.argv[1:2]}, expected one of {', '.join(commands)}")
     return 2
 
 
@@ -144,7 +141,7 @@ def _train(argv: Sequence[str]) -> None:
         _resume(first.where, argv)
         return
     flags = _parse(TrainFlags(config=recipe_settings(first.recipe, first.size)), argv, "train.py")
-    _quiet()
+    quiet()
     from jaxlm.cli import terminal as reporting
     from jaxlm.nn import compilation
     from jaxlm.runs import trainer as run
@@ -155,7 +152,7 @@ def _train(argv: Sequence[str]) -> None:
 
 
 def _resume(where: RunFlags, argv: Sequence[str]) -> None:
-    _quiet()
+    quiet()
     from jaxlm.cli import terminal as reporting
     from jaxlm.nn import compilation
     from jaxlm.runs import run as checkpoint
@@ -188,7 +185,7 @@ def _find(where: RunFlags, *, trained: bool = False) -> Path:
 
 def _sample(argv: Sequence[str]) -> None:
     flags = _parse(SampleFlags(), argv, "sample.py")
-    _quiet()
+    quiet()
     from jaxlm.nn import compilation
     from jaxlm.runs import run as checkpoint
 
@@ -199,7 +196,7 @@ def _sample(argv: Sequence[str]) -> None:
     generator, progress = run.generator(flags.impl)
     seed = secrets.randbelow(2**32) if config.seed is None else config.seed
     texts = generator.streams(dataclasses.replace(config, seed=seed))
-    _note(f"{path}, {_describe(progress)}, seed {seed}")
+    note(f"{path}, {_describe(progress)}, seed {seed}")
     for number, text in enumerate(texts):
         temperature, i = config.temperature[number // config.count], number % config.count
         if len(texts) > 1:
@@ -219,7 +216,7 @@ def _describe(progress: "Progress") -> str:
 
 def _evaluate(argv: Sequence[str]) -> None:
     flags = _parse(EvaluateFlags(), argv, "-m jaxlm evaluate")
-    _quiet()
+    quiet()
     from jaxlm.cli import terminal as reporting
     from jaxlm.nn import compilation, dynamic, metrics, scoring
     from jaxlm.runs import run as checkpoint
@@ -367,72 +364,3 @@ def _registry() -> tyro.constructors.ConstructorRegistry:
         )
 
     return registry
-
-
-def _guarded(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
-    """Runs a command; a mistake becomes one line on stderr and its exit status."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # A terminal without the text's letters shows marks for them.
-    try:
-        with _default_interrupt():
-            command(argv)
-    except InputError as error:
-        _note(f"error: {error}")
-        return 2
-    except RunError as error:
-        _note(f"error: {error}")
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # `| head` has read enough; nothing more must be flushed to it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    return 0
-
-
-@contextlib.contextmanager
-def _default_interrupt() -> Iterator[None]:
-    """Lets Ctrl-C end the process at once, while there is nothing to save.
-
-    As an exception it could come in the middle of an import, and be lost in a callback there. A run that trains
-    handles the signal itself.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def _note(line: str) -> None:
-    print(" ".join(line.splitlines()), file=sys.stderr, flush=True)  # A path may have line breaks in it.
-
-
-class _Warnings(logging.Handler):
-    """Tells jaxlm's warnings as plain lines."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        _note(f"warning: {record.getMessage()}")
-
-
-def _quiet() -> None:
-    """Silences what JAX, Orbax and XLA tell their own developers; jaxlm's warnings come as plain lines."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    for name in ("jax", "absl", "orbax", "asyncio"):  # Orbax saves on an event loop.
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    logger = logging.getLogger("jaxlm")
-    logger.handlers = [_Warnings()]
-    logger.propagate = False  # Orbax's import gives the root logger a handler, which would tell them again.
-    sys.unraisablehook = _unraisable
-
-
-def _unraisable(found: "sys.UnraisableHookArgs") -> None:
-    # Where a disk is full, TensorStore tells of each refused write to Orbax's event loop, which is closed by then.
-    # The refusal itself arrives as an exception of its own.
-    if str(found.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(found)

@@ -5,12 +5,9 @@ import dataclasses
 import math
 import os
 import random
-import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,6 +23,7 @@ from jaxlm.nn.scoring import score_carried
 from jaxlm.nn.training import Step, TrainState, init_state, make_optimizer, make_step, to_devices, to_host
 from jaxlm.runs.reporter import EpochMetrics, Plan, Reporter
 from jaxlm.runs.run import Progress, Record, Run, Writer, best_epoch, locate, now, refuse, unused_path
+from jaxlm.runs.stop import Stop, stop_on_signals
 from jaxlm.text.batches import PADDING, Streams, Windows, smallest_ids, split_text
 from jaxlm.text.corpus import Corpus, Received, load_corpus
 from jaxlm.text.vocab import Vocab
@@ -41,9 +39,6 @@ JUDGED_STEPS = 100
 
 CUT, CUTS = 0.25, 5
 """What a divergence leaves of the learning rate, and how often that may happen."""
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What ends a run after it has saved: Ctrl-C, `kill`, a closed connection."""
 
 
 def worst_loss(best: float) -> float:
@@ -93,7 +88,7 @@ def train(
         start = seed_text(material.text, min(config.length, SEED_LENGTH))
         record = Record(config, corpus.name, len(corpus.text), corpus.sha256, start, now())
         path = locate(run, checkpoints) if run is not None else unused_path(checkpoints, corpus.name, config.recipe)
-        with _stop_on_signals() as stop:
+        with stop_on_signals() as stop:
             directory = Run.create(path, record, vocab)
             try:
                 with directory.lock():
@@ -141,7 +136,7 @@ def resume(
         text = own_corpus(run, config.corpus, "if it has moved, name its new place", reporter.download)
         config = dataclasses.replace(config, corpus=text.sources)
         material = _Material.of(config, text, run.vocab)
-        with _stop_on_signals() as stop, run.lock():
+        with stop_on_signals() as stop, run.lock():
             return _fit(run, config, material, reporter, stop)
 
 
@@ -221,39 +216,6 @@ class _Material:
         return cls(corpus, text, ids, order, held_out, held_out_ids)
 
 
-class _Stop:
-    """Signals that ask the run to end; the second one ends it at once."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        again = self.signal is not None
-        self.signal = number
-        if again:
-            self.end()
-
-    def end(self) -> NoReturn:
-        """Raises what the signal stands for."""
-        if self.signal is None or self.signal == signal.SIGINT:
-            raise KeyboardInterrupt
-        raise SystemExit(128 + self.signal)
-
-
-@contextlib.contextmanager
-def _stop_on_signals() -> Iterator[_Stop]:
-    stop = _Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # Python lets only the main thread handle signals.
-        return
-    previous = {number: signal.signal(number, stop) for number in SIGNALS}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 class _Tally:
     """The steps and losses of an epoch, each fetched a step late, so that the device never waits for the host."""
 
@@ -325,7 +287,7 @@ def _enough_memory() -> Iterator[None]:
         ) from error
 
 
-def _fit(run: Run, config: TrainConfig, material: _Material, reporter: Reporter, stop: _Stop) -> TextGenerator:
+def _fit(run: Run, config: TrainConfig, material: _Material, reporter: Reporter, stop: Stop) -> TextGenerator:
     """Trains a locked run from its last checkpoint, or from the start, to its last epoch."""
     sharding.split_cpu()
     found = run.restore()
@@ -356,7 +318,7 @@ def _fit(run: Run, config: TrainConfig, material: _Material, reporter: Reporter,
 class _Fit:
     """The training of a locked run, on its devices."""
 
-    def __init__(self, run: Run, config: TrainConfig, material: _Material, reporter: Reporter, stop: _Stop) -> None:
+    def __init__(self, run: Run, config: TrainConfig, material: _Material, reporter: Reporter, stop: Stop) -> None:
         self._run, self._config, self._material = run, config, material
         self._reporter, self._stop = reporter, stop
         self._steps = material.order.steps(config.batch)
