@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxlm.config import TrainConfig
+from jaxlm.config import ModelConfig, TrainConfig
 
 V, H, T, B = 57, 128, 60, 128
 """The book's: vocabulary, units, window, batch."""
@@ -191,7 +191,7 @@ def book_generator(impl: str = "auto"):
 
     text = random_text()
     vocab = Vocab.build("char", text)
-    params = jax.jit(LanguageModel(V, H).init_params)(jax.random.key(0))
+    params = jax.jit(LanguageModel(V, ModelConfig(H)).init_params)(jax.random.key(0))
     model = LanguageModel(V, H, impl=lstm.choose(impl))
     return TextGenerator(model, params, vocab, False, text[:T], T, "window")
 

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, get_args
 
 import jax
@@ -13,9 +13,12 @@ import numpy as np
 from jaxlm.config import Mode, SampleConfig, Unknown
 from jaxlm.errors import InputError, check_choice, reject
 from jaxlm.nn.model import Carry, LanguageModel, Params
-from jaxlm.nn.sampling import CHUNK, DRAWS, generate_state, generate_window, prefill
+from jaxlm.nn.sampling import CHUNK, StateMemory, WindowMemory, generate, prefill
 from jaxlm.nn.scoring import score_carried
 from jaxlm.text.vocab import Vocab
+
+DRAWS = 2**23
+"""Random numbers that are drawn at once, 32 MB; of more texts than that is enough for, they are generated in groups."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -168,28 +171,26 @@ class TextGenerator:
 
         While one is looked at, the device computes the next, if it is among the first `needed`.
         """
-        count = len(seeds)
-        generate: Callable[..., Any]
-        state: list[Any]
+        memory: Any
         if mode == "window":
             last = tokens[-self.length :]
             window = np.pad(last, (0, self.length - len(last)))
-            generate, state = generate_window, [np.tile(window, (count, 1)), np.int32(len(last))]
+            memory = WindowMemory(*jax.device_put((np.tile(window, (len(seeds), 1)), np.int32(len(last)))))
         else:
-            carry = jax.tree.map(lambda leaf: jnp.tile(leaf, (count, 1)), self._read(tokens[:-1]))
-            generate, state = generate_state, [carry, np.tile(tokens[-1], count)]
+            carry = jax.tree.map(lambda leaf: jnp.tile(leaf, (len(seeds), 1)), self._read(tokens[:-1]))
+            memory = StateMemory(carry, jax.device_put(np.tile(tokens[-1], len(seeds))))
 
         def next_chunk(number: int) -> jax.Array:
-            nonlocal state
+            nonlocal memory
             # The index wraps around after 2**32 tokens.
             start = np.uint32(number * CHUNK % 2**32)
-            *state, chunk = generate(self.model, self.params, *state, seeds, start, temperature)
+            memory, chunk = generate(self.model, self.params, memory, seeds, start, temperature)
             return chunk
 
         chunk = next_chunk(0)
         for number in itertools.count(1):
             following = next_chunk(number) if number < needed else None
-            yield np.asarray(chunk)
+            yield jax.device_get(chunk)
             chunk = next_chunk(number) if following is None else following
 
     def _read(self, tokens: np.ndarray) -> Carry:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxlm.errors import InputError
-from jaxlm.text.batches import PADDING, Streams, Windows, smallest_ids, split_text
+from jaxlm.text.batches import NO_WINDOW, Streams, Windows, smallest_ids, split_text
 
 LETTERS = "abcdefghij"
 
@@ -37,14 +37,14 @@ def test_an_epoch_has_every_window_once_and_pads_its_end(tokens, batch, steps):
     assert starts.shape == (steps, batch) == (windows.steps(batch), batch)
     assert starts.dtype == np.int32
     assert sorted(starts.ravel()[:14]) == list(range(0, 40, 3))
-    assert (starts.ravel()[14:] == PADDING).all()
+    assert (starts.ravel()[14:] == NO_WINDOW).all()
 
 
 def test_order_depends_on_seed_and_epoch_alone():
     windows = Windows(1000, length=10, stride=3)
 
     def order(seed, epoch, batch=32):
-        return windows.epoch(seed, epoch, batch).ravel()[: len(windows)].tolist()
+        return windows.starts(seed, epoch, batch).ravel()[: len(windows)].tolist()
 
     assert order(0, 0) == order(0, 0) == order(0, 0, batch=50)
     assert order(0, 0) != sorted(order(0, 0))
@@ -81,7 +81,7 @@ SIZES = {"tokens": st.integers(2, 200), "length": st.integers(1, 50), "batch": s
 @given(**SIZES, seed=st.integers(0, 2**32 - 1))
 def test_the_chunks_of_a_stream_rebuild_the_corpus(tokens, length, batch, seed):
     streams = Streams(tokens, length)
-    epochs = [streams.epoch(seed, epoch, batch) for epoch in range(4)]
+    epochs = [streams.starts(seed, epoch, batch) for epoch in range(4)]
     assert all(starts.shape == (streams.steps(batch), batch) for starts in epochs)
     assert all(starts.dtype == np.int32 for starts in epochs)
     starts = np.concatenate(epochs)
@@ -95,13 +95,13 @@ def test_the_chunks_of_a_stream_rebuild_the_corpus(tokens, length, batch, seed):
 @given(**SIZES, seed=st.integers(0, 2**32 - 1), epoch=st.integers(0, 10**9))
 def test_the_streams_of_an_epoch_read_every_token_and_no_step_too_many(tokens, length, batch, seed, epoch):
     streams = Streams(tokens, length)
-    starts = streams.epoch(seed, epoch, batch)
+    starts = streams.starts(seed, epoch, batch)
     assert set(((starts.ravel()[:, None] + np.arange(length)) % tokens).ravel()) == set(range(tokens))
     assert (len(starts) - 1) * batch * length < tokens
 
 
 def test_streams_start_elsewhere_for_another_seed():
-    assert len({tuple(Streams(1000, 10).epoch(seed, 0, 4)[0]) for seed in range(5)}) == 5
+    assert len({tuple(Streams(1000, 10).starts(seed, 0, 4)[0]) for seed in range(5)}) == 5
 
 
 def test_streams_want_two_tokens_and_32_bit_positions():

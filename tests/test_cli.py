@@ -1,6 +1,7 @@
 """Mistakes on the command line, and the same ones through Python: one clear line, and nothing written."""
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -20,7 +21,7 @@ from jaxlm.config import EvaluateConfig, ModelConfig, SampleConfig, TrainConfig,
 from jaxlm.errors import InputError
 from jaxlm.generator import TextGenerator
 from jaxlm.nn import dynamic, scoring
-from jaxlm.runs import run as checkpoint
+from jaxlm.runs.storage import Progress
 from jaxlm.text import corpus as text
 from jaxlm.text.batches import split_text
 from jaxlm.text.corpus import Published
@@ -555,9 +556,9 @@ def test_unknown_characters_can_be_skipped(place, capsys):
 
 
 def test_a_loss_of_zero_is_a_loss(place, capsys, monkeypatch):
-    generator = checkpoint.Run.generator
-    progress = checkpoint.Progress(step=3, epoch=1, nats=0.0, count=0, loss=0.0)
-    monkeypatch.setattr(checkpoint.Run, "generator", lambda run, impl: (generator(run, impl)[0], progress))
+    generator = jaxlm.Run.generator
+    progress = Progress(step=3, epoch=1, loss=0.0)
+    monkeypatch.setattr(jaxlm.Run, "generator", lambda run, impl: (generator(run, impl)[0], progress))
     assert cli.sample(["--length", "0", "--seed", "1"]) == 0
     assert capsys.readouterr().err == "checkpoints/fox, epoch 1 (best: loss 0.0000), seed 1\n"
 
@@ -565,7 +566,7 @@ def test_a_loss_of_zero_is_a_loss(place, capsys, monkeypatch):
 def test_warnings_are_told_once_however_often_a_command_is_called(place, capsys):
     for _ in range(3):
         guard.quiet()
-    checkpoint.log.warning("a %s", "warning")
+    logging.getLogger("jaxlm").warning("a %s", "warning")
     assert capsys.readouterr().err == "warning: a warning\n"
 
 
@@ -692,7 +693,7 @@ def test_a_model_is_measured_on_any_text(place, capsys):
     assert facts["Text"] == "good, 560 characters"
     assert facts["Protocol"] == "carried"
     assert figures(fox_score("All is well that ends well. " * 20), 1).items() <= facts.items()
-    assert re.fullmatch(r"[\d,]+ +\(once compiled\)", facts["Tokens a second"])
+    assert re.fullmatch(r"[\d,]+ +\(once compiled\)", facts["Tokens per second"])
     assert "Nats per token" not in facts
     assert measured(capsys, "--corpus", "greek.txt", "--unknown", "skip")["Tokens scored"] == "2"
     assert "which the run learned from" in measured(capsys, "--corpus", "fox.txt")["Text"]

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 import jaxlm
+from jaxlm.config import ModelConfig
 from jaxlm.nn.dynamic import adapt, add_squares
 from jaxlm.nn.model import LanguageModel
-from jaxlm.nn.sampling import generate_state, generate_window, prefill
+from jaxlm.nn.sampling import StateMemory, WindowMemory, generate, prefill
 from jaxlm.nn.scoring import score_rows
-from jaxlm.nn.training import init_state, make_optimizer, make_step
+from jaxlm.nn.training import abstract_state, compiled_step
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-MODELS = [LanguageModel(57, 32, layers=2, dropout=0.2, impl=impl) for impl in ("scan", "fused")]
+MODELS = [LanguageModel(57, ModelConfig(32, layers=2, dropout=0.2), impl=impl) for impl in ("scan", "fused")]
 PARAMS = jax.eval_shape(MODELS[0].init_params, jax.random.key(0))
 
 
@@ -31,10 +32,9 @@ def exported(function, *arguments):
 @pytest.mark.parametrize("devices", [1, 4])
 @pytest.mark.parametrize("config", [jaxlm.BOOK, jaxlm.STREAM["medium"]], ids=lambda config: config.recipe)
 def test_the_training_step(model, devices, config):
-    optimizer = make_optimizer(config, steps=100)
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))
-    state = jax.eval_shape(lambda: init_state(model, optimizer, config))
-    step = make_step(model, optimizer, config, mesh)
+    state = abstract_state(model, config)
+    step = compiled_step(model, config, 100, 1.0, mesh).__wrapped__
     assert exported(step, state, shape(jnp.uint8, 1000), shape(jnp.int32, config.batch)) == PLATFORMS
 
 
@@ -45,8 +45,8 @@ def test_the_generators(model):
     seeds, index, temperature = shape(jnp.uint32, 3), shape(jnp.uint32), shape(jnp.float32)
     for function, arguments in (
         (prefill, (one, shape(jnp.int32, 128), count)),
-        (generate_state, (carry, tokens, seeds, index, temperature)),
-        (generate_window, (windows, count, seeds, index, temperature)),
+        (generate, (StateMemory(carry, tokens), seeds, index, temperature)),
+        (generate, (WindowMemory(windows, count), seeds, index, temperature)),
     ):
         bound = jax.jit(lambda *arguments, function=function: function(model, *arguments))
         assert exported(bound, PARAMS, *arguments) == PLATFORMS

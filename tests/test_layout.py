@@ -28,6 +28,7 @@ MAY_IMPORT = {
 ORDER = {
     "text": ["corpus", "vocab", "batches"],
     "nn": [
+        "ambient",
         "sharding",
         "compilation",
         "metrics",
@@ -38,7 +39,7 @@ ORDER = {
         "dynamic",
         "sampling",
     ],
-    "runs": ["stop", "run", "reporter", "trainer"],
+    "runs": ["stop", "storage", "run", "data", "reporter", "trainer", "evaluation"],
     "cli": ["terminal", "guard", "commands"],
 }
 """The rooms of a wing; each imports only from those before it."""

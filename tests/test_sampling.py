@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 import jaxlm
-from jaxlm.config import SampleConfig
+from jaxlm import generator as generator_room
+from jaxlm.config import ModelConfig, SampleConfig
 from jaxlm.generator import TextGenerator
-from jaxlm.nn import lstm, sampling
+from jaxlm.nn import lstm
 from jaxlm.nn.model import LanguageModel
-from jaxlm.nn.sampling import CHUNK, STREAM, next_token, pick_token, reweight
+from jaxlm.nn.sampling import CHUNK, SAMPLING_TAG, next_token, pick_token, reweight
 from jaxlm.text.vocab import Vocab
 
 LETTERS = "abcdefgh"
@@ -33,13 +34,13 @@ def successor():
         layer["i" + gate] = {"kernel": 9 * one_hot if gate == "g" else zeros}
         layer["h" + gate] = {"kernel": zeros, "bias": jnp.full(size, bias)}
     dense = {"kernel": 30 * jnp.roll(one_hot, 1, 1), "bias": jnp.zeros(size)}
-    return LanguageModel(size, size), {"lstm_0": layer, "dense": dense}
+    return LanguageModel(size, ModelConfig(size)), {"lstm_0": layer, "dense": dense}
 
 
 @pytest.fixture(scope="module", params=["scan", "fused"])
 def random_model(request):
     """Weights large enough that what happened before the window still tells."""
-    model = LanguageModel(len(LETTERS), 12, 2, impl=request.param)
+    model = LanguageModel(len(LETTERS), ModelConfig(12, 2), impl=request.param)
     params = jax.jit(model.init_params)(jax.random.key(0))
     return model, jax.tree.map(lambda leaf: 2 * leaf, params)
 
@@ -53,7 +54,7 @@ def test_the_toy_model_recites_the_alphabet(successor, mode, temperature):
 
 def python_loop(model, params, tokens, length, temperature, seed, window=None):
     """Re-reads the tokens, or the last `window` of them, from a zero carry for each new one."""
-    tokens, key = list(tokens), jax.random.fold_in(jax.random.key(seed), STREAM)
+    tokens, key = list(tokens), jax.random.fold_in(jax.random.key(seed), SAMPLING_TAG)
     read = jax.jit(lambda tokens: model.apply({"params": params}, tokens, model.initial_carry(1))[0])
     for i in range(length):
         seen = tokens if window is None else tokens[-window:]
@@ -131,7 +132,7 @@ def test_texts_written_together_are_those_written_alone(random_model, mode):
 def test_more_texts_than_fit_are_written_in_groups(random_model, monkeypatch):
     writer = generator(*random_model)
     together = writer.generate_batch(5, "abc", 150, temperature=0.9, seed=1)
-    monkeypatch.setattr(sampling, "DRAWS", 2 * CHUNK * len(LETTERS))
+    monkeypatch.setattr(generator_room, "DRAWS", 2 * CHUNK * len(LETTERS))
     assert writer.generate_batch(5, "abc", 150, temperature=0.9, seed=1) == together
 
 
@@ -253,7 +254,7 @@ def test_a_count_of_texts_is_a_whole_number(successor, count):
 
 def constant_model(vocab, token):
     """A model that always writes the same token."""
-    model = LanguageModel(len(vocab), 2)
+    model = LanguageModel(len(vocab), ModelConfig(2))
     params = jax.tree.map(jnp.zeros_like, jax.jit(model.init_params)(jax.random.key(0)))
     params["dense"]["bias"] = params["dense"]["bias"].at[token].set(50.0)
     return model, params

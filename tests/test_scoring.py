@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxlm
+from jaxlm.config import ModelConfig
 from jaxlm.errors import InputError
 from jaxlm.generator import TextGenerator
 from jaxlm.nn import dynamic, scoring
@@ -23,7 +24,7 @@ SIZE = 8
 SEGMENT = 6
 TEXT = np.random.default_rng(0).integers(SIZE, size=250)
 
-PLAIN = LanguageModel(SIZE, 12, 2, impl="scan")
+PLAIN = LanguageModel(SIZE, ModelConfig(12, 2), impl="scan")
 """The reference."""
 
 texts = st.lists(st.integers(0, SIZE - 1), min_size=2, max_size=150)
@@ -31,7 +32,7 @@ texts = st.lists(st.integers(0, SIZE - 1), min_size=2, max_size=150)
 
 @pytest.fixture(scope="module", params=["scan", "fused"])
 def model(request):
-    return LanguageModel(SIZE, 12, 2, impl=request.param)
+    return LanguageModel(SIZE, ModelConfig(12, 2), impl=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def squares(params):
 def small_chunks():
     """Texts of a few chunks, without being long."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scoring, "CHUNK", 32)
+        patch.setattr(scoring, "CARRIED_TOKENS", 32)
         patch.setattr(scoring, "ROWS", 4)
         patch.setattr(dynamic, "SEGMENTS", 3)
         yield
@@ -84,7 +85,7 @@ def test_carried_scores_are_a_python_loop_over_tokens(model, params):
 @pytest.mark.parametrize("chunk", [1, 7, 249, 250, 1024])
 def test_the_size_of_a_chunk_does_not_matter(model, params, chunk, monkeypatch):
     expected = scoring.score_carried(model, params, TEXT)
-    monkeypatch.setattr(scoring, "CHUNK", chunk)
+    monkeypatch.setattr(scoring, "CARRIED_TOKENS", chunk)
     assert_close(scoring.score_carried(model, params, TEXT), expected)
 
 
@@ -198,7 +199,7 @@ def test_parameters_without_gradients_stay_where_they_are(model, params):
 
 
 def test_texts_of_other_lengths_compile_nothing_new(params, squares, caplog):
-    model = LanguageModel(SIZE, 12, 2, impl="fused")
+    model = LanguageModel(SIZE, ModelConfig(12, 2), impl="fused")
 
     def compilations(ids):
         caplog.clear()
@@ -236,7 +237,7 @@ def test_ids_of_the_smallest_type_are_scored_too(model, params):
 
 
 def generator(vocab, lowercase=False):
-    model = LanguageModel(len(vocab), 5)
+    model = LanguageModel(len(vocab), ModelConfig(5))
     params = jax.jit(model.init_params)(jax.random.key(1))
     return TextGenerator(model, params, vocab, lowercase, "abc", 10, "window")
 

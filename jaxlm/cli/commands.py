@@ -7,8 +7,7 @@ import io
 import itertools
 import secrets
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
 
@@ -30,9 +29,7 @@ from jaxlm.config import (
 from jaxlm.errors import InputError, reject
 
 if TYPE_CHECKING:  # `--help` need not wait for them.
-    import numpy as np
-
-    from jaxlm.runs.run import Progress, Run
+    from jaxlm.runs.run import Progress
 
 Flags = TypeVar("Flags")
 Setting = TypeVar("Setting")
@@ -217,76 +214,33 @@ def _describe(progress: "Progress") -> str:
 def _evaluate(argv: Sequence[str]) -> None:
     flags = _parse(EvaluateFlags(), argv, "-m jaxlm evaluate")
     quiet()
-    from jaxlm.cli import terminal as reporting
-    from jaxlm.nn import compilation, dynamic, metrics, scoring
-    from jaxlm.runs import run as checkpoint
+    from jaxlm.cli import terminal
+    from jaxlm.nn import compilation
+    from jaxlm.runs.evaluation import evaluate
+    from jaxlm.runs.run import Run
 
     compilation.keep_compiled()
-    config = flags.config
-    run = checkpoint.Run.open(_find(flags.where, trained=True))
-    part, name, learned = _read_texts(run, config)
-    generator, progress = run.generator(flags.impl)
-    model, params, vocab = generator.model, generator.params, generator.vocab
-    text = generator.as_read(part, config.unknown)
-    ids = vocab.encode(text, "text")
-    scored = [_timed(functools.partial(scoring.PROTOCOLS[config.protocol], model, params), ids)]
-    print(reporting.fact_line("Run", f"{run.path}, {_describe(progress)}"))
-    skipped = f", {len(part) - len(text):,} of them unknown and skipped" if len(text) < len(part) else ""
-    print(reporting.fact_line("Text", f"{name}, {len(part):,} characters{skipped}"))
-    print(reporting.fact_line("Protocol", config.protocol), flush=True)
-    if config.dynamic:
-        squares = dynamic.mean_squares(model, params, vocab.encode(learned))
-        scored.append(_timed(functools.partial(dynamic.score_dynamic, model, params, squares), ids))
-        print(reporting.fact_line("Evaluation", f"{'static':<12}dynamic"))
-    characters = len(text) / len(ids)  # In a token.
-    losses = [-float(scores.mean(dtype=float)) for scores, _ in scored]
+    found = evaluate(Run.open(_find(flags.where, trained=True)), flags.config, impl=flags.impl)
+    print(terminal.fact_line("Run", f"{found.run}, {_describe(found.progress)}"))
+    skipped = f", {found.skipped:,} of them unknown and skipped" if found.skipped else ""
+    print(terminal.fact_line("Text", f"{found.text}, {found.characters:,} characters{skipped}"))
+    print(terminal.fact_line("Protocol", found.protocol))
+    figures = [found.static]
+    if found.dynamic:
+        figures.append(found.dynamic)
+        print(terminal.fact_line("Evaluation", f"{'static':<12}dynamic"))
     table = {
-        "Nats per token": [f"{loss:.4f}" for loss in losses],
-        "Nats per character": [f"{loss / characters:.4f}" for loss in losses],
-        "Bits per character": [f"{metrics.bits_per_character(loss, characters):.4f}" for loss in losses],
-        "Perplexity": [f"{metrics.perplexity(loss):.4f}" for loss in losses],
-        "Tokens scored": [f"{len(scores):,}" for scores, _ in scored],
-        "Tokens a second": [*(f"{len(scores) / seconds:,.0f}" for scores, seconds in scored), "(once compiled)"],
+        "Nats per token": [f"{one.loss:.4f}" for one in figures],
+        "Nats per character": [f"{one.nats_per_character:.4f}" for one in figures],
+        "Bits per character": [f"{one.bits_per_character:.4f}" for one in figures],
+        "Perplexity": [f"{one.perplexity:.4f}" for one in figures],
+        "Tokens scored": [f"{one.tokens:,}" for one in figures],
+        "Tokens per second": [*(f"{one.tokens_per_second:,.0f}" for one in figures), "(once compiled)"],
     }
-    if vocab.kind == "char":
+    if found.static.loss == found.static.nats_per_character:
         del table["Nats per token"]
     for name, values in table.items():
-        print(reporting.fact_line(name, "".join(f"{value:<12}" for value in values).rstrip()))
-
-
-def _read_texts(run: "Run", config: EvaluateConfig) -> tuple[str, str, str]:
-    """The text to measure on, its name, and what the run learns from, which is read where something is to learn.
-
-    Raises:
-      InputError: there is no such text, or the run's corpus has changed.
-    """
-    from jaxlm.runs.trainer import own_corpus
-    from jaxlm.text.batches import split_text
-    from jaxlm.text.corpus import load_corpus
-
-    settings = run.record.config
-    if config.corpus is None and not settings.validation:
-        raise InputError(
-            f"corpus: found none, and nothing that run {run.path} has held out from training, expected a text to "
-            "measure on; name one with --corpus"
-        )
-    learned = held_out = ""
-    if config.corpus is None or config.dynamic:
-        remedy = "bring it back" if config.dynamic else "bring it back, or name another text with --corpus"
-        learned, held_out = split_text(own_corpus(run, settings.corpus, remedy).text, settings.validation)
-    if config.corpus is None:
-        return held_out, f"the end of {run.record.corpus}, held out from training", learned
-    corpus = load_corpus(config.corpus, lowercase=settings.lowercase)
-    own = ", which the run learned from" if corpus.sha256 == run.record.sha256 else ""
-    return corpus.text, corpus.name + own, learned
-
-
-def _timed(score: "Callable[[np.ndarray], np.ndarray]", ids: "np.ndarray") -> "tuple[np.ndarray, float]":
-    """The scores of a text, and the seconds that they took once compiled."""
-    score(ids[:1000])  # A text of any length is the same program.
-    began = time.perf_counter()
-    scores = score(ids)
-    return scores, time.perf_counter() - began
+        print(terminal.fact_line(name, "".join(f"{value:<12}" for value in values).rstrip()))
 
 
 def _parse(defaults: Flags, argv: Sequence[str], program: str, *, others: bool = False) -> Flags:

@@ -13,7 +13,8 @@ from rich.console import Console
 from jaxlm.config import WatchConfig
 from jaxlm.generator import TextGenerator
 from jaxlm.runs.reporter import EpochMetrics, Plan, Reporter
-from jaxlm.runs.run import Progress, Run, resume_command
+from jaxlm.runs.run import Run, resume_command
+from jaxlm.runs.storage import Progress
 from jaxlm.text.batches import Windows
 
 PLAIN_SECONDS = 30.0

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from jaxlm.nn.ambient import reproducible
 from jaxlm.nn.model import Carry, LanguageModel, Params
-from jaxlm.nn.scoring import PADDING, UNDER_WAY, _chunks, _consecutive, _fetch, score_rows
+from jaxlm.nn.scoring import NO_TOKEN, UNDER_WAY, consecutive, fetch, row_chunks, score_rows
 
 SEGMENT = 50
 """Tokens from one update of dynamic evaluation to the next. Measured: 20 is worse, 100 no better."""
@@ -42,9 +43,9 @@ def mean_squares(model: LanguageModel, params: Params, ids: np.ndarray, *, segme
     Raises:
       InputError: there are fewer than 2 tokens.
     """
-    rows = _consecutive(ids, segment)
+    rows = consecutive(ids, segment)
     state = jax.tree.map(jnp.zeros_like, params), model.initial_carry(1)
-    for number, chunk in enumerate(_chunks(rows, SEGMENTS)):
+    for number, chunk in enumerate(row_chunks(rows, SEGMENTS)):
         state = add_squares(model, params, *state, chunk)
         if number % UNDER_WAY == 0:
             jax.block_until_ready(state)
@@ -85,15 +86,15 @@ def score_dynamic(
     Source: Krause et al. 2018, arXiv:1709.07432, in the form of DeepMind's lamb, `dyneval.py`. The defaults are ours,
     chosen on held-out Nietzsche and Shakespeare with 128 and 256 units.
     """
-    rows = _consecutive(ids, segment)
+    rows = consecutive(ids, segment)
 
     def chunks() -> Iterator[jax.Array]:
         state = params, model.initial_carry(1)
-        for chunk in _chunks(rows, SEGMENTS):
+        for chunk in row_chunks(rows, SEGMENTS):
             *state, scores = adapt(model, params, squares, *state, chunk, learning_rate, decay)
             yield scores
 
-    return _fetch(chunks())[: len(ids) - 1]
+    return fetch(chunks())[: len(ids) - 1]
 
 
 def _segment_gradient(model: LanguageModel, params: Params, carry: Carry, row: jax.Array) -> tuple[Params, Any]:
@@ -101,12 +102,13 @@ def _segment_gradient(model: LanguageModel, params: Params, carry: Carry, row: j
 
     def mean_loss(params: Params):
         scores, after = score_rows(model, params, carry, row[None], len(row) - 1)
-        mask = row[1:] != PADDING
+        mask = row[1:] != NO_TOKEN
         return -jnp.where(mask, scores[0], 0.0).sum() / jnp.maximum(mask.sum(), 1), (scores[0], after)
 
     return jax.grad(mean_loss, has_aux=True)(params)
 
 
+@reproducible
 @functools.partial(jax.jit, static_argnames="model", donate_argnames="total")
 def add_squares(
     model: LanguageModel, params: Params, total: Params, carry: Carry, rows: jax.Array
@@ -121,6 +123,7 @@ def add_squares(
     return jax.lax.scan(add, (total, carry), rows)[0]
 
 
+@reproducible
 @functools.partial(jax.jit, static_argnames="model")
 def adapt(
     model: LanguageModel,

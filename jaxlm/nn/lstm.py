@@ -1,10 +1,14 @@
-"""The recurrence alone.
+"""The recurrence of one layer: all that only an LSTM has.
 
-An implementation takes the parameters of one layer, as Flax's own LSTM cell names and shapes them, a carry
-(c, h) of float[B, H], and inputs: float[B, T, D], or int[B, T] ids that stand for one-hots of width D. It returns
-the carry after the last step and the outputs float[B, T, H]. All give the same numbers, but for rounding.
+The rest of the network asks a recurrence for these, and knows nothing else of it: `init_params`, `initial_carry`,
+`IMPLS` (how it is applied), `last_output`, `map_recurrent` (the weights that DropConnect thins) and `fold_embedding`.
+
+An implementation takes the parameters of a layer, named and shaped as in Flax's own LSTM cell; a carry (c, h) of
+float[B, H]; and inputs, float[B, T, D], or int[B, T] ids that stand for one-hot vectors of width D. It returns the
+carry after the last step and the outputs, float[B, T, H]. All give the same numbers, up to rounding.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, get_args
 
 import flax.linen as nn
@@ -16,8 +20,11 @@ from jax.experimental import rnn
 
 from jaxlm.config import Impl
 from jaxlm.errors import InputError, check_choice
+from jaxlm.nn.sharding import devices
 
+Params = dict[str, Any]
 Carry = tuple[jax.Array, jax.Array]
+"""(c, h), float[B, H] each."""
 
 GATES = ("i", "f", "g", "o")
 """Input, forget, candidate and output, in Keras's order; the kernels are named `ii if ig io`, `hi hf hg ho`."""
@@ -25,6 +32,56 @@ GATES = ("i", "f", "g", "o")
 SPAN = 768
 """Rows, of all steps together, after which the backward scan of `fused` multiplies what they left into the kernels'
 gradients. Measured on a CPU: large enough for full-speed matrix products, small enough to stay in the cache."""
+
+
+glorot_uniform = nn.initializers.glorot_uniform()
+orthogonal = nn.initializers.orthogonal()
+
+
+def init_params(key: jax.Array, width: int, hidden: int) -> Params:
+    """Keras's initial weights of an LSTM layer, under the names of Flax's LSTM cell.
+
+    The input kernel (D, 4H) is Glorot-uniform and the recurrent kernel U (H, 4H) orthogonal, U Uᵀ = I, each as
+    one matrix that is then split by gate. (Flax draws each gate alone, so that U Uᵀ = 4 I.) Biases are 0, the
+    forget gate's 1.
+
+    Source: keras/layers/recurrent.py, Keras 2.2.4: LSTM, LSTMCell.build.
+    """
+    input_key, recurrent_key = jax.random.split(key)
+    inputs = jnp.split(glorot_uniform(input_key, (width, 4 * hidden), jnp.float32), 4, axis=1)
+    recurrent = jnp.split(orthogonal(recurrent_key, (hidden, 4 * hidden), jnp.float32), 4, axis=1)
+    params: Params = {}
+    for gate, kernel, recurrent_kernel in zip(GATES, inputs, recurrent, strict=True):
+        bias = jnp.full(hidden, 1.0 if gate == "f" else 0.0, jnp.float32)
+        params[f"i{gate}"] = {"kernel": kernel}
+        params[f"h{gate}"] = {"kernel": recurrent_kernel, "bias": bias}
+    return params
+
+
+def initial_carry(batch: int, hidden: int) -> Carry:
+    """The carry at the start of a text: zeros."""
+    zeros = jnp.zeros((batch, hidden), jnp.float32)
+    return zeros, zeros
+
+
+def last_output(carry: Carry) -> jax.Array:
+    """The output of the step that left this carry, float[B, H]: outputs[:, -1], with a cheaper gradient."""
+    return carry[1]
+
+
+def map_recurrent(function: Callable[[jax.Array], jax.Array], params: Params) -> Params:
+    """A layer's parameters with `function` of each recurrent kernel, float[H, H], in its place."""
+    thinned = {f"h{gate}": params[f"h{gate}"] for gate in GATES}
+    return {**params, **{name: {**leaves, "kernel": function(leaves["kernel"])} for name, leaves in thinned.items()}}
+
+
+def fold_embedding(params: Params, embedding: jax.Array) -> Params:
+    """A layer's parameters for one-hot inputs that do what its own do for rows of an embedding, float[V, D].
+
+    A row of the embedding times a kernel is a row of their product. For many tokens, picking rows of that product is
+    far less work than multiplying each.
+    """
+    return {**params, **{f"i{gate}": {"kernel": embedding @ params[f"i{gate}"]["kernel"]} for gate in GATES}}
 
 
 def scan(params: Any, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
@@ -36,7 +93,7 @@ def scan(params: Any, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array
     """
     _, hidden = carry
     if _are_ids(inputs):
-        inputs = jax.nn.one_hot(inputs, params["ii"]["kernel"].shape[0])
+        inputs = jax.nn.one_hot(inputs, params["ii"]["kernel"].shape[0], dtype=jnp.float32)
     cell = nn.scan(
         nn.OptimizedLSTMCell,
         variable_broadcast="params",
@@ -206,7 +263,7 @@ def cudnn(params: Any, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Arra
     kernels = _pack(params)
     width, hidden = kernels.inputs.shape[0], kernels.recurrent.shape[0]
     if _are_ids(inputs):
-        inputs = jax.nn.one_hot(inputs, width)
+        inputs = jax.nn.one_hot(inputs, width, dtype=jnp.float32)
     # It has two biases, which it adds.
     biases = (kernels.bias, jnp.zeros_like(kernels.bias))
     weights = jnp.concatenate([kernels.inputs.T.ravel(), kernels.recurrent.T.ravel(), *biases])
@@ -230,7 +287,7 @@ def choose(impl: Impl) -> str:
     if impl == "auto":
         return "fused"  # Nobody has measured `cudnn` against it yet.
     if impl == "cudnn":
-        device = jax.devices()[0].platform.upper()
+        device = devices()[0].platform.upper()
         found = f"a machine whose device is {device}" if device != "GPU" else "a JAX that has no cuDNN"
         if device != "GPU" or rnn.gpu_rnn is None:
             raise InputError(

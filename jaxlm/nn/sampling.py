@@ -1,23 +1,20 @@
 """Generation: the next token's distribution, and texts drawn from it one token at a time on the device."""
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.errors import check_temperature, reject
+from jaxlm.nn.ambient import reproducible
 from jaxlm.nn.model import Carry, LanguageModel, Params
 
 CHUNK = 128
 """Tokens that one call to the device generates, or reads of a prompt; text is shown chunk by chunk."""
 
-DRAWS = 2**23
-"""Random numbers that are drawn at once, 32 MB; of more texts than that is enough for, groups are written in turn."""
-
-STREAM = 0x7E87
+SAMPLING_TAG = 0x7E87
 """Sets the random numbers of generation apart from those of training."""
 
 TINY = np.finfo(np.float32).tiny
@@ -38,7 +35,7 @@ def reweight(probabilities: Any, temperature: float) -> np.ndarray:
       float64[..., V], each row summing to 1.
 
     Raises:
-      ValueError: the temperature or the probabilities are none.
+      InputError: the temperature is no number of 0 or more, or `probabilities` is no distribution.
 
     Source: `reweight_distribution`, Deep Learning with Python, 8.1.
     """
@@ -88,6 +85,7 @@ def _scale(logits: jax.Array, temperature: jax.Array) -> jax.Array:
     return log_probs / jnp.where(temperature < TINY, 1.0, temperature)
 
 
+@reproducible
 @functools.partial(jax.jit, static_argnames="model")
 def prefill(model: LanguageModel, params: Params, carry: Carry, tokens: jax.Array, count: jax.Array) -> Carry:
     """The carry after reading the first `count` of tokens, int32[P], from a carry of batch 1."""
@@ -99,121 +97,100 @@ def prefill(model: LanguageModel, params: Params, carry: Carry, tokens: jax.Arra
     return jax.lax.scan(read, carry, jnp.arange(len(tokens)))[0]
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def generate_state(
-    model: LanguageModel,
-    params: Params,
-    carry: Carry,
-    tokens: jax.Array,
-    seeds: jax.Array,
-    start: jax.Array,
-    temperature: jax.Array,
-) -> tuple[Carry, jax.Array, jax.Array]:
-    """CHUNK tokens of S texts, each from the carry that all tokens before it left.
+class StateMemory(NamedTuple):
+    """What S texts remember while each token is drawn from all before it.
 
-    Args:
-      model: what generates.
-      params: its parameters.
+    Attributes:
       carry: after all tokens but the last, batch S.
       tokens: int32[S], the last of each text.
-      seeds: uint32[S], of the whole texts; the i-th tokens' keys depend on them and i, so that chunks are seamless.
-      start: i of the first token.
-      temperature: float32 scalar.
-
-    Returns:
-      (carry, tokens, int32[CHUNK, S]), the first two for the next call.
     """
 
-    def logits_of(state: tuple[Carry, jax.Array]) -> tuple[jax.Array, Carry]:
-        carry, tokens = state
-        logits, carry = model.apply({"params": params}, tokens[:, None], carry)
-        return logits[:, 0], carry
+    carry: Carry
+    tokens: jax.Array
 
-    def append(carry: Carry, tokens: jax.Array) -> tuple[Carry, jax.Array]:
-        return carry, tokens
+    def read(self, model: LanguageModel, params: Params) -> tuple[jax.Array, "StateMemory"]:
+        """The logits of the next tokens, float32[S, V], and the memory after reading the last ones."""
+        logits, carry = model.apply({"params": params}, self.tokens[:, None], self.carry)
+        return logits[:, 0], self._replace(carry=carry)
 
-    (carry, tokens), written = _write(model, logits_of, append, (carry, tokens), seeds, start, temperature)
-    return carry, tokens, written
+    def append(self, tokens: jax.Array) -> "StateMemory":
+        """The memory with a token more in each text, int32[S]."""
+        return self._replace(tokens=tokens)
 
 
+class WindowMemory(NamedTuple):
+    """What S texts remember while each token is drawn from the window of tokens before it alone, as in the book.
+
+    Attributes:
+      windows: int32[S, T], the last tokens, which come first in each window; what follows them is ignored.
+      filled: int32 scalar from 1 to T, how many tokens there are in them.
+    """
+
+    windows: jax.Array
+    filled: jax.Array
+
+    def read(self, model: LanguageModel, params: Params) -> tuple[jax.Array, "WindowMemory"]:
+        """The logits of the next tokens, float32[S, V], from a zero carry; and the memory as it is."""
+        carry = model.initial_carry(len(self.windows))
+        states, _ = model.apply({"params": params}, self.windows, carry, method=model.states)
+        # The recurrence is causal: the state at the last real token knows nothing of what follows it.
+        return model.apply({"params": params}, states[:, self.filled - 1], method=model.logits), self
+
+    def append(self, tokens: jax.Array) -> "WindowMemory":
+        """The memory with a token more in each text, int32[S]; from full windows, the first one goes."""
+        full = self.filled == self.windows.shape[1]
+        windows = jnp.where(full, jnp.roll(self.windows, -1, axis=1), self.windows)
+        filled = jnp.where(full, self.filled, self.filled + 1)
+        return WindowMemory(windows.at[:, filled - 1].set(tokens), filled)
+
+
+Memory = TypeVar("Memory", StateMemory, WindowMemory)
+
+
+@reproducible
 @functools.partial(jax.jit, static_argnames="model")
-def generate_window(
+def generate(
     model: LanguageModel,
     params: Params,
-    windows: jax.Array,
-    count: jax.Array,
+    memory: Memory,
     seeds: jax.Array,
     start: jax.Array,
     temperature: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """CHUNK tokens of S texts, each from the window of tokens before it alone, read from a zero carry.
+) -> tuple[Memory, jax.Array]:
+    """CHUNK more tokens of S texts, each drawn from softmax(logits / temperature).
 
     Args:
       model: what generates.
       params: its parameters.
-      windows: int32[S, T], the last tokens, the first `count` of it; what follows them is ignored.
-      count: int32 scalar from 1 to T.
-      seeds: as in generate_state.
-      start: as in generate_state.
+      memory: of the tokens before.
+      seeds: uint32[S], of the whole texts. The key of a text's i-th token depends on its seed and i alone, so that
+        chunks are seamless.
+      start: uint32 scalar, i of the first token.
       temperature: float32 scalar.
 
     Returns:
-      (windows, count, int32[CHUNK, S]), the first two for the next call.
+      (memory, tokens, int32[CHUNK, S]), the first for the next call.
     """
-    length = windows.shape[1]
-
-    def logits_of(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        windows, count = state
-        carry = model.initial_carry(len(windows))
-        states, _ = model.apply({"params": params}, windows, carry, method=model.states)
-        # The recurrence is causal: the state at the last real token knows nothing of what follows it.
-        return model.apply({"params": params}, states[:, count - 1], method=model.logits), state
-
-    def append(state: tuple[jax.Array, jax.Array], tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
-        windows, count = state
-        full = count == length
-        windows = jnp.where(full, jnp.roll(windows, -1, axis=1), windows)
-        count = jnp.where(full, count, count + 1)
-        return windows.at[:, count - 1].set(tokens), count
-
-    (windows, count), written = _write(model, logits_of, append, (windows, count), seeds, start, temperature)
-    return windows, count, written
-
-
-def _write(
-    model: LanguageModel,
-    logits_of: Callable[[Any], tuple[jax.Array, Any]],
-    append: Callable[[Any, jax.Array], Any],
-    state: Any,
-    seeds: jax.Array,
-    start: jax.Array,
-    temperature: jax.Array,
-) -> tuple[Any, jax.Array]:
-    """Scans over CHUNK tokens: logits from the state, a draw, the token into the state."""
-    fold_in = jax.vmap(jax.random.fold_in, (0, None))
-    # Not the key of the initial weights, even where a text has the seed of its run.
-    keys = fold_in(jax.vmap(jax.random.key)(seeds), STREAM)
     steps = start + jnp.arange(CHUNK, dtype=jnp.uint32)
+    # Not the key of the initial weights, even where a text has the seed of its run.
+    keys = _fold_in(jax.vmap(jax.random.key)(seeds), SAMPLING_TAG)
+    as_it_goes = model.impl == "scan"  # The reference.
 
-    if model.impl == "scan":  # The reference draws as it goes.
-        draws = steps
+    def next_tokens(memory: Memory, drawn: jax.Array) -> tuple[Memory, jax.Array]:
+        logits, memory = memory.read(model, params)
+        if as_it_goes:
+            tokens = jax.vmap(next_token, (0, 0, None))(_fold_in(keys, drawn), logits, temperature)
+        else:
+            tokens = pick_token(drawn, logits, temperature)
+        return memory.append(tokens), tokens
 
-        def draw(drawn: jax.Array, logits: jax.Array) -> jax.Array:
-            return jax.vmap(next_token, (0, 0, None))(fold_in(keys, drawn), logits, temperature)
+    return jax.lax.scan(next_tokens, memory, steps if as_it_goes else _noise(keys, steps, model.vocabulary))
 
-    else:
 
-        def noise(key: jax.Array) -> jax.Array:
-            return jax.random.gumbel(key, (model.vocabulary,))
+_fold_in = jax.vmap(jax.random.fold_in, (0, None))
 
-        draws = jax.vmap(lambda i: jax.vmap(noise)(fold_in(keys, i)))(steps)
 
-        def draw(drawn: jax.Array, logits: jax.Array) -> jax.Array:
-            return pick_token(drawn, logits, temperature)
-
-    def write(state: Any, drawn: jax.Array) -> tuple[Any, jax.Array]:
-        logits, state = logits_of(state)
-        tokens = draw(drawn, logits)
-        return append(state, tokens), tokens
-
-    return jax.lax.scan(write, state, draws)
+def _noise(keys: jax.Array, steps: jax.Array, vocabulary: int) -> jax.Array:
+    """The Gumbel noise of all steps and texts at once, float32[CHUNK, S, V], for `pick_token`."""
+    gumbel = jax.vmap(lambda key: jax.random.gumbel(key, (vocabulary,)))
+    return jax.vmap(lambda i: gumbel(_fold_in(keys, i)))(steps)

@@ -14,10 +14,11 @@ import numpy as np
 
 from jaxlm.config import Protocol
 from jaxlm.errors import InputError
+from jaxlm.nn.ambient import reproducible
 from jaxlm.nn.metrics import log_probs
 from jaxlm.nn.model import Carry, LanguageModel, Params
 
-CHUNK = 1024
+CARRIED_TOKENS = 1024
 """Tokens that one call to the device reads with its state carried on."""
 
 ROWS = 64
@@ -26,7 +27,7 @@ ROWS = 64
 UNDER_WAY = 4
 """Calls that the device may be behind."""
 
-PADDING = -1
+NO_TOKEN = -1
 """The id that stands for no token, after a text's end."""
 
 
@@ -44,15 +45,15 @@ def score_carried(model: LanguageModel, params: Params, ids: np.ndarray) -> np.n
     Raises:
       InputError: there are fewer than 2 tokens.
     """
-    rows = _consecutive(ids, CHUNK)
+    rows = consecutive(ids, CARRIED_TOKENS)
 
     def chunks() -> Iterator[jax.Array]:
         carry = model.initial_carry(1)
         for row in rows:
-            scores, carry = score_rows(model, params, carry, row[None], CHUNK)
+            scores, carry = score_rows(model, params, carry, row[None], CARRIED_TOKENS)
             yield scores
 
-    return _fetch(chunks())[: len(ids) - 1]
+    return fetch(chunks())[: len(ids) - 1]
 
 
 def score_cold(model: LanguageModel, params: Params, ids: np.ndarray, length: int = 256) -> np.ndarray:
@@ -74,7 +75,7 @@ def score_cold(model: LanguageModel, params: Params, ids: np.ndarray, length: in
 
     Source: nanoGPT's `estimate_loss`, which averages such windows from random places; these are all of them.
     """
-    return _score_windows(model, params, _consecutive(ids, length), length)[: len(ids) - 1]
+    return _score_windows(model, params, consecutive(ids, length), length)[: len(ids) - 1]
 
 
 def score_windows(
@@ -107,6 +108,7 @@ PROTOCOLS: dict[Protocol, Callable[[LanguageModel, Params, np.ndarray], np.ndarr
 }
 
 
+@reproducible
 @functools.partial(jax.jit, static_argnames=("model", "positions"))
 def score_rows(
     model: LanguageModel, params: Params, carry: Carry, rows: jax.Array, positions: int
@@ -138,7 +140,7 @@ def _windows(ids: np.ndarray, length: int, stride: int) -> np.ndarray:
     return np.lib.stride_tricks.sliding_window_view(ids, length + 1)[::stride]
 
 
-def _consecutive(ids: np.ndarray, length: int) -> np.ndarray:
+def consecutive(ids: np.ndarray, length: int) -> np.ndarray:
     """int32[S, T + 1]: windows that follow one another, each with the token after it; the last one is padded.
 
     Raises:
@@ -146,7 +148,7 @@ def _consecutive(ids: np.ndarray, length: int) -> np.ndarray:
     """
     _check_count(ids, 2)
     missing = -(len(ids) - 1) % length
-    return _windows(np.pad(ids.astype(np.int32), (0, missing), constant_values=PADDING), length, length)
+    return _windows(np.pad(ids.astype(np.int32), (0, missing), constant_values=NO_TOKEN), length, length)
 
 
 def _check_count(ids: np.ndarray, least: int) -> None:
@@ -157,21 +159,21 @@ def _check_count(ids: np.ndarray, least: int) -> None:
         )
 
 
-def _chunks(rows: np.ndarray, count: int) -> Iterator[np.ndarray]:
+def row_chunks(rows: np.ndarray, count: int) -> Iterator[np.ndarray]:
     """int32[`count`, T + 1]: so many rows at a time; the last ones are padded."""
     for start in range(0, len(rows), count):
-        chunk = rows[start : start + count].astype(np.int32)  # Unsigned ids have no PADDING.
-        yield np.pad(chunk, ((0, count - len(chunk)), (0, 0)), constant_values=PADDING)
+        chunk = rows[start : start + count].astype(np.int32)  # Unsigned ids have no NO_TOKEN.
+        yield np.pad(chunk, ((0, count - len(chunk)), (0, 0)), constant_values=NO_TOKEN)
 
 
 def _score_windows(model: LanguageModel, params: Params, rows: np.ndarray, positions: int) -> np.ndarray:
     """float32[S * K]: the scores of the last K tokens of each row, read from a zero state."""
     carry = model.initial_carry(ROWS)
-    scores = (score_rows(model, params, carry, chunk, positions)[0] for chunk in _chunks(rows, ROWS))
-    return _fetch(scores)[: len(rows) * positions]
+    scores = (score_rows(model, params, carry, chunk, positions)[0] for chunk in row_chunks(rows, ROWS))
+    return fetch(scores)[: len(rows) * positions]
 
 
-def _fetch(chunks: Iterable[jax.Array]) -> np.ndarray:
+def fetch(chunks: Iterable[jax.Array]) -> np.ndarray:
     """All scores in a row, on the host; the device is never more than UNDER_WAY calls behind."""
     scores: list[jax.Array] = []
     for chunk in chunks:

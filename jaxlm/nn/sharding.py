@@ -3,10 +3,13 @@
 import contextlib
 import ctypes
 import os
+import re
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxlm.errors import RunError
 
 MIN_ROWS = 16
 """Rows of a batch under which another device would not be worth its share of the exchange."""
@@ -15,16 +18,37 @@ MIN_ROWS = 16
 def split_cpu() -> None:
     """Makes one device of each CPU core that this process may use, unless a number of devices was chosen already.
 
-    XLA's CPU runtime leaves most of a recurrence to one core, so a batch is split over several devices. Only before
-    JAX's first computation. Has the C library keep memory for them, too (`_keep_buffers`).
+    XLA's CPU runtime leaves most of a recurrence to one core, so a batch is split over several devices. Works only
+    before JAX's first computation. Also has the C library keep memory for them (`_keep_buffers`).
     """
-    if jax.config.jax_num_cpu_devices >= 0:  # type: ignore[attr-defined, unused-ignore]
+    chosen = re.search("xla_force_host_platform_device_count", os.environ.get("XLA_FLAGS", ""))
+    if chosen or jax.config.jax_num_cpu_devices >= 0:  # type: ignore[attr-defined, unused-ignore]
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # A notebook may have computed something already: its devices stay as they are.
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", cores)
     _keep_buffers(cores)
+
+
+def devices() -> list[jax.Device]:
+    """The devices that JAX computes on.
+
+    Raises:
+      RunError: JAX cannot start any, for instance because the environment names a platform that is not here.
+    """
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError, ValueError) as error:
+        asked = {name: os.environ[name] for name in DEVICE_SETTINGS if name in os.environ}
+        settings = ", ".join(f"{name}={value}" for name, value in asked.items())
+        cause = f" with {settings}; unset it, or name what this machine has" if asked else ""
+        reason = (str(error).splitlines() or [type(error).__name__])[0] or type(error).__name__
+        raise RunError(f"JAX cannot start its devices{cause} ({reason})") from error
+
+
+DEVICE_SETTINGS = ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES", "CUDA_VISIBLE_DEVICES", "XLA_FLAGS")
+"""What in the environment decides which devices JAX starts."""
 
 
 def _keep_buffers(heaps: int) -> None:
@@ -34,7 +58,7 @@ def _keep_buffers(heaps: int) -> None:
     sixth of the time of the book's step), or keeps free ones in a heap for each thread that ever asked (tens of MB).
     """
     trim_threshold, mmap_threshold, arena_max = -1, -3, -8  # Their numbers in malloc.h.
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # TypeError: Windows has no library without a name.
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(arena_max, heaps)
         mallopt(mmap_threshold, 2**25)  # The most that it takes.
@@ -43,8 +67,7 @@ def _keep_buffers(heaps: int) -> None:
 
 def make_mesh(batch: int) -> Mesh:
     """A mesh over as many of this machine's devices as a batch keeps busy."""
-    devices = jax.devices()[: max(1, batch // MIN_ROWS)]
-    return Mesh(np.array(devices), ("data",))
+    return Mesh(np.array(devices()[: max(1, batch // MIN_ROWS)]), ("data",))
 
 
 def replicate(tree, mesh: Mesh):

@@ -1,16 +1,20 @@
 """One step of training, compiled once for a run."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxlm.config import TrainConfig
 from jaxlm.nn import sharding
+from jaxlm.nn.ambient import reproducible
 from jaxlm.nn.metrics import nll_sum
 from jaxlm.nn.model import Carry, LanguageModel, Params
 
@@ -33,6 +37,19 @@ class TrainState(NamedTuple):
     opt_state: Any
     carry: Carry
     key: jax.Array
+
+    def to_items(self) -> dict[str, Any]:
+        """What a checkpoint stores: `params`, which generate, and `training`, which only the next step needs."""
+        training = {"step": self.step, "opt_state": self.opt_state, "key": self.key}
+        if self.carry:
+            training["carry"] = self.carry
+        if self.average:
+            training["params"] = self.params
+        return {"params": self.weights, "training": training}
+
+    def from_items(self, items: dict[str, Any]) -> "TrainState":
+        """This state with the values of `items`, which have the structure that `to_items` gives."""
+        return self._replace(**{"average" if self.average else "params": items["params"]}, **items["training"])
 
     @property
     def weights(self) -> Params:
@@ -66,22 +83,35 @@ def make_optimizer(config: TrainConfig, steps: int, factor: float = 1.0) -> opta
     return update if config.clip is None else optax.chain(optax.clip_by_global_norm(config.clip), update)
 
 
-def init_state(model: LanguageModel, optimizer: optax.GradientTransformation, config: TrainConfig) -> TrainState:
-    """The state before the first step; of the random numbers, it depends on the seed alone."""
-    params_key, step_key = jax.random.split(jax.random.key(config.seed))
+def initial_state(model: LanguageModel, config: TrainConfig) -> TrainState:
+    """The state before the first step, on the host; of the random numbers, it depends on the seed alone."""
+    shared = dataclasses.replace(config, corpus=None, encoding=None, seed=0, epochs=1, patience=None, impl="auto")
+    state: TrainState = _initial_state(model, shared, np.uint32(config.seed))
+    return to_host(state, config.batch)
+
+
+@reproducible
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _initial_state(model: LanguageModel, config: TrainConfig, seed: jax.Array) -> TrainState:
+    params_key, step_key = jax.random.split(jax.random.key(seed))
     params = model.init_params(params_key)
     return TrainState(
         step=jnp.int32(0),
         params=params,
         average=params if config.average else {},
-        opt_state=optimizer.init(params),
+        opt_state=make_optimizer(config, steps=1).init(params),
         carry=model.initial_carry(config.batch) if config.recipe == "stream" else (),
         key=jax.random.key_data(step_key),
     )
 
 
+def abstract_state(model: LanguageModel, config: TrainConfig) -> TrainState:
+    """The shapes and types of a run's state, without computing it."""
+    return jax.eval_shape(functools.partial(_initial_state, model, config), np.uint32(0))
+
+
 def to_devices(state: TrainState, mesh: Mesh) -> TrainState:
-    """A state on the host, put where `make_step` wants it: the streams' carry by rows, the rest whole everywhere."""
+    """A state on the host, put where `train_step` wants it: the streams' carry by rows, the rest whole everywhere."""
     whole = sharding.replicate(state._replace(carry=()), mesh)
     return whole._replace(carry=jax.tree.map(lambda leaf: sharding.split_rows(leaf, mesh, 0), state.carry))
 
@@ -95,84 +125,132 @@ def to_host(state: TrainState, batch: int) -> TrainState:
 Step = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, jax.Array, jax.Array]]
 
 
-def make_step(model: LanguageModel, optimizer: optax.GradientTransformation, config: TrainConfig, mesh: Mesh) -> Step:
-    """The compiled update: (state, ids, starts) to (state, nats, count).
+def compiled_step(model: LanguageModel, config: TrainConfig, steps: int, factor: float, mesh: Mesh) -> Step:
+    """`train_step` with its first arguments bound, compiled once for all runs that differ in nothing it depends on.
 
-    From a window of T tokens, the book's recipe predicts what follows the last of them; `stream` predicts what
-    follows each, from the memory that the stream's last step left. Each device takes its rows of the batch through
-    the recurrence and back on its own; sums of losses and gradients meet once, at the end. `state` is donated.
+    Args:
+      model: what is trained.
+      config: recipe, length, optimizer and its settings count here.
+      steps: as in `make_optimizer`.
+      factor: as in `make_optimizer`.
+      mesh: the devices that share each batch.
+
+    Returns:
+      A function of (state, ids, starts), which donates the state. No more than a few calls may be under way: on
+      several CPU devices, JAX's 32 at once can wait for each other for ever. Whoever looks at each step's sums once the
+      next is sent, as `runs.trainer` does, has two.
+    """
+    # What a step does not depend on, left out.
+    shared = dataclasses.replace(config, corpus=None, encoding=None, seed=0, epochs=1, patience=None)
+    return _compiled_step(model, shared, steps if config.schedule == "cosine" else 1, factor, mesh)
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled_step(model: LanguageModel, config: TrainConfig, steps: int, factor: float, mesh: Mesh) -> Step:
+    optimizer = make_optimizer(config, steps, factor)
+    return reproducible(jax.jit(functools.partial(train_step, model, optimizer, config, mesh), donate_argnums=0))
+
+
+def train_step(
+    model: LanguageModel,
+    optimizer: optax.GradientTransformation,
+    config: TrainConfig,
+    mesh: Mesh,
+    state: TrainState,
+    ids: jax.Array,
+    starts: jax.Array,
+) -> tuple[TrainState, jax.Array, jax.Array]:
+    """One update from one batch, by the mean loss of its targets.
 
     Args:
       model: what is trained.
       optimizer: how.
       config: recipe, length, average and reset count here.
-      mesh: where.
+      mesh: the devices that share the batch.
+      state: before the update.
+      ids: the corpus, unsigned int[N], on every device; its beginning follows its end.
+      starts: int32[B], where each window begins, split over the mesh; negative ones are padding.
 
     Returns:
-      A function of the state, the corpus's ids (unsigned int[N], on every device) and the windows' starts
-      (int32[B], split over the mesh; negative ones are padding). Positions past the corpus's end go on at its
-      beginning. It returns the next state, and the batch's summed loss in nats and its targets, both float32 scalars.
-      The update follows the mean over targets.
-
-    No more than a few steps may be under way: on several CPU devices, JAX's 32 at once can wait for each other for
-    ever. Who looks at each step's sums once the next is sent, as `run` does, has two.
+      (the state after it, the batch's summed loss in nats, its count of targets), the last two float32 scalars.
     """
-    length, stream = config.length, config.recipe == "stream"
-
-    def summed_loss(params: Params, key: jax.Array, carry: Carry, ids: jax.Array, starts: jax.Array):
-        mask = starts >= 0
-        positions = jnp.where(mask, starts, 0)[:, None] + jnp.arange(length + 1)[None]
-        windows = ids[positions % len(ids)].astype(jnp.int32)
-        inputs, targets = windows[:, :length], windows[:, 1:]
-        rngs = {"dropout": key}
-        states, carry = model.apply({"params": params}, inputs, carry, True, rngs=rngs, method=model.states)
-        if not stream:
-            # The last state is in the carry too, from where its gradient is less work.
-            states, targets = carry[-1][1][:, None], targets[:, -1:]
-        logits = model.apply({"params": params}, states, True, rngs=rngs, method=model.logits)
-        nats, count = nll_sum(logits, targets, mask)
-        return nats, (count, carry)
-
-    def start_carry(carry: Carry, key: jax.Array, rows: int) -> Carry:
-        if not stream:
-            return model.initial_carry(rows)
-        if not config.reset:
-            return carry
-        kept = jax.random.bernoulli(key, 1 - config.reset, (rows, 1))
-        return jax.tree.map(lambda leaf: jnp.where(kept, leaf, 0.0), carry)
-
-    def sums(params: Params, key_data: jax.Array, step: jax.Array, carry: Carry, ids: jax.Array, starts: jax.Array):
-        key = jax.random.fold_in(jax.random.wrap_key_data(key_data), step)
-        key = jax.random.fold_in(key, jax.lax.axis_index("data"))
-        drop_key, reset_key = jax.random.split(key)
-        carry = start_carry(carry, reset_key, len(starts))
-        gradient = jax.value_and_grad(summed_loss, has_aux=True)
-        (nats, (count, carry)), grads = gradient(params, drop_key, carry, ids, starts)
-        # As one array, since the devices of a CPU meet once for each.
-        flat, unravel = ravel_pytree((nats, count, grads))
-        return unravel(jax.lax.psum(flat, "data")), carry if stream else ()
-
     whole, rows = PartitionSpec(), PartitionSpec("data")
-    # Without shard_map the compiler exchanges the recurrent kernel's gradient at every one of the T steps.
-    sharded_sums = jax.shard_map(
-        sums,
+    # Each device takes its rows forth and back on its own, and sums meet once, at the end. Without shard_map, the
+    # compiler exchanges the recurrent kernel's gradient at every one of the T steps.
+    sums = jax.shard_map(
+        functools.partial(batch_sums, model, config),
         mesh=mesh,
         in_specs=(whole, whole, whole, rows, whole, rows),
         out_specs=(whole, rows),
         check_vma=False,
     )
+    (nats, count, grads), carry = sums(state.params, state.key, state.step, state.carry, ids, starts)
+    grads = jax.tree.map(lambda grad: grad / count, grads)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    average = moving_average(config.average, state.average, params, state.step) if config.average else state.average
+    return TrainState(state.step + 1, params, average, opt_state, carry, state.key), nats, count
 
-    def averaged(average: Params, params: Params, step: jax.Array) -> Params:
-        # Fewer weights of the past while there is little of it.
-        kept = jnp.minimum(config.average, (1.0 + step) / (10.0 + step))
-        return jax.tree.map(lambda old, new: kept * old + (1 - kept) * new, average, params)
 
-    def step(state: TrainState, ids: jax.Array, starts: jax.Array):
-        (nats, count, grads), carry = sharded_sums(state.params, state.key, state.step, state.carry, ids, starts)
-        grads = jax.tree.map(lambda grad: grad / count, grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        average = averaged(state.average, params, state.step) if config.average else state.average
-        return TrainState(state.step + 1, params, average, opt_state, carry, state.key), nats, count
+def batch_sums(
+    model: LanguageModel,
+    config: TrainConfig,
+    params: Params,
+    key_data: jax.Array,
+    step: jax.Array,
+    carry: Carry,
+    ids: jax.Array,
+    starts: jax.Array,
+) -> tuple[tuple[jax.Array, jax.Array, Params], Carry]:
+    """The summed loss of a batch, its targets and its gradient, added up over the mesh; and the streams' carry."""
+    key = jax.random.fold_in(jax.random.wrap_key_data(key_data), step)
+    key = jax.random.fold_in(key, jax.lax.axis_index("data"))
+    drop_key, reset_key = jax.random.split(key)
+    before = start_carry(model, config, carry, reset_key, len(starts))
+    gradient = jax.value_and_grad(functools.partial(summed_loss, model, config), has_aux=True)
+    (nats, (count, after)), grads = gradient(params, drop_key, before, ids, starts)
+    # As one array, since the devices of a CPU meet once for each.
+    flat, unravel = ravel_pytree((nats, count, grads))
+    return unravel(jax.lax.psum(flat, "data")), after if config.recipe == "stream" else ()
 
-    return jax.jit(step, donate_argnums=0)
+
+def start_carry(model: LanguageModel, config: TrainConfig, carry: Carry, key: jax.Array, rows: int) -> Carry:
+    """The carry that each row of a batch begins with: in `stream` what its last step left, unless that is reset."""
+    if config.recipe != "stream":
+        return model.initial_carry(rows)
+    if not config.reset:
+        return carry
+    kept = jax.random.bernoulli(key, 1 - config.reset, (rows, 1))
+    return jax.tree.map(lambda leaf: jnp.where(kept, leaf, 0.0), carry)
+
+
+def summed_loss(
+    model: LanguageModel,
+    config: TrainConfig,
+    params: Params,
+    key: jax.Array,
+    carry: Carry,
+    ids: jax.Array,
+    starts: jax.Array,
+) -> tuple[jax.Array, tuple[jax.Array, Carry]]:
+    """The summed loss of windows of T tokens in nats, and (how many targets it covers, the carry after them).
+
+    The book's recipe predicts what follows the last token of a window; `stream` what follows each.
+    """
+    mask = starts >= 0
+    positions = jnp.where(mask, starts, 0)[:, None] + jnp.arange(config.length + 1)[None]
+    windows = ids[positions % len(ids)].astype(jnp.int32)
+    inputs, targets = windows[:, :-1], windows[:, 1:]
+    rngs = {"dropout": key}
+    states, carry = model.apply({"params": params}, inputs, carry, True, rngs=rngs, method=model.states)
+    if config.recipe != "stream":
+        states, targets = model.last_states(carry)[:, None], targets[:, -1:]
+    logits = model.apply({"params": params}, states, True, rngs=rngs, method=model.logits)
+    nats, count = nll_sum(logits, targets, mask)
+    return nats, (count, carry)
+
+
+def moving_average(decay: float, average: Params, params: Params, step: jax.Array) -> Params:
+    """The exponential moving average of the weights after a step; shorter at first, while there is little past."""
+    kept = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda old, new: kept * old + (1 - kept) * new, average, params)

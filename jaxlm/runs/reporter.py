@@ -3,7 +3,8 @@
 import dataclasses
 
 from jaxlm.generator import TextGenerator
-from jaxlm.runs.run import Progress, Run
+from jaxlm.runs.run import Run
+from jaxlm.runs.storage import Progress
 from jaxlm.text.batches import Streams, Windows
 from jaxlm.text.corpus import Corpus
 

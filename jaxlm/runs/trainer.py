@@ -4,40 +4,37 @@ import contextlib
 import dataclasses
 import math
 import os
-import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
-import optax
 
 from jaxlm.config import Impl, TrainConfig
 from jaxlm.errors import Diverged, InputError, RunError
 from jaxlm.generator import TextGenerator
 from jaxlm.nn import lstm, sharding
 from jaxlm.nn.metrics import bits_per_character, perplexity
-from jaxlm.nn.model import build_model
+from jaxlm.nn.model import Params, build_model
 from jaxlm.nn.scoring import score_carried
-from jaxlm.nn.training import Step, TrainState, init_state, make_optimizer, make_step, to_devices, to_host
+from jaxlm.nn.training import Step, TrainState, compiled_step, initial_state, to_devices, to_host
+from jaxlm.runs.data import SEED_LENGTH, Data, own_corpus, seed_text
 from jaxlm.runs.reporter import EpochMetrics, Plan, Reporter
-from jaxlm.runs.run import Progress, Record, Run, Writer, best_epoch, locate, now, refuse, unused_path
+from jaxlm.runs.run import Record, Run, locate, now, refuse, unused_path
 from jaxlm.runs.stop import Stop, stop_on_signals
-from jaxlm.text.batches import PADDING, Streams, Windows, smallest_ids, split_text
-from jaxlm.text.corpus import Corpus, Received, load_corpus
+from jaxlm.runs.storage import Progress, Saver, disk_of
+from jaxlm.text.batches import NO_WINDOW, Windows, smallest_ids, split_text
+from jaxlm.text.corpus import load_corpus
 from jaxlm.text.vocab import Vocab
 
 SAVE_SECONDS = 300.0
 """A checkpoint is saved after each epoch, and in long ones this often, so that a power cut costs minutes."""
 
-SEED_LENGTH = 60
-"""Characters at most in the prompt of a run's samples (the book's: 60)."""
-
 JUDGED_STEPS = 100
 """Steps of an epoch after which its mean loss can tell a divergence, where windows come in random order."""
 
-CUT, CUTS = 0.25, 5
+RATE_CUT, MAX_CUTS = 0.25, 5
 """What a divergence leaves of the learning rate, and how often that may happen."""
 
 
@@ -84,15 +81,15 @@ def train(
         corpus = load_corpus(config.corpus, lowercase=config.lowercase, progress=reporter.download)
         config = dataclasses.replace(config, corpus=corpus.sources)
         vocab = Vocab.build(config.tokens, *split_text(corpus.text, config.validation), words=config.words)
-        material = _Material.of(config, corpus, vocab)
-        start = seed_text(material.text, min(config.length, SEED_LENGTH))
+        data = Data.of(config, corpus, vocab)
+        start = seed_text(data.text, min(config.length, SEED_LENGTH))
         record = Record(config, corpus.name, len(corpus.text), corpus.sha256, start, now())
         path = locate(run, checkpoints) if run is not None else unused_path(checkpoints, corpus.name, config.recipe)
         with stop_on_signals() as stop:
             directory = Run.create(path, record, vocab)
             try:
                 with directory.lock():
-                    return _fit(directory, config, material, reporter, stop)
+                    return Trainer(directory, config, data, reporter, stop).run()
             finally:
                 directory.remove_if_untrained()
 
@@ -135,85 +132,197 @@ def resume(
         lstm.choose(config.impl)  # Before anything is written.
         text = own_corpus(run, config.corpus, "if it has moved, name its new place", reporter.download)
         config = dataclasses.replace(config, corpus=text.sources)
-        material = _Material.of(config, text, run.vocab)
+        data = Data.of(config, text, run.vocab)
         with stop_on_signals() as stop, run.lock():
-            return _fit(run, config, material, reporter, stop)
+            return Trainer(run, config, data, reporter, stop).run()
 
 
-def own_corpus(run: Run, sources: Sequence[str] | None, remedy: str, progress: Received | None = None) -> Corpus:
-    """The corpus that a run learns from, read again.
+class Trainer:
+    """The training of a locked run, from its last checkpoint, or from the start, to its last epoch."""
 
-    Args:
-      run: the run.
-      sources: where its corpus is now.
-      remedy: what to do where it is not there.
-      progress: as in `load_corpus`.
+    def __init__(self, run: Run, config: TrainConfig, data: Data, reporter: Reporter, stop: Stop) -> None:
+        sharding.split_cpu()
+        self._run, self._config, self._data = run, config, data
+        self._reporter, self._stop = reporter, stop
+        self._steps = data.order.steps(config.batch)
+        self._mesh = sharding.make_mesh(config.batch)
+        self._model = build_model(config, len(run.vocab), config.impl)
+        self._saved_at = time.monotonic()
 
-    Raises:
-      InputError: it cannot be read, or is not the text that the run began with.
-    """
-    try:
-        corpus = load_corpus(sources, lowercase=run.record.config.lowercase, progress=progress)
-    except InputError as error:
-        raise InputError(f"{error}; run {run.path} learns from it: {remedy}") from error
-    if corpus.sha256 != run.record.sha256:
-        raise InputError(
-            f"corpus {' '.join(corpus.sources)}: found {len(corpus.text):,} characters, not the same text as the "
-            f"{run.record.characters:,} that run {run.path} was trained on, expected it unchanged; bring it back, "
-            "or train a new run"
-        )
-    return corpus
+    def run(self) -> TextGenerator:
+        """Trains, rolling back where the loss is lost; returns the best epoch's model.
 
-
-def seed_text(text: str, length: int) -> str:
-    """The prompt of a run's samples, `length` characters of its corpus.
-
-    Source: Deep Learning with Python, 8.1, which draws its start so, after random.seed(42).
-    """
-    start = random.Random(42).randint(0, max(0, len(text) - length - 1))
-    return text[start : start + length]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Material:
-    """What a run learns from, and is measured on.
-
-    Attributes:
-      corpus: all of it.
-      text: what is learned from.
-      ids: its tokens, int[N].
-      order: what each step reads of them.
-      held_out: the text that is only measured on; maybe empty.
-      held_out_ids: its tokens.
-    """
-
-    corpus: Corpus
-    text: str
-    ids: np.ndarray
-    order: Windows | Streams
-    held_out: str
-    held_out_ids: np.ndarray
-
-    @classmethod
-    def of(cls, config: TrainConfig, corpus: Corpus, vocab: Vocab) -> "_Material":
-        text, held_out = split_text(corpus.text, config.validation)
-        ids, held_out_ids = vocab.encode(text), vocab.encode(held_out)
-        if config.validation and len(held_out_ids) < 2:
+        Raises:
+          InputError: the run has trained for more epochs already, or all its checkpoints are damaged.
+          RunError: the loss diverged again and again, the memory is too small, or the disk is full.
+          KeyboardInterrupt, SystemExit: the run was asked to stop, and is saved.
+        """
+        run, config = self._run, self._config
+        found = run.restore()
+        state, progress = found or (None, Progress())
+        if config.epochs < progress.epoch:
             raise InputError(
-                f"validation: found {config.validation:g}, which holds out {len(held_out_ids)} tokens, expected at "
-                "least 2; use more text, or hold out more of it"
+                f"epochs: found {config.epochs}, but run {run.path} has trained {progress.epoch} already; leave it "
+                "out, or ask for more"
             )
-        order: Windows | Streams
-        try:
-            if config.stride is None:
-                order = Streams(len(ids), config.length)
-            else:
-                order = Windows(len(ids), config.length, config.stride)
-        except InputError as error:
-            if not config.validation:
-                raise
-            raise InputError(f"{error}, or hold out less than the last {len(held_out):,} characters") from error
-        return cls(corpus, text, ids, order, held_out, held_out_ids)
+        run.set_aside_after(progress.step)
+        if config != run.record.config:
+            with disk_of(run.path, "config.json"):
+                run.write_record(dataclasses.replace(run.record, config=config))
+        with _enough_memory():
+            state = state or initial_state(self._model, config)
+            self._ids = sharding.replicate(smallest_ids(self._data.ids, len(run.vocab)), self._mesh)
+            saver = Saver(run.storage)
+            self._announce(state, progress, saver.best)
+            while True:
+                try:
+                    self._train(state, progress, saver)
+                    break
+                except Diverged as error:
+                    state, progress = self._recover(error, progress, saver)
+        return run.generator(config.impl)[0]
+
+    def _announce(self, state: TrainState, progress: Progress, best: Progress | None) -> None:
+        """Reports what is about to be done."""
+        self._reporter.start(
+            Plan(
+                run=self._run,
+                corpus=self._data.corpus,
+                held_out=len(self._data.held_out),
+                order=self._data.order,
+                steps=self._steps,
+                parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+                devices=sharding.describe(self._mesh),
+                start=progress.step,
+                finished=self._is_finished(progress.epoch, best),
+            )
+        )
+
+    def _train(self, host_state: TrainState, progress: Progress, saver: Saver) -> None:
+        """Trains to the last epoch, or until patience runs out.
+
+        Raises:
+          Diverged: the loss or the weights are lost.
+          KeyboardInterrupt, SystemExit: the run was asked to stop, and is saved.
+        """
+        config, run = self._config, self._run
+        state = to_devices(host_state, self._mesh)
+        step = compiled_step(self._model, config, self._steps * config.epochs, RATE_CUT**progress.cuts, self._mesh)
+        while not self._is_finished(progress.epoch, saver.best):
+            began = time.monotonic()
+            tally = _Tally(progress, self._worst(saver.best), self._reporter)
+            state = self._train_epoch(step, state, progress.epoch, tally, saver)
+            host_state = to_host(state, config.batch)
+            validation = self._validate(host_state.weights, tally.step)
+            metrics = self._metrics(progress.epoch + 1, tally, validation, time.monotonic() - began)
+            progress = Progress(
+                step=tally.step, epoch=metrics.epoch, loss=tally.loss, validation=validation, cuts=progress.cuts
+            )
+            # The line before the checkpoint: one that is too new is trimmed by `resume`, a missing one never found.
+            run.append_metrics(dataclasses.asdict(metrics))
+            self._save(saver, host_state, progress)
+            if self._stop.signal is None:
+                params = jax.tree.map(jax.numpy.asarray, host_state.weights)
+                self._reporter.epoch(metrics, run.generator_of(self._model, params))
+            self._end_if_asked(progress.step)
+        self._reporter.end(run, progress, saver.best)
+
+    def _train_epoch(self, step: Step, state: TrainState, epoch: int, tally: "_Tally", saver: Saver) -> TrainState:
+        """Trains the rest of an epoch, saving as it goes."""
+        config, order = self._config, self._data.order
+        starts = order.starts(config.seed, epoch, config.batch)
+        for batch in range(tally.step - epoch * self._steps, self._steps):
+            state, nats, count = step(state, self._ids, sharding.split_rows(starts[batch], self._mesh, NO_WINDOW))
+            tally.add(nats, count)
+            # Streams come in the text's order: before the end, a hard passage looks like a loss that has risen.
+            if batch >= JUDGED_STEPS and isinstance(order, Windows):
+                tally.judge()
+            late = time.monotonic() - self._saved_at > SAVE_SECONDS
+            if batch + 1 < self._steps and (self._stop.signal or late):
+                tally.settle()
+                self._save(saver, to_host(state, config.batch), tally.progress())
+                self._end_if_asked(tally.step)
+        tally.settle()
+        tally.judge()
+        return state
+
+    def _recover(self, error: Diverged, progress: Progress, saver: Saver) -> tuple[TrainState, Progress]:
+        """Rolls the run back to its best state so far, with a smaller learning rate; returns it and how far it is.
+
+        Raises:
+          RunError: the learning rate has been cut too often.
+        """
+        if progress.cuts == MAX_CUTS:
+            kept = "the best checkpoint is kept; " if saver.best else ""
+            clip = "" if self._config.clip else ", or with --clip 1"
+            raise RunError(
+                f"{error}; the learning rate was cut {MAX_CUTS} times, to {self._rate(MAX_CUTS):.2g}, in vain; {kept}"
+                f"train a new run with a smaller --learning-rate{clip}"
+            ) from error
+        # A checkpoint in the middle of the first epoch may be lost already.
+        found = self._run.restore(best=True) if saver.best else None
+        state, best = found or (initial_state(self._model, self._config), Progress())
+        best = dataclasses.replace(best, cuts=progress.cuts + 1)
+        saver.roll_back(best)
+        self._run.set_aside_after(best.step)
+        self._reporter.diverged(str(error), best, self._rate(best.cuts))
+        return state, best
+
+    def _save(self, saver: Saver, state: TrainState, progress: Progress) -> None:
+        saver.save(state.to_items(), progress)
+        self._saved_at = time.monotonic()
+
+    def _end_if_asked(self, step: int) -> None:
+        """Ends a run that is saved at `step` and was asked to stop."""
+        if self._stop.signal:
+            self._reporter.stopped(self._run, step)
+            self._stop.end()
+
+    def _is_finished(self, epoch: int, best: Progress | None) -> bool:
+        patience = self._config.patience
+        impatient = patience is not None and best is not None and epoch - best.epoch >= patience
+        return impatient or epoch >= self._config.epochs
+
+    def _worst(self, best: Progress | None) -> float:
+        """The loss over which an epoch has diverged."""
+        # Before it has learned, a model gives all tokens about the same probability.
+        return worst_loss(math.log(len(self._run.vocab)) if best is None or best.loss is None else best.loss)
+
+    def _rate(self, cuts: int) -> float:
+        return self._config.learning_rate * RATE_CUT**cuts
+
+    def _validate(self, params: Params, step: int) -> float | None:
+        """The loss on the held-out text, in nats per token, read from end to end; None where there is none.
+
+        Raises:
+          Diverged: it is not finite.
+        """
+        ids = self._data.held_out_ids
+        if not len(ids):
+            return None
+        loss = -float(score_carried(self._model, params, ids).mean(dtype=np.float64))
+        if not math.isfinite(loss):
+            raise Diverged(f"step {step}: found a validation loss of {loss}")
+        return loss
+
+    def _metrics(self, epoch: int, tally: "_Tally", validation: float | None, seconds: float) -> EpochMetrics:
+        data = self._data
+        # All characters in a token; a stride that favours some of them must not tell here.
+        bits = bits_per_character(tally.loss, len(data.text) / len(data.ids))
+        held_out_bits = None
+        if validation is not None:
+            held_out_bits = bits_per_character(validation, len(data.held_out) / len(data.held_out_ids))
+        return EpochMetrics(
+            epoch=epoch,
+            step=tally.step,
+            loss=tally.loss,
+            bits_per_character=bits,
+            perplexity=perplexity(tally.loss),
+            validation_loss=validation,
+            validation_bits_per_character=held_out_bits,
+            validation_perplexity=None if validation is None else perplexity(validation),
+            seconds=seconds,
+        )
 
 
 class _Tally:
@@ -252,7 +361,7 @@ class _Tally:
         """
         if self._pending is None:
             return
-        nats, count = (float(value) for value in self._pending)
+        nats, count = (float(value) for value in jax.device_get(self._pending))
         self._pending = None
         self.step += 1
         if not math.isfinite(nats):
@@ -285,193 +394,3 @@ def _enough_memory() -> Iterator[None]:
             "memory: found less than this model and batch need, expected more; choose a smaller --hidden, --batch or "
             "--length"
         ) from error
-
-
-def _fit(run: Run, config: TrainConfig, material: _Material, reporter: Reporter, stop: Stop) -> TextGenerator:
-    """Trains a locked run from its last checkpoint, or from the start, to its last epoch."""
-    sharding.split_cpu()
-    found = run.restore()
-    progress = found[1] if found else Progress(step=0, epoch=0, nats=0.0, count=0, loss=None)
-    if config.epochs < progress.epoch:
-        raise InputError(
-            f"epochs: found {config.epochs}, expected at least the {progress.epoch} that run {run.path} has trained; "
-            "leave it out, or ask for more"
-        )
-    run.go_back_to(progress.step)
-    if config != run.record.config:
-        with run.writing("config.json"):
-            run.write_record(dataclasses.replace(run.record, config=config))
-    with _enough_memory():
-        fit = _Fit(run, config, material, reporter, stop)
-        state = found[0] if found else fit.initial_state()
-        fit.announce(state, progress, best_epoch(run.good()))
-        writer = run.writer()
-        while True:
-            try:
-                fit.train(state, progress, writer)
-                break
-            except Diverged as error:
-                state, progress = fit.go_back(error, progress, writer)
-    return run.generator(config.impl)[0]
-
-
-class _Fit:
-    """The training of a locked run, on its devices."""
-
-    def __init__(self, run: Run, config: TrainConfig, material: _Material, reporter: Reporter, stop: Stop) -> None:
-        self._run, self._config, self._material = run, config, material
-        self._reporter, self._stop = reporter, stop
-        self._steps = material.order.steps(config.batch)
-        self._mesh = sharding.make_mesh(config.batch)
-        self._model = build_model(config, len(run.vocab), config.impl)
-        self._ids = sharding.replicate(smallest_ids(material.ids, len(run.vocab)), self._mesh)
-        self._saved_at = time.monotonic()
-
-    def initial_state(self) -> TrainState:
-        """The state before the first step, on the host."""
-        optimizer = self._optimizer(cuts=0)
-        compute = jax.jit(lambda: init_state(self._model, optimizer, self._config))
-        return to_host(compute(), self._config.batch)
-
-    def announce(self, state: TrainState, progress: Progress, best: Progress | None) -> None:
-        """Tells what is about to be done."""
-        material, parameters = self._material, sum(leaf.size for leaf in jax.tree.leaves(state.params))
-        self._reporter.start(
-            Plan(
-                run=self._run,
-                corpus=material.corpus,
-                held_out=len(material.held_out),
-                order=material.order,
-                steps=self._steps,
-                parameters=parameters,
-                devices=sharding.describe(self._mesh),
-                start=progress.step,
-                finished=self._is_finished(progress.epoch, best),
-            )
-        )
-
-    def train(self, host_state: TrainState, progress: Progress, writer: Writer) -> None:
-        """Trains to the last epoch, or until patience runs out.
-
-        Raises:
-          Diverged: the loss or the weights are lost.
-          KeyboardInterrupt, SystemExit: the run was asked to stop, and is saved.
-        """
-        config, run = self._config, self._run
-        state = to_devices(host_state, self._mesh)
-        update = make_step(self._model, self._optimizer(progress.cuts), config, self._mesh)
-        while not self._is_finished(progress.epoch, writer.best):
-            began = time.monotonic()
-            tally = _Tally(progress, self._worst(writer.best), self._reporter)
-            state = self._train_epoch(update, state, progress.epoch, tally, writer)
-            host_state = to_host(state, config.batch)
-            generator = run.make_generator(host_state.weights, config.impl)
-            validation = self._validate(generator, tally.step)
-            metrics = self._metrics(progress.epoch + 1, tally, validation, time.monotonic() - began)
-            progress = Progress(tally.step, metrics.epoch, 0.0, 0, tally.loss, validation, progress.cuts)
-            # The line before the checkpoint: one that is too new is trimmed by `resume`, a missing one never found.
-            run.append_metrics(dataclasses.asdict(metrics))
-            self._save(writer, host_state, progress)
-            if self._stop.signal is None:
-                self._reporter.epoch(metrics, generator)
-            self._end_if_asked(progress.step)
-        self._reporter.end(run, progress, writer.best)
-
-    def go_back(self, error: Diverged, progress: Progress, writer: Writer) -> tuple[TrainState, Progress]:
-        """The best state so far, on the host, and how far it is, with a smaller learning rate.
-
-        Raises:
-          RunError: the learning rate has been cut too often.
-        """
-        if progress.cuts == CUTS:
-            clip = "" if self._config.clip else ", or with --clip 1"
-            raise RunError(
-                f"{error}; the learning rate was cut {CUTS} times, to {self._rate(CUTS):.2g}, in vain; "
-                f"{'the best checkpoint is kept; ' * bool(writer.best)}train a new run with a smaller "
-                f"--learning-rate{clip}"
-            ) from error
-        # A checkpoint in the middle of the first epoch may be lost already.
-        found = self._run.restore(best=True) if writer.best else None
-        state, best = found or (self.initial_state(), Progress(step=0, epoch=0, nats=0.0, count=0, loss=None))
-        best = dataclasses.replace(best, cuts=progress.cuts + 1)
-        writer.go_back_to(best)
-        self._reporter.diverged(str(error), best, self._rate(best.cuts))
-        return state, best
-
-    def _train_epoch(self, update: Step, state: TrainState, epoch: int, tally: _Tally, writer: Writer) -> TrainState:
-        """The rest of an epoch, saving as it goes."""
-        config = self._config
-        starts = self._material.order.epoch(config.seed, epoch, config.batch)
-        for row in range(tally.step - epoch * self._steps, self._steps):
-            state, nats, count = update(state, self._ids, sharding.split_rows(starts[row], self._mesh, PADDING))
-            tally.add(nats, count)
-            # Streams come in the text's order: before the end, a hard passage looks like a loss that has risen.
-            if row >= JUDGED_STEPS and isinstance(self._material.order, Windows):
-                tally.judge()
-            late = time.monotonic() - self._saved_at > SAVE_SECONDS
-            if row + 1 < self._steps and (self._stop.signal or late):
-                tally.settle()
-                self._save(writer, to_host(state, config.batch), tally.progress())
-                self._end_if_asked(tally.step)
-        tally.settle()
-        tally.judge()
-        return state
-
-    def _save(self, writer: Writer, state: TrainState, progress: Progress) -> None:
-        writer.save(state, progress)
-        self._saved_at = time.monotonic()
-
-    def _end_if_asked(self, step: int) -> None:
-        """Ends a run that is saved at `step` and was asked to stop."""
-        if self._stop.signal:
-            self._reporter.stopped(self._run, step)
-            self._stop.end()
-
-    def _is_finished(self, epoch: int, best: Progress | None) -> bool:
-        patience = self._config.patience
-        impatient = patience is not None and best is not None and epoch - best.epoch >= patience
-        return impatient or epoch >= self._config.epochs
-
-    def _worst(self, best: Progress | None) -> float:
-        """The loss over which an epoch has diverged."""
-        # Before it has learned, a model gives all tokens about the same probability.
-        return worst_loss(math.log(len(self._run.vocab)) if best is None or best.loss is None else best.loss)
-
-    def _rate(self, cuts: int) -> float:
-        return self._config.learning_rate * CUT**cuts
-
-    def _optimizer(self, cuts: int) -> optax.GradientTransformation:
-        return make_optimizer(self._config, self._steps * self._config.epochs, CUT**cuts)
-
-    def _validate(self, generator: TextGenerator, step: int) -> float | None:
-        """The loss on the held-out text, in nats per token, from one end to the other; None where there is none.
-
-        Raises:
-          Diverged: it is not finite.
-        """
-        ids = self._material.held_out_ids
-        if not len(ids):
-            return None
-        loss = -float(score_carried(generator.model, generator.params, ids).mean(dtype=np.float64))
-        if not math.isfinite(loss):
-            raise Diverged(f"step {step}: found a held-out loss of {loss}, expected a finite one")
-        return loss
-
-    def _metrics(self, epoch: int, tally: _Tally, validation: float | None, seconds: float) -> EpochMetrics:
-        material = self._material
-        # All characters in a token; a stride that favours some of them must not tell here.
-        bits = bits_per_character(tally.loss, len(material.text) / len(material.ids))
-        held_out_bits = None
-        if validation is not None:
-            held_out_bits = bits_per_character(validation, len(material.held_out) / len(material.held_out_ids))
-        return EpochMetrics(
-            epoch=epoch,
-            step=tally.step,
-            loss=tally.loss,
-            bits_per_character=bits,
-            perplexity=perplexity(tally.loss),
-            validation_loss=validation,
-            validation_bits_per_character=held_out_bits,
-            validation_perplexity=None if validation is None else perplexity(validation),
-            seconds=seconds,
-        )

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxlm.errors import InputError
 
-PADDING = -1
+NO_WINDOW = -1
 """The start that stands for no window, in the last batch of an epoch."""
 
 
@@ -53,14 +53,14 @@ class Windows:
         """Batches in an epoch; the last may be partial."""
         return -(-len(self) // batch)
 
-    def epoch(self, seed: int, epoch: int, batch: int) -> np.ndarray:
-        """The starts of an epoch's windows, every one once, in an order that only seed and epoch decide.
+    def starts(self, seed: int, epoch: int, batch: int) -> np.ndarray:
+        """Where the windows of an epoch's batches start: every one once, in an order that seed and epoch decide.
 
         Returns:
-          int32[steps, batch]; the rest of the last batch is PADDING.
+          int32[steps, batch]; the rest of the last batch is NO_WINDOW.
         """
         order = np.random.default_rng([seed, epoch]).permutation(len(self))
-        starts = np.full(self.steps(batch) * batch, PADDING, np.int32)
+        starts = np.full(self.steps(batch) * batch, NO_WINDOW, np.int32)
         starts[: len(self)] = order * self.stride
         return starts.reshape(-1, batch)
 
@@ -92,8 +92,10 @@ class Streams:
         """Steps after which `batch` streams have read all N tokens, and no step too many."""
         return -(-self.tokens // (batch * self.length))
 
-    def epoch(self, seed: int, epoch: int, batch: int) -> np.ndarray:
-        """The starts of an epoch's chunks; row b of every step goes on where row b of the step before it ended.
+    def starts(self, seed: int, epoch: int, batch: int) -> np.ndarray:
+        """Where the chunks of an epoch's batches start.
+
+        Row b of every step begins where row b of the step before it ended.
 
         Returns:
           int32[steps, batch], in [0, N). Chunk s covers the positions s to s + T, modulo N.

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from conftest import TEXT
 from helpers import assert_same, assert_same_run, contents, steps
-from test_run import shared_compilation  # noqa: F401
 
 import jaxlm
 from jaxlm import cli
 from jaxlm.nn import training
 from jaxlm.nn.model import build_model
-from jaxlm.runs import run as checkpoint
-from jaxlm.runs.run import PROGRESS, Progress, Record, Run, newest
+from jaxlm.runs import storage
+from jaxlm.runs.run import Record, Run, newest, now
+from jaxlm.runs.storage import PROGRESS, Progress, Saver
 from jaxlm.text.vocab import Vocab
 
 ROOT = Path(__file__).parents[1]
@@ -41,15 +41,20 @@ def copied(trained, tmp_path):
 def make_run(path, **changes):
     """A run that was never trained, and its state."""
     config = dataclasses.replace(jaxlm.BOOK, length=4, model=jaxlm.ModelConfig(hidden=3), **changes)
-    run = Run.create(path, Record(config, "abc", 3, "0" * 64, "abc", checkpoint.now()), Vocab.build("char", "abc"))
-    model, optimizer = build_model(config, len(run.vocab)), training.make_optimizer(config, steps=1)
-    return run, jax.device_get(jax.jit(lambda: training.init_state(model, optimizer, config))())
+    run = Run.create(path, Record(config, "abc", 3, "0" * 64, "abc", now()), Vocab.build("char", "abc"))
+    return run, training.initial_state(build_model(config, len(run.vocab)), config)
 
 
 def at(state, step, loss=None):
     """A state like this one, with `step` for every parameter, and its progress."""
     params = jax.tree.map(lambda leaf: np.full_like(leaf, step), state.params)
-    return state._replace(step=np.int32(step), params=params), Progress(step, step, 0.0, 0, loss)
+    return state._replace(step=np.int32(step), params=params), Progress(step=step, epoch=step, loss=loss)
+
+
+def saving(run):
+    """A function that saves states of a run, one after the other."""
+    saver = Saver(run.storage)
+    return lambda state, progress: saver.save(state.to_items(), progress)
 
 
 def python(code, *arguments, **options):
@@ -90,15 +95,14 @@ DAMAGES = {"deleted": Path.unlink, "emptied": lambda path: path.write_bytes(b"")
 )
 def test_what_is_saved_comes_back(tmp_path, changes):
     config = dataclasses.replace(jaxlm.BOOK, length=4, **changes)
-    run = Run.create(tmp_path / "fox", Record(config, "", 3, "", "abc", checkpoint.now()), Vocab.build("char", "cab"))
-    model, optimizer = build_model(config, len(run.vocab)), training.make_optimizer(config, steps=1)
-    state = jax.device_get(jax.jit(lambda: training.init_state(model, optimizer, config))())
+    run = Run.create(tmp_path / "fox", Record(config, "", 3, "", "abc", now()), Vocab.build("char", "cab"))
+    state = training.initial_state(build_model(config, len(run.vocab)), config)
     random = np.random.default_rng(0)
     state = jax.tree.map(lambda leaf: np.asarray(random.normal(size=leaf.shape), leaf.dtype), state)
     state = state._replace(step=np.int32(5))
     progress = Progress(5, 0, 1 / 3, 160, None)
-    writer = run.writer()
-    writer.save(state, progress)
+    save = saving(run)
+    save(state, progress)
     opened = Run.open(tmp_path / "fox")
     assert (opened.record, opened.vocab) == (run.record, run.vocab)
     restored, reached = opened.restore()
@@ -123,7 +127,7 @@ def test_an_export_writes_the_same_and_is_not_trained_on(trained, tmp_path):
     before = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
     for attempt in (run.restore, lambda: jaxlm.resume(run.path, epochs=9)):
         with pytest.raises(
-            jaxlm.InputError, match=r"found weights alone, .* expected a whole checkpoint; go on with another"
+            jaxlm.InputError, match=r"found weights alone, .* go on with another"
         ):
             attempt()
     with pytest.raises(jaxlm.InputError, match="found a run there"):
@@ -288,7 +292,7 @@ def test_one_trainer_at_a_time(copied):
     run = Run.open(copied)
     with run.lock():
         before = contents(copied)
-        with pytest.raises(jaxlm.InputError, match="found another process training it"):
+        with pytest.raises(jaxlm.InputError, match="another process is training it"):
             jaxlm.resume(copied, epochs=9)
         assert contents(copied) == before
         jaxlm.load(copied)
@@ -310,8 +314,7 @@ def test_kept_are_the_last_two_and_the_best(tmp_path):
         9: [3, 8, 9],
     }
     for step, loss in losses.items():
-        writer = run.writer()  # Opened anew: what is best is known from the disk.
-        writer.save(*at(state, step, loss))
+        saving(run)(*at(state, step, loss))
         assert steps(run.path) == kept[step]
         best = min(kept[step], key=lambda s: (losses[s] or np.inf, s))
         generator, progress = run.generator()
@@ -324,17 +327,17 @@ def test_kept_are_the_last_two_and_the_best(tmp_path):
 
 def test_writer_keeps_what_is_saved(tmp_path):
     run, state = make_run(tmp_path / "abc")
-    writer = run.writer()
-    writer.save(*at(state, 5, 1.0))
+    save = saving(run)
+    save(*at(state, 5, 1.0))
     for step in (5, 4):
         with pytest.raises(jaxlm.RunError, match=f"refused to save step {step}"):
-            writer.save(*at(state, step, 0.5))
+            save(*at(state, step, 0.5))
     for spoiled in (
         state._replace(params=jax.tree.map(lambda leaf: leaf * np.float32("nan"), state.params)),
         state._replace(opt_state=jax.tree.map(lambda leaf: leaf + np.float32("inf"), state.opt_state)),
     ):
         with pytest.raises(jaxlm.RunError, match="step 6: found weights that are not finite"):
-            writer.save(spoiled, Progress(6, 0, 0.0, 0, None))
+            save(spoiled, Progress(6, 0, 0.0, 0, None))
     assert steps(run.path) == [5]
     assert_same(run.restore()[0], at(state, 5)[0])
 
@@ -363,15 +366,15 @@ def test_full_disk(copied, trained):
 def test_refused_save_leaves_nothing(tmp_path, monkeypatch, error):
     run, state = make_run(tmp_path / "abc")
 
-    def save(path, items):
+    def refuse(path, items):
         (path / "params").mkdir(parents=True)
         raise error
 
-    writer = run.writer()
-    writer.save(*at(state, 1, 1.0))
-    monkeypatch.setattr(checkpoint, "_save", save)
+    save = saving(run)
+    save(*at(state, 1, 1.0))
+    monkeypatch.setattr(storage, "_save", refuse)
     with pytest.raises(jaxlm.RunError, match=r"checkpoint 2 could not be written \(.*(No space|EXHAUSTED)") as caught:
-        writer.save(*at(state, 2, 0.5))
+        save(*at(state, 2, 0.5))
     assert len(str(caught.value).splitlines()) == 1
     assert steps(run.path) == [1]
     assert_same(run.restore()[0], at(state, 1)[0])
@@ -382,23 +385,23 @@ def spoil(path, items):
     SAVE(path, jax.tree.map(lambda leaf: np.asarray(leaf + 1), items))
 
 
-SAVE = checkpoint._save
+SAVE = storage._save
 
 
-@pytest.mark.parametrize("save", [spoil, lambda path, items: path.mkdir()])
-def test_a_save_that_cannot_be_read_back_costs_no_earlier_checkpoint(tmp_path, monkeypatch, save):
+@pytest.mark.parametrize("spoiled", [spoil, lambda path, items: path.mkdir()])
+def test_a_save_that_cannot_be_read_back_costs_no_earlier_checkpoint(tmp_path, monkeypatch, spoiled):
     run, state = make_run(tmp_path / "abc")
-    writer = run.writer()
+    save = saving(run)
     for step in (1, 2, 3):
-        writer.save(*at(state, step, 4.0 - step))
+        save(*at(state, step, 4.0 - step))
     assert steps(run.path) == [2, 3]
-    monkeypatch.setattr(checkpoint, "_save", save)
+    monkeypatch.setattr(storage, "_save", spoiled)
     with pytest.raises(jaxlm.RunError, match=r"checkpoint 4 .*earlier checkpoints are untouched"):
-        writer.save(*at(state, 4, 0.5))
+        save(*at(state, 4, 0.5))
     monkeypatch.undo()
     assert steps(run.path) == [2, 3]
     assert_same(run.restore()[0], at(state, 3)[0])
-    run.writer().save(*at(state, 4, 0.5))
+    saving(run)(*at(state, 4, 0.5))
     assert_same(run.restore()[0], at(state, 4)[0])
 
 
@@ -423,7 +426,7 @@ def test_a_path_is_never_a_pattern(tmp_path, trained, name):
     folder.mkdir(parents=True)
     run, state = make_run(folder / "abc")
     for step in (1, 2, 3):
-        run.writer().save(*at(state, step, 4.0 - step))
+        saving(run)(*at(state, step, 4.0 - step))
     assert steps(run.path) == [2, 3]
     assert_same(Run.open(run.path).restore()[0], at(state, 3)[0])
     copy = run.export(folder / f"{name} copy")
@@ -449,9 +452,9 @@ def unmerge(path):
 
 def test_runs_that_were_saved_at_an_odd_place_before_are_read(copied, trained):
     run = Run.open(copied)
-    for step, progress in run.good().items():
+    for step, progress in run.storage.good().items():
         unmerge(copied / str(step))
-        run.writer()._seal(copied / str(step), progress)
+        run.storage._seal(copied / str(step), progress)
     before = contents(copied)
     assert_same(run.generator()[0].params, Run.open(trained).generator()[0].params)
     assert_same_run(copied, trained)
@@ -468,24 +471,24 @@ def test_killed_while_deleting(tmp_path, monkeypatch):
         (path / "params" / "_METADATA").unlink()
         raise KeyboardInterrupt
 
-    writer = run.writer()
+    save = saving(run)
     for step in (1, 2):
-        writer.save(*at(state, step, 3.0 - step))
-    monkeypatch.setattr(checkpoint.shutil, "rmtree", killed)
+        save(*at(state, step, 3.0 - step))
+    monkeypatch.setattr(storage.shutil, "rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
-        writer.save(*at(state, 3, 0.0))
-    assert run.steps() == steps(run.path) == [2, 3]
+        save(*at(state, 3, 0.0))
+    assert run.checkpoints() == steps(run.path) == [2, 3]
     assert len(list(run.path.glob(".deleted-*"))) == 1
     monkeypatch.undo()
-    run.go_back_to(3)
+    run.set_aside_after(3)
     assert list(run.path.glob(".deleted-*")) == []
-    assert run.steps() == [2, 3]
+    assert run.checkpoints() == [2, 3]
 
 
 def test_everything_opened_is_closed_and_nothing_temporary_left(copied, monkeypatch, tmp_path):
     opened = []
 
-    class Checkpointer(checkpoint.ocp.Checkpointer):
+    class Checkpointer(storage.ocp.Checkpointer):
         def __init__(self, *arguments, **options):
             super().__init__(*arguments, **options)
             opened.append(self)
@@ -494,10 +497,10 @@ def test_everything_opened_is_closed_and_nothing_temporary_left(copied, monkeypa
             super().close()
             opened.remove(self)
 
-    monkeypatch.setattr(checkpoint.ocp, "Checkpointer", Checkpointer)
+    monkeypatch.setattr(storage.ocp, "Checkpointer", Checkpointer)
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    monkeypatch.setattr(checkpoint.tempfile, "tempdir", str(temporary))
+    monkeypatch.setattr(storage.tempfile, "tempdir", str(temporary))
     copied = copied.rename(tmp_path / "[1]")
     run = Run.open(copied)
     run.restore()
@@ -512,19 +515,19 @@ def test_everything_opened_is_closed_and_nothing_temporary_left(copied, monkeypa
 
 WRITE_ON = """
 import sys; sys.path.insert(0, sys.argv[2])
-from test_checkpoint import Run, at
+from test_storage import Run, at, saving
 run = Run.open(sys.argv[1])
 state = run.restore()[0]
-writer = run.writer()
+save = saving(run)
 for step in range(2, 30):
-    writer.save(*at(state, step, 1.0 + step * 7 % 11))
+    save(*at(state, step, 1.0 + step * 7 % 11))
 """
 
 
 def test_reading_while_training(tmp_path, caplog):
     run, state = make_run(tmp_path / "abc")
-    writer = run.writer()
-    writer.save(*at(state, 1, 1.0))
+    save = saving(run)
+    save(*at(state, 1, 1.0))
     trainer = python(WRITE_ON, run.path, ROOT / "tests")
     seen = set()
     while trainer.poll() is None or len(seen) < 2:
@@ -631,7 +634,7 @@ def test_unwritable_folder(tmp_path, monkeypatch):
     def refuse(path, text):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_write_text", refuse)
+    monkeypatch.setattr(storage, "write_text", refuse)
     with pytest.raises(jaxlm.InputError, match=r"cannot be written to .*No space left"):
         make_run(tmp_path / "abc")
     assert not (tmp_path / "abc").exists()

@@ -1,12 +1,10 @@
 """Runs: stopped, killed, broken and extended ones end as if nothing had happened, or say what did."""
 
 import dataclasses
-import functools
 import os
 import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -21,7 +19,7 @@ import jaxlm
 from jaxlm import cli
 from jaxlm.nn import training
 from jaxlm.nn.model import build_model
-from jaxlm.runs import run as checkpoint
+from jaxlm.runs import storage
 from jaxlm.runs import trainer as run_lib
 from jaxlm.runs.reporter import Reporter
 from jaxlm.runs.run import unused_path
@@ -30,33 +28,6 @@ STEPS = 11
 """In an epoch of SMALL; the last batch is partial."""
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shared_compilation():
-    """Runs of one model and optimizer share one compiled step, and one computation of the initial weights."""
-
-    @functools.cache
-    def init_state(model, optimizer, config):
-        compute = jax.jit(lambda: training.init_state(model, optimizer, config))
-        with ThreadPoolExecutor(1) as thread:  # The caller is being traced, another thread is not.
-            return jax.device_get(thread.submit(compute).result())
-
-    optimizers, steps = functools.cache(training.make_optimizer), functools.cache(training.make_step)
-
-    def shared(config):
-        """With what has no part in a step left out: where the corpus is, and, at a constant rate, how long it goes."""
-        epochs = config.epochs if config.schedule == "cosine" else 1
-        return dataclasses.replace(config, corpus=None, epochs=epochs)
-
-    def total(config, steps):
-        return steps if config.schedule == "cosine" else 1
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_lib, "init_state", lambda model, optimizer, c: init_state(model, optimizer, shared(c)))
-        patch.setattr(run_lib, "make_optimizer", lambda c, n, factor: optimizers(shared(c), total(c, n), factor))
-        patch.setattr(run_lib, "make_step", lambda model, optimizer, c, mesh: steps(model, optimizer, shared(c), mesh))
-        yield
 
 
 # A step is reported once the next one is sent, or the epoch ends.
@@ -73,9 +44,9 @@ def test_stopped_and_resumed_equals_never_stopped(small, tmp_path, trained, repo
 
 
 def test_a_run_may_go_on_with_another_implementation(small, tmp_path, trained, monkeypatch):
-    trained_with, make_step = [], run_lib.make_step
+    trained_with, compiled_step = [], run_lib.compiled_step
     monkeypatch.setattr(
-        run_lib, "make_step", lambda model, *rest: trained_with.append(model.impl) or make_step(model, *rest)
+        run_lib, "compiled_step", lambda model, *rest: trained_with.append(model.impl) or compiled_step(model, *rest)
     )
     jaxlm.train(dataclasses.replace(small, epochs=1, impl="scan"), run="fox", checkpoints=tmp_path)
     assert jaxlm.Run.open(tmp_path / "fox").record.config.impl == "scan"
@@ -255,7 +226,7 @@ def test_killed_process(corpus, tmp_path, capsys):
     assert cli.train(["--resume", "--run", str(tmp_path / "killed")]) == 2
     refusal = capsys.readouterr().err.splitlines()
     assert len(refusal) == 1
-    assert "found another process training it" in refusal[0]
+    assert "another process is training it" in refusal[0]
     assert contents(tmp_path / "killed") == before
 
     killed.kill()
@@ -301,9 +272,9 @@ def test_a_run_that_fails_at_once_leaves_nothing(small, tmp_path):
 
 def test_saves_in_the_middle_of_an_epoch_change_nothing(small, tmp_path, trained, monkeypatch):
     saved = []
-    save = checkpoint.Writer.save
+    save = storage.Saver.save
     monkeypatch.setattr(run_lib, "SAVE_SECONDS", -1.0)
-    monkeypatch.setattr(checkpoint.Writer, "save", lambda *args: (saved.append(args[2].step), save(*args)))
+    monkeypatch.setattr(storage.Saver, "save", lambda *args: (saved.append(args[2].step), save(*args)))
     jaxlm.train(small, run="fox", checkpoints=tmp_path)
     assert saved == list(range(1, 2 * STEPS + 1))
     assert_same(jaxlm.Run.open(tmp_path / "fox").restore()[0], jaxlm.Run.open(trained).restore()[0])
@@ -335,10 +306,10 @@ def test_metrics_of_a_killed_run(small, tmp_path, trained):
 
 def spoil_steps(monkeypatch, change):
     """Has `change` make another loss of (completed updates, loss)."""
-    make_step = run_lib.make_step
+    compiled_step = run_lib.compiled_step
 
     def make(*arguments):
-        update = make_step(*arguments)
+        update = compiled_step(*arguments)
 
         def spoiled(state, ids, starts):
             state, nats, count = update(state, ids, starts)
@@ -346,7 +317,7 @@ def spoil_steps(monkeypatch, change):
 
         return spoiled
 
-    monkeypatch.setattr(run_lib, "make_step", make)
+    monkeypatch.setattr(run_lib, "compiled_step", make)
 
 
 class Told(Reporter):
@@ -552,26 +523,23 @@ def test_names(small, tmp_path):
 
 def test_partial_batch(small, tmp_path, monkeypatch):
     """It weighs as much as it has windows, and is not compiled for; the learning rate keeps the initial weights."""
+    training._compiled_step.cache_clear()
     made = []
 
     def make(*arguments):
-        made.append(training.make_step(*arguments))
+        made.append(training.compiled_step(*arguments))
         return made[-1]
 
-    monkeypatch.setattr(run_lib, "make_step", make)
+    monkeypatch.setattr(run_lib, "compiled_step", make)
     config = dataclasses.replace(small, epochs=1, learning_rate=1e-30)
     jaxlm.train(config, run="fox", checkpoints=tmp_path)
     run = jaxlm.Run.open(tmp_path / "fox")
     ids = run.vocab.encode(TEXT.lower())
     starts = np.arange(0, len(ids) - config.length, config.stride)
     assert len(starts) % config.batch
-    params = jax.jit(
-        lambda: (
-            training.init_state(build_model(config, len(run.vocab)), training.make_optimizer(config, 1), config).params
-        )
-    )()
+    params = training.initial_state(build_model(config, len(run.vocab)), config).params
     inputs = ids[starts[:, None] + np.arange(config.length)]
     log_probs = log_softmax(numpy_logits(params, inputs, len(run.vocab))[:, -1])
     nats = -log_probs[np.arange(len(starts)), ids[starts + config.length]]
     assert metrics(run.path)[0]["loss"] == pytest.approx(nats.mean(), rel=1e-6)
-    assert [step._cache_size() for step in made] == [1]
+    assert [step.__wrapped__._cache_size() for step in made] == [1]

@@ -1,0 +1,93 @@
+"""What a run learns from, and is measured on."""
+
+import dataclasses
+import random
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxlm.config import TrainConfig
+from jaxlm.errors import InputError
+from jaxlm.runs.run import Run
+from jaxlm.text.batches import Streams, Windows, split_text
+from jaxlm.text.corpus import Corpus, Received, load_corpus
+from jaxlm.text.vocab import Vocab
+
+SEED_LENGTH = 60
+"""Characters at most in the prompt of a run's samples (the book's: 60)."""
+
+
+def own_corpus(run: Run, sources: Sequence[str] | None, remedy: str, progress: Received | None = None) -> Corpus:
+    """The corpus that a run learns from, read again.
+
+    Args:
+      run: the run.
+      sources: where its corpus is now.
+      remedy: what to do where it is not there.
+      progress: as in `load_corpus`.
+
+    Raises:
+      InputError: it cannot be read, or is not the text that the run began with.
+    """
+    try:
+        corpus = load_corpus(sources, lowercase=run.record.config.lowercase, progress=progress)
+    except InputError as error:
+        raise InputError(f"{error}; run {run.path} learns from it: {remedy}") from error
+    if corpus.sha256 != run.record.sha256:
+        raise InputError(
+            f"corpus {' '.join(corpus.sources)}: found {len(corpus.text):,} characters, not the same text as the "
+            f"{run.record.characters:,} that run {run.path} was trained on, expected it unchanged; bring it back, "
+            "or train a new run"
+        )
+    return corpus
+
+
+def seed_text(text: str, length: int) -> str:
+    """The prompt of a run's samples, `length` characters of its corpus.
+
+    Source: Deep Learning with Python, 8.1, which draws its start so, after random.seed(42).
+    """
+    start = random.Random(42).randint(0, max(0, len(text) - length - 1))
+    return text[start : start + length]
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What a run learns from, and is measured on.
+
+    Attributes:
+      corpus: all of it.
+      text: what is learned from.
+      ids: its tokens, int[N].
+      order: what each step reads of them.
+      held_out: the text that is only measured on; maybe empty.
+      held_out_ids: its tokens.
+    """
+
+    corpus: Corpus
+    text: str
+    ids: np.ndarray
+    order: Windows | Streams
+    held_out: str
+    held_out_ids: np.ndarray
+
+    @classmethod
+    def of(cls, config: TrainConfig, corpus: Corpus, vocab: Vocab) -> "Data":
+        text, held_out = split_text(corpus.text, config.validation)
+        ids, held_out_ids = vocab.encode(text), vocab.encode(held_out)
+        if config.validation and len(held_out_ids) < 2:
+            raise InputError(
+                f"validation: found {config.validation:g}, which holds out {len(held_out_ids)} tokens, expected at "
+                "least 2; use more text, or hold out more of it"
+            )
+        order: Windows | Streams
+        try:
+            if config.stride is None:
+                order = Streams(len(ids), config.length)
+            else:
+                order = Windows(len(ids), config.length, config.stride)
+        except InputError as error:
+            if not config.validation:
+                raise
+            raise InputError(f"{error}, or hold out less than the last {len(held_out):,} characters") from error
+        return cls(corpus, text, ids, order, held_out, held_out_ids)

@@ -1,0 +1,142 @@
+"""How well a trained model predicts a text."""
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from jaxlm.config import EvaluateConfig, Impl
+from jaxlm.errors import InputError
+from jaxlm.nn import dynamic, scoring
+from jaxlm.nn.metrics import bits_per_character, perplexity
+from jaxlm.runs.data import own_corpus
+from jaxlm.runs.run import Run
+from jaxlm.runs.storage import Progress
+from jaxlm.text.batches import split_text
+from jaxlm.text.corpus import load_corpus
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """The loss of a model on a text, in the units that people compare.
+
+    Attributes:
+      loss: nats per token.
+      nats_per_character: the same, per character whatever the tokens.
+      bits_per_character: the same, in bits.
+      perplexity: exp(loss).
+      tokens: how many were scored.
+      tokens_per_second: once compiled.
+    """
+
+    loss: float
+    nats_per_character: float
+    bits_per_character: float
+    perplexity: float
+    tokens: int
+    tokens_per_second: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found.
+
+    Attributes:
+      run: the run's directory.
+      progress: how far its best checkpoint is, which was measured.
+      text: the text's name, in words.
+      characters: of the text, those skipped too.
+      skipped: characters that the model has never seen, if they were to be skipped.
+      protocol: what each token was predicted from.
+      static: the figures of the model as it is.
+      dynamic: those of the model that learns from what it has just read; None unless asked for.
+    """
+
+    run: str
+    progress: Progress
+    text: str
+    characters: int
+    skipped: int
+    protocol: str
+    static: Figures
+    dynamic: Figures | None = None
+
+
+def evaluate(
+    run: Run | str | os.PathLike[str], config: EvaluateConfig | None = None, *, impl: Impl = "auto"
+) -> Evaluation:
+    """Measures the best checkpoint of a run on a text.
+
+    Args:
+      run: the run, or its directory.
+      config: which text, and how; by default the part of the run's corpus that was held out from training.
+      impl: how the recurrence is computed.
+
+    Raises:
+      InputError: there is no such run or text, the run's corpus has changed, or the text has unknown characters.
+      RunError: something other than damage keeps the checkpoint from being read.
+    """
+    run = run if isinstance(run, Run) else Run.open(run)
+    config = config or EvaluateConfig()
+    part, name, learned = _read_texts(run, config)
+    generator, progress = run.generator(impl)
+    model, params, vocab = generator.model, generator.params, generator.vocab
+    text = generator.as_read(part, config.unknown)
+    ids = vocab.encode(text, "text")
+
+    def measured(score: Callable[[np.ndarray], np.ndarray]) -> Figures:
+        score(ids[:1000])  # Compiles: a text of any length is the same program.
+        began = time.perf_counter()
+        scores = score(ids)
+        seconds = time.perf_counter() - began
+        loss = -float(scores.mean(dtype=float))
+        characters = len(text) / len(ids)  # In a token.
+        return Figures(
+            loss=loss,
+            nats_per_character=loss / characters,
+            bits_per_character=bits_per_character(loss, characters),
+            perplexity=perplexity(loss),
+            tokens=len(scores),
+            tokens_per_second=len(scores) / seconds,
+        )
+
+    static = measured(lambda ids: scoring.PROTOCOLS[config.protocol](model, params, ids))
+    adapted = None
+    if config.dynamic:
+        squares = dynamic.mean_squares(model, params, vocab.encode(learned))
+        adapted = measured(lambda ids: dynamic.score_dynamic(model, params, squares, ids))
+    return Evaluation(
+        run=str(run.path),
+        progress=progress,
+        text=name,
+        characters=len(part),
+        skipped=len(part) - len(text),
+        protocol=config.protocol,
+        static=static,
+        dynamic=adapted,
+    )
+
+
+def _read_texts(run: Run, config: EvaluateConfig) -> tuple[str, str, str]:
+    """The text to measure on, its name, and what the run learns from, which is read where something is to learn.
+
+    Raises:
+      InputError: there is no such text, or the run's corpus has changed.
+    """
+    settings = run.record.config
+    if config.corpus is None and not settings.validation:
+        raise InputError(
+            f"corpus: run {run.path} holds out nothing from training, so there is no text to measure on; name one with "
+            "--corpus"
+        )
+    learned = held_out = ""
+    if config.corpus is None or config.dynamic:
+        remedy = "bring it back" if config.dynamic else "bring it back, or name another text with --corpus"
+        learned, held_out = split_text(own_corpus(run, settings.corpus, remedy).text, settings.validation)
+    if config.corpus is None:
+        return held_out, f"the end of {run.record.corpus}, held out from training", learned
+    corpus = load_corpus(config.corpus, lowercase=settings.lowercase)
+    own = ", which the run learned from" if corpus.sha256 == run.record.sha256 else ""
+    return corpus.text, corpus.name + own, learned
