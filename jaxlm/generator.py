@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import secrets
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any, NamedTuple, TypedDict, Unpack, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxlm.config import Mode, SampleConfig, Unknown
 from jaxlm.errors import InputError, check_choice, reject
+from jaxlm.nn.ambient import reproducible
 from jaxlm.nn.model import Carry, LanguageModel, Params
 from jaxlm.nn.sampling import CHUNK, StateMemory, WindowMemory, generate, prefill
 from jaxlm.nn.scoring import score_carried
@@ -21,9 +22,38 @@ DRAWS = 2**23
 """Random numbers that are drawn at once, 32 MB; of more texts than that is enough for, they are generated in groups."""
 
 
+class Drawing(TypedDict, total=False):
+    """How a text is drawn; what each means and defaults to says `TextGenerator.generate`."""
+
+    temperature: float
+    seed: int | None
+    mode: Mode | None
+    unknown: Unknown
+
+
+class Text(NamedTuple):
+    """A text that is being generated.
+
+    Attributes:
+      temperature: its temperature.
+      seed: what repeats it.
+      pieces: the prompt, and then what is drawn, piece by piece.
+    """
+
+    temperature: float
+    seed: int
+    pieces: Iterator[str]
+
+
+def _settings(count: int, prompt: str | None, length: int, drawing: Drawing) -> SampleConfig:
+    settings: dict[str, Any] = dict(drawing)
+    temperature = settings.pop("temperature", 0.5)
+    return SampleConfig(prompt=prompt, length=length, temperature=(temperature,), count=count, **settings)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class TextGenerator:
-    """A trained model that writes.
+    """A trained model that generates text.
 
     Attributes:
       model: the network.
@@ -43,6 +73,10 @@ class TextGenerator:
     length: int
     mode: Mode
 
+    def __repr__(self) -> str:
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        return f"TextGenerator({parameters:,} parameters, {len(self.vocab):,} distinct tokens)"
+
     def generate(
         self,
         prompt: str | None = None,
@@ -53,16 +87,16 @@ class TextGenerator:
         mode: Mode | None = None,
         unknown: Unknown = "error",
     ) -> str:
-        """Writes on from a prompt.
+        """Generates text that continues a prompt.
 
         Args:
-          prompt: text to go on from; by default the run's seed text.
-          length: characters to write.
+          prompt: text to continue; by default the run's seed text.
+          length: characters to generate.
           temperature: 0 (or below float32's smallest normal number) always takes the most probable token; 1 draws
             from the distribution as learned; in general, from softmax(logits / temperature).
           seed: repeats a text exactly; by default every text is another.
           mode: `window` sees only the last T tokens, from a zero state, as in training on windows; `state` carries
-            the state on. By default, as the model was trained.
+            the state from token to token. By default, as the model was trained.
           unknown: `skip` drops characters from the prompt that the model has never seen.
 
         Returns:
@@ -71,45 +105,27 @@ class TextGenerator:
         Raises:
           ValueError: an argument is out of range, or the prompt is empty or has unknown characters.
         """
-        return "".join(self.stream(prompt, length, temperature=temperature, seed=seed, mode=mode, unknown=unknown))
+        return "".join(self.pieces(prompt, length, temperature=temperature, seed=seed, mode=mode, unknown=unknown))
 
-    def stream(
-        self,
-        prompt: str | None = None,
-        length: int = 400,
-        *,
-        temperature: float = 0.5,
-        seed: int | None = None,
-        mode: Mode | None = None,
-        unknown: Unknown = "error",
-    ) -> Iterator[str]:
-        """The text of `generate` in pieces, the prompt first; arguments are checked at once."""
-        [text] = self.streams(SampleConfig(prompt, length, (temperature,), 1, seed, mode, unknown))
-        return text
+    def pieces(self, prompt: str | None = None, length: int = 400, **drawing: Unpack[Drawing]) -> Iterator[str]:
+        """The text of `generate` in pieces as they are drawn, the prompt first; arguments are checked at once."""
+        [text] = self.texts(_settings(1, prompt, length, drawing))
+        return text.pieces
 
     def generate_batch(
-        self,
-        count: int,
-        prompt: str | None = None,
-        length: int = 400,
-        *,
-        temperature: float = 0.5,
-        seed: int | None = None,
-        mode: Mode | None = None,
-        unknown: Unknown = "error",
+        self, count: int, prompt: str | None = None, length: int = 400, **drawing: Unpack[Drawing]
     ) -> list[str]:
-        """Writes on from a prompt `count` times, all at once, which is far faster than one after the other.
+        """Generates `count` texts that continue a prompt, all at once, which is far faster than one after the other.
 
-        Text i is what `generate` writes with seed + i, up to the rounding of sums that are taken in another order.
+        Text i is what `generate` gives with seed + i, up to the rounding of sums that are taken in another order.
 
         Raises:
           ValueError: as in `generate`, or `count` is not 1 or more.
         """
-        texts = self.streams(SampleConfig(prompt, length, (temperature,), count, seed, mode, unknown))
-        return ["".join(pieces) for pieces in texts]
+        return ["".join(text.pieces) for text in self.texts(_settings(count, prompt, length, drawing))]
 
-    def streams(self, config: SampleConfig) -> list[Iterator[str]]:
-        """The texts that a config asks for, in pieces: `count` of them at each temperature in turn.
+    def texts(self, config: SampleConfig) -> list[Text]:
+        """The texts that a config asks for: `count` of them at each temperature in turn.
 
         Raises:
           ValueError: as in `generate`, and at once.
@@ -130,9 +146,10 @@ class TextGenerator:
             scale = np.float32(min(temperature, float(np.finfo(np.float32).max)))
             for start in range(0, config.count, together):
                 group = seeds[start : start + together]
-                chunks = self._chunks(config.mode or self.mode, tokens, group, scale, needed)
-                copies = enumerate(itertools.tee(chunks, len(group)))
-                texts += [self._cut(prompt, config.length, copy, column) for column, copy in copies]
+                chunks = itertools.tee(self._chunks(config.mode or self.mode, tokens, group, scale, needed), len(group))
+                for column, (text_seed, copy) in enumerate(zip(group, chunks, strict=True)):
+                    pieces = self._cut(prompt, config.length, copy, column)
+                    texts.append(Text(temperature, int(text_seed), pieces))
         return texts
 
     def score(self, text: str, *, unknown: Unknown = "error") -> np.ndarray:
@@ -171,14 +188,7 @@ class TextGenerator:
 
         While one is looked at, the device computes the next, if it is among the first `needed`.
         """
-        memory: Any
-        if mode == "window":
-            last = tokens[-self.length :]
-            window = np.pad(last, (0, self.length - len(last)))
-            memory = WindowMemory(*jax.device_put((np.tile(window, (len(seeds), 1)), np.int32(len(last)))))
-        else:
-            carry = jax.tree.map(lambda leaf: jnp.tile(leaf, (len(seeds), 1)), self._read(tokens[:-1]))
-            memory = StateMemory(carry, jax.device_put(np.tile(tokens[-1], len(seeds))))
+        memory = self._memory(mode, tokens, len(seeds))
 
         def next_chunk(number: int) -> jax.Array:
             nonlocal memory
@@ -192,6 +202,16 @@ class TextGenerator:
             following = next_chunk(number) if number < needed else None
             yield jax.device_get(chunk)
             chunk = next_chunk(number) if following is None else following
+
+    @reproducible
+    def _memory(self, mode: Mode, tokens: np.ndarray, count: int) -> Any:
+        """What `count` texts that begin with these tokens remember of them."""
+        if mode == "window":
+            last = tokens[-self.length :]
+            window = np.pad(last, (0, self.length - len(last)))
+            return WindowMemory(jnp.tile(window, (count, 1)), jnp.int32(len(last)))
+        carry = jax.tree.map(lambda leaf: jnp.tile(leaf, (count, 1)), self._read(tokens[:-1]))
+        return StateMemory(carry, jnp.tile(tokens[-1], count))
 
     def _read(self, tokens: np.ndarray) -> Carry:
         """The carry after tokens, from the start of a text."""

@@ -637,9 +637,9 @@ def test_several_texts_are_shown_with_the_seeds_that_repeat_them(place, capsys):
 
 @pytest.mark.parametrize("impl", ["scan", "fused"])
 def test_the_reference_and_what_is_faster_write_the_same(place, capsys, monkeypatch, impl):
-    written_with, streams = [], TextGenerator.streams
+    written_with, texts = [], TextGenerator.texts
     monkeypatch.setattr(
-        TextGenerator, "streams", lambda self, config: written_with.append(self.model.impl) or streams(self, config)
+        TextGenerator, "texts", lambda self, config: written_with.append(self.model.impl) or texts(self, config)
     )
     assert cli.sample(["--impl", impl, "--length", "40", "--seed", "6", "--temperature", "0.7"]) == 0
     assert written_with == [impl]

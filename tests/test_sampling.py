@@ -139,9 +139,10 @@ def test_more_texts_than_fit_are_written_in_groups(random_model, monkeypatch):
 def test_streams_are_every_temperature_s_texts_in_any_order_of_reading(random_model):
     writer = generator(*random_model)
     config = SampleConfig("abc", 200, (0.5, 1.0), 2, 7)
-    texts = writer.streams(config)
+    texts = writer.texts(config)
     expected = [writer.generate("abc", 200, temperature=t, seed=s) for t in (0.5, 1.0) for s in (7, 8)]
-    assert ["".join(text) for text in reversed(texts)] == expected[::-1]
+    assert [(text.temperature, text.seed) for text in texts] == [(0.5, 7), (0.5, 8), (1.0, 7), (1.0, 8)]
+    assert ["".join(text.pieces) for text in reversed(texts)] == expected[::-1]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-45, 1e-40, 1.2e-38, 1e-38, 1e-30, 1e-6])
@@ -187,7 +188,7 @@ def test_a_shorter_text_is_the_beginning_of_a_longer_one(random_model, length):
 
 def test_a_stream_begins_with_the_prompt_and_adds_up_to_the_text(random_model):
     writer = generator(*random_model)
-    pieces = list(writer.stream("abc", 300, temperature=1, seed=4))
+    pieces = list(writer.pieces("abc", 300, temperature=1, seed=4))
     assert pieces[0] == "abc"
     assert len(pieces) == 4
     assert "".join(pieces) == writer.generate("abc", 300, temperature=1, seed=4)
@@ -243,7 +244,7 @@ def test_unknown_characters_are_named_or_skipped(successor):
 )
 def test_bad_arguments_are_refused_at_once(successor, arguments, message):
     with pytest.raises(ValueError, match=message):
-        generator(*successor).stream(**arguments)  # Not one piece has been asked for.
+        generator(*successor).pieces(**arguments)  # Not one piece has been asked for.
 
 
 @pytest.mark.parametrize("count", [0, -1, 2.0, True])

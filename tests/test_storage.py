@@ -126,9 +126,7 @@ def test_an_export_writes_the_same_and_is_not_trained_on(trained, tmp_path):
     assert sizes[0] < sizes[1] / 3
     before = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
     for attempt in (run.restore, lambda: jaxlm.resume(run.path, epochs=9)):
-        with pytest.raises(
-            jaxlm.InputError, match=r"found weights alone, .* go on with another"
-        ):
+        with pytest.raises(jaxlm.InputError, match=r"found weights alone, .* go on with another"):
             attempt()
     with pytest.raises(jaxlm.InputError, match="found a run there"):
         Run.open(trained).export(run.path)

@@ -192,13 +192,13 @@ def _sample(argv: Sequence[str]) -> None:
     run = checkpoint.Run.open(path)
     generator, progress = run.generator(flags.impl)
     seed = secrets.randbelow(2**32) if config.seed is None else config.seed
-    texts = generator.streams(dataclasses.replace(config, seed=seed))
+    texts = generator.texts(dataclasses.replace(config, seed=seed))
     note(f"{path}, {_describe(progress)}, seed {seed}")
-    for number, text in enumerate(texts):
-        temperature, i = config.temperature[number // config.count], number % config.count
+    for text in texts:
         if len(texts) > 1:
-            print(f"--- temperature {temperature:g}" + f", seed {(seed + i) % 2**32}" * (config.count > 1), flush=True)
-        for piece in text:
+            own_seed = f", seed {text.seed}" if config.count > 1 else ""
+            print(f"--- temperature {text.temperature:g}{own_seed}", flush=True)
+        for piece in text.pieces:
             print(piece, end="", flush=True)
         print(flush=True)
 

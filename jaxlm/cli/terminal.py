@@ -173,7 +173,7 @@ class Terminal(Reporter):
         self._print(f"Epoch {metrics.epoch}/{config.epochs}  {loss}, in {duration(metrics.seconds)}", "bold")
         for temperature in self._watch.temperature:
             self._print(f"--- temperature {temperature:g}", "cyan")
-            pieces = generator.stream(length=self._watch.sample_length, temperature=temperature, seed=config.seed)
+            pieces = generator.pieces(length=self._watch.sample_length, temperature=temperature, seed=config.seed)
             for piece in pieces:
                 self._write(piece)
             self._print()

@@ -26,6 +26,7 @@ EPSILON = 1e-5
 """Added to the root mean squares of gradients, so that parameters without any stay where they are."""
 
 
+@reproducible
 def mean_squares(model: LanguageModel, params: Params, ids: np.ndarray, *, segment: int = SEGMENT) -> Params:
     """How strongly a text pulls at each parameter: its squared gradient, averaged over the text's segments.
 
@@ -52,6 +53,7 @@ def mean_squares(model: LanguageModel, params: Params, ids: np.ndarray, *, segme
     return jax.tree.map(lambda total: total / len(rows), state[0])
 
 
+@reproducible
 def score_dynamic(
     model: LanguageModel,
     params: Params,

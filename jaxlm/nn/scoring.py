@@ -31,6 +31,7 @@ NO_TOKEN = -1
 """The id that stands for no token, after a text's end."""
 
 
+@reproducible
 def score_carried(model: LanguageModel, params: Params, ids: np.ndarray) -> np.ndarray:
     """The log-probability of each token given all before it: the state is carried on from the text's start.
 
@@ -56,6 +57,7 @@ def score_carried(model: LanguageModel, params: Params, ids: np.ndarray) -> np.n
     return fetch(chunks())[: len(ids) - 1]
 
 
+@reproducible
 def score_cold(model: LanguageModel, params: Params, ids: np.ndarray, length: int = 256) -> np.ndarray:
     """The log-probability of each token given those before it in its window, which begins with a zero state.
 
@@ -78,6 +80,7 @@ def score_cold(model: LanguageModel, params: Params, ids: np.ndarray, length: in
     return _score_windows(model, params, consecutive(ids, length), length)[: len(ids) - 1]
 
 
+@reproducible
 def score_windows(
     model: LanguageModel, params: Params, ids: np.ndarray, length: int = 60, stride: int = 3
 ) -> np.ndarray:

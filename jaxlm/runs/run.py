@@ -18,7 +18,6 @@ from typing import Any, NoReturn, cast
 
 import filelock
 import jax
-import jax.numpy as jnp
 
 import jaxlm
 from jaxlm import config as config_lib
@@ -265,7 +264,7 @@ class Run:
                 f"run {self.path}: found no checkpoint in it yet; train on with: {resume_command(self.path)}"
             )
         items, progress = found
-        return self.generator_of(model, jax.tree.map(jnp.asarray, items["params"])), progress
+        return self.generator_of(model, jax.device_put(items["params"])), progress
 
     def generator_of(self, model: LanguageModel, params: Params) -> TextGenerator:
         """A generator of text with this network and these parameters, and this run's settings."""

@@ -222,8 +222,7 @@ class Trainer:
             run.append_metrics(dataclasses.asdict(metrics))
             self._save(saver, host_state, progress)
             if self._stop.signal is None:
-                params = jax.tree.map(jax.numpy.asarray, host_state.weights)
-                self._reporter.epoch(metrics, run.generator_of(self._model, params))
+                self._reporter.epoch(metrics, run.generator_of(self._model, jax.device_put(host_state.weights)))
             self._end_if_asked(progress.step)
         self._reporter.end(run, progress, saver.best)
 
