@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import secrets
+import unicodedata
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypedDict, Unpack, get_args
 
@@ -63,6 +64,7 @@ class TextGenerator:
       seed_text: the prompt where none is given.
       length: T, tokens in the windows it was trained on.
       mode: how it was trained, and generates unless told otherwise.
+      normalize: whether it has only seen text in Unicode's composed form, NFC; prompts are brought into it too.
     """
 
     model: LanguageModel
@@ -72,6 +74,7 @@ class TextGenerator:
     seed_text: str
     length: int
     mode: Mode
+    normalize: bool = False
 
     def __repr__(self) -> str:
         parameters = sum(leaf.size for leaf in jax.tree.leaves(self.params))
@@ -173,9 +176,18 @@ class TextGenerator:
         return score_carried(self.model, self.params, self.vocab.encode(self.as_read(text, unknown), "text"))
 
     def as_read(self, text: str, unknown: Unknown) -> str:
-        """A text as the model takes it: lowercased if it has only seen such; `skip` drops unknown characters."""
+        """A text as the model reads it: lowercased and normalised as its corpus was; `skip` drops unknown characters.
+
+        A model whose corpus was not normalised may know only the composed or only the decomposed form of a text. They
+        look the same, so it reads the one that it knows.
+        """
         if self.lowercase:
             text = text.lower()
+        if self.normalize:
+            text = unicodedata.normalize("NFC", text)
+        elif self.vocab.unknown(text):
+            forms = (unicodedata.normalize(form, text) for form in ("NFC", "NFD"))
+            text = next((form for form in forms if not self.vocab.unknown(form)), text)
         if unknown == "skip":
             strange = set(self.vocab.unknown(text))
             text = "".join(character for character in text if character not in strange)

@@ -179,7 +179,7 @@ MISTAKES = {
         cli.train,
         "--corpus binaries",
         lambda: train("binaries"),
-        "corpus binaries: found a folder without text, expected files ending in .txt, .text, .md",
+        "corpus binaries: found a folder without text (it has .png 1), expected files ending in .txt",
     ),
     "FIFO": (cli.train, "--corpus fifo", lambda: train("fifo"), "corpus fifo: found something that is neither"),
     "device": (cli.train, "--corpus /dev/null", lambda: train("/dev/null"), "corpus /dev/null: found something that"),
@@ -492,7 +492,7 @@ def test_a_folder_that_may_not_be_read(place, capsys, monkeypatch):
 def test_a_corpus_that_cannot_be_downloaded(place, capsys, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as closed:
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/"
-    monkeypatch.setattr(text, "PUBLISHED", {"nietzsche": Published(url, 1, 1, 0, "")})
+    monkeypatch.setattr(text, "PUBLISHED", {"nietzsche": Published(url, 1, "")})
     monkeypatch.setenv("no_proxy", "*")
     line = refused(capsys, cli.train, "--corpus", "nietzsche")
     assert line.startswith(f"corpus nietzsche: could not be fetched from {url} (")
@@ -655,7 +655,7 @@ def test_the_largest_temperatures_draw_evenly(place, capsys):
 
 def test_no_corpus_and_no_network_is_said_in_one_line(place, capsys, monkeypatch):
     url = "http://127.0.0.1:9/nietzsche.txt"  # The port of `discard`, where nobody listens.
-    monkeypatch.setattr(text, "PUBLISHED", {"nietzsche": Published(url, 10, 10, 0, "x")})
+    monkeypatch.setattr(text, "PUBLISHED", {"nietzsche": Published(url, 10, "")})
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(text, "_embedded", lambda: "What is a class? " * 20)
     assert cli.train(["--epochs", "1", "--hidden", "4", "--batch", "64", "--temperature"]) == 0

@@ -26,7 +26,7 @@ MAY_IMPORT = {
 """Each wing of the house, and those below it. text and nn do not know each other."""
 
 ORDER = {
-    "text": ["corpus", "vocab", "batches"],
+    "text": ["encodings", "files", "corpus", "vocab", "batches"],
     "nn": [
         "ambient",
         "sharding",

@@ -30,7 +30,13 @@ def own_corpus(run: Run, sources: Sequence[str] | None, remedy: str, progress: R
       InputError: it cannot be read, or is not the text that the run began with.
     """
     try:
-        corpus = load_corpus(sources, lowercase=run.record.config.lowercase, progress=progress)
+        corpus = load_corpus(
+            sources,
+            encoding=run.record.config.encoding,
+            lowercase=run.record.config.lowercase,
+            normalize=run.record.config.normalize,
+            progress=progress,
+        )
     except InputError as error:
         raise InputError(f"{error}; run {run.path} learns from it: {remedy}") from error
     if corpus.sha256 != run.record.sha256:

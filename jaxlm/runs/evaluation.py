@@ -137,6 +137,8 @@ def _read_texts(run: Run, config: EvaluateConfig) -> tuple[str, str, str]:
         learned, held_out = split_text(own_corpus(run, settings.corpus, remedy).text, settings.validation)
     if config.corpus is None:
         return held_out, f"the end of {run.record.corpus}, held out from training", learned
-    corpus = load_corpus(config.corpus, lowercase=settings.lowercase)
+    corpus = load_corpus(
+        config.corpus, encoding=config.encoding, lowercase=settings.lowercase, normalize=settings.normalize
+    )
     own = ", which the run learned from" if corpus.sha256 == run.record.sha256 else ""
     return corpus.text, corpus.name + own, learned

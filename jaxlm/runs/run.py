@@ -277,6 +277,7 @@ class Run:
             seed_text=self.record.seed_text,
             length=config.length,
             mode="window" if config.recipe == "book" else "state",
+            normalize=config.normalize,
         )
 
     def export(self, path: str | os.PathLike[str]) -> "Run":

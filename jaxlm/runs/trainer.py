@@ -78,7 +78,13 @@ def train(
         if run is not None and os.path.lexists(locate(run, checkpoints)):
             refuse(locate(run, checkpoints))  # Before a corpus is fetched for nothing.
         lstm.choose(config.impl)
-        corpus = load_corpus(config.corpus, lowercase=config.lowercase, progress=reporter.download)
+        corpus = load_corpus(
+            config.corpus,
+            encoding=config.encoding,
+            lowercase=config.lowercase,
+            normalize=config.normalize,
+            progress=reporter.download,
+        )
         config = dataclasses.replace(config, corpus=corpus.sources)
         vocab = Vocab.build(config.tokens, *split_text(corpus.text, config.validation), words=config.words)
         data = Data.of(config, corpus, vocab)

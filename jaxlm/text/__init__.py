@@ -1,1 +1,1 @@
-"""From strings to token ids and back: corpora, vocabularies, batches. Nothing here knows JAX."""
+"""Strings to token ids and back: corpora, vocabularies, batches. Nothing here knows JAX."""

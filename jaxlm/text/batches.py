@@ -1,4 +1,4 @@
-"""Batches: which parts of the corpus a step sees, as plain integers on the host."""
+"""Batches: which part of the corpus each step reads, as plain integers on the host."""
 
 import dataclasses
 import math
@@ -12,26 +12,26 @@ NO_WINDOW = -1
 
 
 def smallest_ids(ids: np.ndarray, vocabulary: int) -> np.ndarray:
-    """Token ids in the smallest unsigned type that holds the whole vocabulary."""
+    """Token ids in the smallest unsigned type that can hold every id of the vocabulary."""
     return ids.astype(np.min_scalar_type(vocabulary - 1))
 
 
 def split_text(text: str, share: float) -> tuple[str, str]:
-    """A text without its end, and the end, which is held out: the last ceil(len(text) * share) characters."""
+    """A text without its held-out end, and that end: the last ceil(len(text) * share) characters."""
     border = len(text) - math.ceil(len(text) * share)
     return text[:border], text[border:]
 
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """The overlapping windows of a corpus: `length` tokens each, and the token that follows.
+    """The overlapping windows of a corpus: `length` tokens each, and the token that follows as the target.
 
     They start at range(0, tokens - length, stride), as in Deep Learning with Python, 8.1.
 
     Attributes:
-      tokens: N, tokens in the corpus.
-      length: T, tokens in a window, without its target.
-      stride: tokens from one window's start to the next's.
+      tokens: N, the tokens in the corpus.
+      length: T, the tokens in a window, not counting its target.
+      stride: the distance between the starts of successive windows, in tokens.
     """
 
     tokens: int
@@ -42,7 +42,7 @@ class Windows:
         if self.tokens <= self.length:
             raise InputError(
                 f"corpus: found a text of only {self.tokens} tokens, expected at least {self.length + 1} for one "
-                f"window of {self.length} and the token after it; use more text, or a smaller length"
+                f"window of {self.length} and the token after it; use more text, or a shorter length"
             )
         _check_positions(self.tokens)
 
@@ -50,7 +50,7 @@ class Windows:
         return len(range(0, self.tokens - self.length, self.stride))
 
     def steps(self, batch: int) -> int:
-        """Batches in an epoch; the last may be partial."""
+        """The number of batches in an epoch; the last may be partial."""
         return -(-len(self) // batch)
 
     def starts(self, seed: int, epoch: int, batch: int) -> np.ndarray:
@@ -67,14 +67,14 @@ class Windows:
 
 @dataclasses.dataclass(frozen=True)
 class Streams:
-    """A corpus read on and on by contiguous streams, which start evenly spaced over it.
+    """A corpus read straight through by several streams, which start at even distances.
 
-    The text is a circle: its beginning follows its end. So no token is left over, and where one chunk ends and the
-    next begins differs from epoch to epoch.
+    The text is a circle: its end is followed by its beginning. So no token is left over, and the borders between chunks
+    differ from epoch to epoch.
 
     Attributes:
-      tokens: N, tokens in the corpus.
-      length: T, tokens in a chunk, which is what a stream reads in a step.
+      tokens: N, the tokens in the corpus.
+      length: T, the tokens in a chunk, which a stream reads in one step.
     """
 
     tokens: int
@@ -89,7 +89,7 @@ class Streams:
         _check_positions(self.tokens, beyond=self.length)
 
     def steps(self, batch: int) -> int:
-        """Steps after which `batch` streams have read all N tokens, and no step too many."""
+        """The fewest steps in which `batch` streams read all N tokens."""
         return -(-self.tokens // (batch * self.length))
 
     def starts(self, seed: int, epoch: int, batch: int) -> np.ndarray:

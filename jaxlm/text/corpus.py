@@ -1,14 +1,14 @@
-"""Corpora and vocabularies: from names and files to one text, from text to token ids and back."""
+"""Corpora: from names, files and folders to a single text."""
 
-import codecs
+import collections
 import dataclasses
 import functools
 import hashlib
 import http.client
 import logging
 import os
-import shlex
 import tempfile
+import unicodedata
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
@@ -18,31 +18,34 @@ from typing import NoReturn
 import platformdirs
 
 from jaxlm.errors import InputError
+from jaxlm.text.encodings import count_controls
+from jaxlm.text.files import BadFile, read_text
 
 log = logging.getLogger("jaxlm")
 
 Received = Callable[[int, int], None]
-"""Called with the bytes fetched so far and the bytes in all."""
+"""Called with the bytes downloaded so far and the total."""
 
 TEXT_SUFFIXES = (".txt", ".text", ".md")
-"""Files with one of these endings are the text of a folder."""
+"""The files of a folder that are read: those with one of these endings."""
 
 TIMEOUT = 10.0
 """Seconds without an answer after which a download is given up."""
 
 EMBEDDED = "python-docs"
-"""The corpus that needs neither network nor file: the help topics that every CPython carries."""
+"""The corpus that needs neither a network nor a file: the help topics that come with every CPython."""
+
+SHOWN = 5
+"""Files that a sentence names before it counts the rest."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """A corpus at a public address, and facts that tell it from a captive portal's page."""
+    """A corpus at a public address, and what tells it from anything else that may come from there."""
 
     url: str
     bytes: int
-    characters: int
-    offset: int
-    passage: str
+    sha256: str
 
 
 PUBLISHED = {
@@ -50,17 +53,13 @@ PUBLISHED = {
     "nietzsche": Published(
         url="https://s3.amazonaws.com/text-datasets/nietzsche.txt",
         bytes=600_901,
-        characters=600_893,
-        offset=116_739,
-        passage="the slowly ascending ranks and classes, in which,\nthrough fo",
+        sha256="23cf69874ab69d3d256099ab530ea4be24d47d9675b673bcc67cbcd6298ec647",
     ),
     # The corpus of char-rnn and nanoGPT.
     "shakespeare": Published(
         url="https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
         bytes=1_115_394,
-        characters=1_115_394,
-        offset=0,
-        passage="First Citizen:\nBefore we proceed any further, hear me speak.",
+        sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
     ),
 }
 
@@ -70,113 +69,125 @@ class Corpus:
     """A text to learn from.
 
     Attributes:
-      name: short; a run is named after it.
-      sources: the names and paths it was read from, which read it again.
-      text: the whole of it.
+      name: a short name; runs are named after it.
+      sources: the names and paths that it was read from, and can be read from again.
+      text: all of it.
+      files: the paths of the files that were read, in order; none for published corpora and python-docs.
+      remarks: what a user should know about the text before training on it, a sentence each.
     """
 
     name: str
     sources: tuple[str, ...]
     text: str
+    files: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Digest of the text, in UTF-8."""
+        """The digest of the text in UTF-8."""
         return hashlib.sha256(self.text.encode("utf-8")).hexdigest()
 
 
 def load_corpus(
-    sources: Sequence[str] | None = None, *, lowercase: bool = False, progress: Received | None = None
+    sources: Sequence[str] | None = None,
+    *,
+    encoding: str | None = None,
+    lowercase: bool = False,
+    normalize: bool = False,
+    progress: Received | None = None,
 ) -> Corpus:
     """Reads a corpus.
 
     Args:
-      sources: names of published corpora, `python-docs`, files of UTF-8 text, and folders of them, joined in
-        this order. A name wins over a file of that name (`./nietzsche` is always a file). None means
-        nietzsche, or python-docs where that is neither in the cache nor on the network.
+      sources: published corpora by name, `python-docs`, text files, and folders of them, joined in this order. A name
+        takes precedence over a file of that name (`./nietzsche` is always a file); `~` is the home directory. None
+        means nietzsche, or python-docs if that is neither cached nor can be downloaded.
+      encoding: of the files, except those with a byte order mark; by default UTF-8.
       lowercase: whether to lowercase the text.
-      progress: told of a download as it goes on.
+      normalize: whether to bring the text into Unicode's composed form, NFC, afterwards.
+      progress: is called as a download proceeds.
 
     Raises:
-      InputError: a source is missing, unreadable, not UTF-8, or holds no text.
+      InputError: a source is missing, cannot be read, or is not text in this encoding, or there is no text at all.
+        Files that cannot be read are all named at once.
     """
+    reading = _Reading(encoding, progress)
     if sources is None:
         try:
-            sources, text = ("nietzsche",), fetch("nietzsche", progress)
+            sources = ("nietzsche",)
+            reading.read("nietzsche")
         except DownloadError as error:
-            sources, text = (EMBEDDED,), _embedded()
+            sources = (EMBEDDED,)
+            reading.read(EMBEDDED)
             log.warning("%s. Training on %s, Python's own help topics, instead.", error, EMBEDDED)
     else:
-        parts = [part for source in sources for part in _read(source, progress) if part]
-        # Two files' lines must not run into one another.
-        text = "".join(
-            part if part.endswith("\n") or i == len(parts) - 1 else part + "\n" for i, part in enumerate(parts)
-        )
-    if not text:
-        raise InputError(f"corpus {' '.join(sources)}: found no text in it, expected some; choose another file")
-    name = Path(sources[0]).resolve().stem if _is_path(sources[0]) else sources[0]
-    return Corpus(name, tuple(sources), text.lower() if lowercase else text)
+        for source in sources:
+            reading.read(source)
+    text = reading.text(sources)
+    if lowercase:
+        text = text.lower()
+    if normalize and not unicodedata.is_normalized("NFC", text):
+        text = unicodedata.normalize("NFC", text)
+    first = sources[0]
+    name = first if _is_name(first) else Path(os.path.expanduser(first)).resolve().stem
+    return Corpus(name, tuple(sources), text, tuple(map(str, reading.files)), (*reading.remarks, *_remarks(text)))
 
 
 class DownloadError(InputError):
-    """A published corpus that could not be fetched whole."""
+    """A published corpus that could not be downloaded."""
 
 
 def fetch(name: str, progress: Received | None = None) -> str:
-    """The text of a published corpus: from the user's cache, or downloaded into it, whole or not at all.
+    """The text of a published corpus: from the user's cache, or else downloaded and cached.
 
     Raises:
-      DownloadError: the network or the server failed, or what came is not that corpus.
+      DownloadError: the network or the server failed, or sent something else.
     """
     published = PUBLISHED[name]
     path = Path(platformdirs.user_cache_dir("jaxlm", appauthor=False)) / f"{name}.txt"
     try:
-        return _verified(name, path.read_bytes())
-    except (OSError, DownloadError):
-        pass  # Not there, or damaged: fetched anew.
-    advice = "check the network, or give a text of your own with --corpus FILE"
+        content = path.read_bytes()
+    except OSError:
+        content = b""
+    if _is_published(content, published):
+        return content.decode("utf-8")
+    place = f"put the file there as {path}{' (what is there now is something else)' if content else ''}"
+    advice = f"check the network, {place}, or use a text of your own with --corpus FILE"
     try:
         with urllib.request.urlopen(published.url, timeout=TIMEOUT) as response:
             received = bytearray()
             while block := response.read(64 * 1024):
                 received += block
                 if len(received) > published.bytes:
-                    break  # Not this corpus; _verified says so.
+                    break
                 if progress:
                     progress(len(received), published.bytes)
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, urllib.error.HTTPError):
-            error.close()  # It is the answer too, with its connection.
+            error.close()  # The error holds the connection.
         reason = str(error.reason if isinstance(error, urllib.error.URLError) else error).strip()
         raise DownloadError(
             f"corpus {name}: could not be fetched from {published.url} ({reason or type(error).__name__}); {advice}"
         ) from error
-    text = _verified(name, bytes(received))
+    if not _is_published(received, published):
+        raise DownloadError(
+            f"corpus {name}: {published.url} sent {len(received):,} bytes that are not this corpus, expected its "
+            f"{published.bytes:,}; {advice}"
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Written beside it under another name, which is gone however this ends.
+        # Written beside it, in a directory that is removed however this ends, so that it is cached whole or not at all.
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=name) as folder:
             whole = Path(folder) / path.name
             whole.write_bytes(received)
             os.replace(whole, path)
     except OSError as error:
-        log.warning("cache %s: cannot be written to (%s), so %s is not kept", path.parent, error.strerror, name)
-    return text
+        log.warning("cache %s: cannot be written to (%s), so %s is not cached", path.parent, error.strerror, name)
+    return received.decode("utf-8")
 
 
-def _verified(name: str, content: bytes) -> str:
-    published = PUBLISHED[name]
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError:
-        text = ""
-    found = text.lower()[published.offset : published.offset + len(published.passage)]
-    if (len(content), len(text), found) != (published.bytes, published.characters, published.passage.lower()):
-        raise DownloadError(
-            f"corpus {name}: {published.url} gave {len(content):,} bytes that are not this corpus, expected its "
-            f"{published.bytes:,}; try again later, or give a text of your own with --corpus FILE"
-        )
-    return text
+def _is_published(content: bytes | bytearray, published: Published) -> bool:
+    return len(content) == published.bytes and hashlib.sha256(content).hexdigest() == published.sha256
 
 
 def _embedded() -> str:
@@ -185,70 +196,156 @@ def _embedded() -> str:
     return "\n".join(topics[topic] for topic in sorted(topics))
 
 
-def _is_path(source: str) -> bool:
-    return source not in PUBLISHED and source != EMBEDDED
+def _is_name(source: str) -> bool:
+    return source in PUBLISHED or source == EMBEDDED
 
 
-def _read(source: str, progress: Received | None) -> Iterator[str]:
-    if source in PUBLISHED:
-        yield fetch(source, progress)
-        return
-    if source == EMBEDDED:
-        yield _embedded()
-        return
-    # os.path, unlike Path, answers False where it may not look, and for what is no path at all.
-    path = Path(source)
-    if os.path.isfile(source):
-        yield _read_file(path)
-    elif os.path.isdir(source):
-        files = sorted(_text_files(path))
+class _Reading:
+    """The texts of sources as they are read, and the files that could not be."""
+
+    def __init__(self, encoding: str | None, progress: Received | None) -> None:
+        self.files: list[Path] = []
+        self.remarks: list[str] = []
+        self._encoding, self._progress = encoding, progress
+        self._parts: list[str] = []
+        self._bad: list[BadFile] = []
+        self._utf8 = False  # Whether there is a file that is UTF-8, and not just ASCII.
+
+    def read(self, source: str) -> None:
+        """Reads a source; files that are no text are put off until `text`.
+
+        Raises:
+          InputError: there is no such source, or a folder without text.
+        """
+        if _is_name(source):
+            self._parts.append(fetch(source, self._progress) if source in PUBLISHED else _embedded())
+            return
+        # os.path, unlike Path, answers False where it may not look, and for what cannot be a path at all.
+        path = os.path.expanduser(source)
+        if os.path.isfile(path):
+            self._read_file(Path(path))
+        elif os.path.isdir(path):
+            self._read_folder(Path(path))
+        else:
+            found = "something that is neither a file nor a folder" if os.path.exists(path) else "nothing there"
+            names = ", ".join([*PUBLISHED, EMBEDDED])
+            raise InputError(f"corpus {source}: found {found}, expected a text file, a folder, or one of {names}")
+
+    def text(self, sources: Sequence[str]) -> str:
+        """All texts that were read, joined.
+
+        Raises:
+          InputError: there is none, or files could not be read.
+        """
+        label = f"corpus {' '.join(sources)}"
+        if self._bad:
+            raise _complaint(label, self._bad, self._encoding or "UTF-8", self._utf8)
+        parts = [part for part in self._parts if part]
+        if not parts:
+            raise InputError(f"{label}: found no text in it, expected some; choose another file")
+        # The last line of a file and the first of the next must not become one.
+        return "".join(part if part.endswith("\n") else part + "\n" for part in parts[:-1]) + parts[-1]
+
+    def _read_folder(self, folder: Path) -> None:
+        files, others = _walk(folder)
+        left_out = _counts(others)
         if not files:
             raise InputError(
-                f"corpus {source}: found a folder without text, expected files ending in "
-                f"{', '.join(TEXT_SUFFIXES)}; name the files themselves if they end otherwise"
+                f"corpus {folder}: found a folder without text{f' (it has {left_out})' if others else ''}, expected "
+                f"files ending in {', '.join(TEXT_SUFFIXES)}; name files with other endings themselves"
             )
         for file in files:
-            yield _read_file(file)
-    else:
-        found = "something that is neither a file nor a folder" if os.path.exists(source) else "nothing there"
-        names = ", ".join([*PUBLISHED, EMBEDDED])
-        raise InputError(f"corpus {source}: found {found}, expected a text file, a folder, or one of {names}")
+            self._read_file(file)
+        names = _listing([str(file.relative_to(folder)) for file in files])
+        remark = f"{folder}: read {len(files)} {'file' if len(files) == 1 else 'files'} ({names})"
+        if others:
+            remark += f"; left out {others.total()} ({left_out}); to read such a file, name it itself"
+        self.remarks.append(f"{remark}.")
+
+    def _read_file(self, file: Path) -> None:
+        try:
+            text = read_text(file, self._encoding)
+        except BadFile as error:
+            self._bad.append(error)
+            return
+        if self._encoding is None:
+            self._utf8 |= not text.isascii()
+        elif _seems_utf8(text, self._encoding):
+            self.remarks.append(f"{file}: read as {self._encoding}, but it seems to be UTF-8.")
+        self.files.append(file)
+        self._parts.append(text)
 
 
-def _text_files(folder: Path) -> Iterator[Path]:
-    """The text files below a folder, but none that is hidden."""
+def _walk(folder: Path) -> tuple[list[Path], collections.Counter[str]]:
+    """The text files below a folder, in order, and what else is there, counted by ending; nothing that is hidden."""
 
     def stop(error: OSError) -> NoReturn:
-        raise _unreadable(Path(error.filename), error)
+        raise InputError(
+            f"corpus {error.filename}: cannot be read ({error.strerror}); change its permissions, or choose another "
+            "folder"
+        )
 
+    files, others = [], collections.Counter[str]()
     for place, folders, names in os.walk(folder, onerror=stop):
         folders[:] = [name for name in folders if not name.startswith(".")]
+        others["linked folder"] += sum(os.path.islink(os.path.join(place, name)) for name in folders)
         for file in (Path(place, name) for name in names if not name.startswith(".")):
-            if file.suffix.lower() in TEXT_SUFFIXES and os.path.isfile(file):
-                yield file
+            if not os.path.isfile(file):
+                others["not a file"] += 1
+            elif file.suffix.lower() in TEXT_SUFFIXES:
+                files.append(file)
+            else:
+                others[file.suffix.lower() or "without ending"] += 1
+    return sorted(files), +others
 
 
-def _unreadable(path: Path, error: OSError) -> InputError:
-    return InputError(
-        f"corpus {path}: cannot be read ({error.strerror}), expected to be allowed to; change its permissions, or "
-        "choose another file"
-    )
+def _counts(others: collections.Counter[str]) -> str:
+    return _listing([f"{kind} {count}" for kind, count in sorted(others.items())], 10)
 
 
-def _read_file(path: Path) -> str:
+def _listing(names: Sequence[str], shown: int = SHOWN) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
+def _complaint(label: str, bad: Sequence[BadFile], expected: str, others_utf8: bool) -> InputError:
+    """One error for all the files that could not be read."""
+    encoding = bad[0].encoding if len({error.encoding for error in bad}) == 1 else None
+    if len(bad) == 1 and not (encoding and others_utf8):
+        return bad[0]
+    found = "a file that is" if len(bad) == 1 else "files that are"
+    names = _listing([f"{error.path} ({error.kind})" for error in bad])
+    if encoding and not others_utf8:
+        remedy = f"use --encoding {encoding}"
+    elif others_utf8:
+        remedy = "the others are, so convert these to UTF-8 text first, or leave them out"
+    else:
+        remedy = "convert them to UTF-8 text first, or leave them out"
+    return InputError(f"{label}: found {found} not {expected} text: {names}; {remedy}")
+
+
+def _seems_utf8(text: str, encoding: str) -> bool:
+    """Whether a text's bytes in an encoding are UTF-8 too, as happens by chance in very short texts only."""
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    # A byte order mark is not text; line ends and NUL are kept as they are.
-    start = len(codecs.BOM_UTF8) if content.startswith(codecs.BOM_UTF8) else 0
-    try:
-        return content[start:].decode("utf-8")
-    except UnicodeDecodeError as error:
-        offset = start + error.start
-        encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "latin1"
-        raise InputError(
-            f"corpus {path}: found byte 0x{content[offset]:02X} at offset {offset}, expected UTF-8 text; convert it "
-            f"first, for example: iconv -f {encoding} -t utf-8 {shlex.quote(str(path))} > "
-            f"{shlex.quote(f'utf8-{path.name}')}"
-        ) from error
+        return text.encode(encoding).decode("utf-8") != text
+    except UnicodeError:
+        return False
+
+
+def _remarks(text: str) -> Iterator[str]:
+    """What is unusual about a text's characters, in sentences."""
+    crlf = text.count("\r\n")
+    cr, lf = text.count("\r") - crlf, text.count("\n") - crlf
+    keeps = "The model learns them as they are"
+    if crlf and not cr and not lf:
+        yield f"Lines end in CR LF, as on Windows. {keeps}; to convert a file: tr -d '\\r' < FILE > NEW."
+    elif cr and not crlf and not lf:
+        yield (
+            f"Lines end in CR alone, as on old Macs. {keeps}, and a terminal prints such lines over each other; to "
+            "convert a file: tr '\\r' '\\n' < FILE > NEW."
+        )
+    elif cr or crlf:
+        ends = ", ".join(f"{count:,} {name}" for name, count in (("LF", lf), ("CR LF", crlf), ("CR", cr)) if count)
+        yield f"Lines end in different ways ({ends}). {keeps}; an editor can convert them to one kind."
+    if (controls := count_controls(text)) * 100 > len(text):
+        yield f"{controls / len(text):.0%} of the text is control characters, such as NUL. Is it really text?"

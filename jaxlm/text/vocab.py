@@ -1,4 +1,4 @@
-"""Vocabularies: from text to token ids and back."""
+"""Vocabularies: text to token ids and back."""
 
 import codecs
 import collections
@@ -14,16 +14,19 @@ from jaxlm.config import Tokens
 from jaxlm.errors import InputError, check_choice, reject
 
 BYTES = tuple(chr(byte) for byte in range(256))
-"""The tokens of every byte vocabulary: each byte as the character of that number."""
+"""The tokens of every byte vocabulary: each byte, as the character with its number."""
+
+UNSPACED = 200
+"""Letters from which on a text can be said to have no spaces."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Vocab:
-    """The tokens a model knows, in the order of their ids.
+    """The tokens that a model knows, in the order of their ids.
 
-    A text is always the concatenation of its tokens, so decoding undoes encoding. `char` tokens are the
-    corpus's characters; `byte` tokens are the 256 bytes of UTF-8, which spell any text; `word` tokens are
-    characters and frequent words, and other words are spelled in characters.
+    A text is always the concatenation of its tokens, so decoding undoes encoding. `char` tokens are the characters of
+    the corpus. `byte` tokens are all 256 bytes, and spell any text in UTF-8. `word` tokens are the characters of the
+    corpus and its most frequent words; other words are spelled in characters.
     """
 
     kind: Tokens
@@ -42,13 +45,16 @@ class Vocab:
 
     @classmethod
     def build(cls, kind: Tokens, text: str, held_out: str = "", *, words: int = 0) -> "Vocab":
-        """The vocabulary of a corpus: sorted, so that it depends on the text alone.
+        """The vocabulary of a corpus, in sorted order, so that it depends on the text alone.
 
         Args:
           kind: char, byte or word.
-          text: what is learned from.
-          held_out: what else is to be read, of which only the characters count.
-          words: for `word`, how many of the most frequent words to know, ties by order of the alphabet.
+          text: the text to learn from.
+          held_out: text that is also to be read; only its characters are added.
+          words: for `word`, how many of the most frequent words to include; the alphabet breaks ties.
+
+        Raises:
+          InputError: `word` was chosen for a text that has no spaces between its words.
         """
         if kind == "byte":
             return cls(kind, BYTES)
@@ -56,6 +62,7 @@ class Vocab:
         if kind == "char":
             return cls(kind, tuple(characters))
         counts = collections.Counter(piece for piece in _pieces(text) if len(piece) > 1)
+        _check_spaced(text, counts)
         frequent = sorted(counts, key=lambda word: (-counts[word], word))[:words]
         return cls(kind, (*characters, *sorted(frequent)))
 
@@ -69,7 +76,7 @@ class Vocab:
 
     @functools.cached_property
     def widths(self) -> np.ndarray:
-        """int32[V], characters that each token adds to a text; a byte adds one where a character begins."""
+        """int32[V], the characters that each token adds to a text; of a character's bytes, the first adds it."""
         if self.kind == "byte":
             return np.array([byte & 0xC0 != 0x80 for byte in range(256)], np.int32)
         return np.array([len(token) for token in self.tokens], np.int32)
@@ -77,7 +84,7 @@ class Vocab:
     def unknown(self, text: str) -> list[str]:
         """The distinct characters of a text that cannot be encoded, in order of appearance."""
         if self.kind == "byte":
-            # Python's stand-ins for bytes that were no UTF-8, as in a terminal of another encoding.
+            # Python's placeholders for bytes that were not UTF-8, as from a terminal with another encoding.
             return list(dict.fromkeys(re.findall("[\ud800-\udfff]", text)))
         return [character for character in dict.fromkeys(text) if character not in self.ids]
 
@@ -85,7 +92,7 @@ class Vocab:
         """The ids of a text's tokens, int32[N].
 
         Raises:
-          InputError: the text has characters outside the vocabulary; the message has them, and what the text is.
+          InputError: the text has characters outside the vocabulary; the message lists them, and calls the text `name`.
         """
         if self.kind == "byte":
             self._check_known(text, name)
@@ -107,8 +114,8 @@ class Vocab:
     def decoder(self) -> Callable[[Iterable[int], bool], str]:
         """A function that decodes a text piece by piece.
 
-        It takes ids and whether they are the last, and returns the text that is complete by then: a character
-        whose bytes lie in two pieces comes with the second.
+        It takes ids, and whether they are the last, and returns the text that they complete: a character whose bytes
+        are split between two pieces comes with the second.
         """
         if self.kind != "byte":
             return lambda ids, final: "".join([self.tokens[i] for i in ids])
@@ -147,10 +154,26 @@ class Vocab:
         if unknown := self.unknown(text):
             shown = ", ".join(f"{character!r} (U+{ord(character):04X})" for character in unknown[:10])
             more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
+            remedy = "leave them out, or drop them with --unknown skip"
+            if "\\" in unknown and (escape := re.search(r"\\[nt]", text)):
+                kind = {"\\n": "line end", "\\t": "tab"}[escape.group()]
+                remedy = f"for a {kind}, write $'...{escape.group()}' in the shell; otherwise {remedy}"
             raise InputError(
                 f"{name}: found characters that the model has never seen: {shown}{more}; expected those of its "
-                "corpus; leave them out, or drop them with --unknown skip"
+                f"corpus; {remedy}"
             )
+
+
+def _check_spaced(text: str, counts: Mapping[str, int]) -> None:
+    """Raises InputError for text like Chinese, Japanese or DNA: hardly any spaces, and long runs of letters."""
+    letters = sum(len(word) * count for word, count in counts.items())
+    weighted = sum(len(word) ** 2 * count for word, count in counts.items())  # The average letter's word is this long.
+    if letters > UNSPACED and weighted > 8 * letters and len(re.findall(r"\s", text)) * 20 < len(text):
+        longest = max(map(len, counts))
+        raise InputError(
+            f"tokens: found a text without spaces between its words (the longest has {longest:,} characters), so "
+            "words mean nothing in it; use --tokens char"
+        )
 
 
 def _pieces(text: str) -> Iterator[str]:

@@ -1,0 +1,206 @@
+"""Reads files as text; names the encoding, or the kind of file, of those that cannot be read so."""
+
+import codecs
+import io
+import re
+import zipfile
+from pathlib import Path
+
+from jaxlm.errors import InputError
+from jaxlm.text.encodings import ENCODINGS, guess_encoding, guess_wide
+
+_BYTE_ORDER_MARKS = (
+    # UTF-32 first, since its little-endian mark begins with that of UTF-16.
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+
+_SAVE = "save it as plain text (.txt) first"
+_UNPACK = "unpack it first"
+_EXPORT = "export the text that is in it first"
+_CHOOSE = "choose a text file"
+
+_KINDS = (
+    (rb"%PDF-", "a PDF document", "extract its text first, for example with pdftotext"),
+    (rb"\{\\rtf", "an RTF document", _SAVE),
+    (rb".{60}BOOKMOBI", "a Kindle (MOBI) book", "convert it to plain text (.txt) first, for example with Calibre"),
+    (rb"AT&TFORM", "a DjVu document", "extract its text first, for example with djvutxt"),
+    (rb"\x1f\x8b", "a gzip archive", _UNPACK),
+    (rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", "a bzip2 archive", _UNPACK),
+    (rb"\xfd7zXZ\0", "an xz archive", _UNPACK),
+    (rb"\x28\xb5\x2f\xfd", "a Zstandard archive", _UNPACK),
+    (rb"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK),
+    (rb"Rar!\x1a\x07", "a RAR archive", _UNPACK),
+    (rb".{257}ustar[\0 ]", "a tar archive", _UNPACK),
+    (rb"MThd\0\0\0", "a MIDI file", "convert it to a notation in text first, such as ABC"),
+    (rb"\x89PNG\r\n\x1a\n", "a PNG image", _CHOOSE),
+    (rb"\xff\xd8\xff", "a JPEG image", _CHOOSE),
+    (rb"GIF8[79]a.{6}[\0-\x1f]", "a GIF image", _CHOOSE),
+    (rb"BM.{4}\0\0\0\0", "a BMP image", _CHOOSE),
+    (rb"II\*\0|MM\0\*", "a TIFF image", _CHOOSE),
+    (rb"RIFF.{4}WEBP", "a WebP image", _CHOOSE),
+    (rb"RIFF.{4}WAVE", "a WAV recording", _CHOOSE),
+    (rb"RIFF.{4}AVI ", "an AVI video", _CHOOSE),
+    (rb"FORM.{4}AIF[FC]", "an AIFF recording", _CHOOSE),
+    (rb"ID3[\2-\4]\0", "an MP3 recording", _CHOOSE),
+    (rb"OggS\0", "an Ogg recording", _CHOOSE),
+    (rb"fLaC\0", "a FLAC recording", _CHOOSE),
+    (rb"\0\0\0.ftyp(hei|mif)", "a HEIF image", _CHOOSE),
+    (rb"\0\0\0.ftyp", "an MP4 video or recording", _CHOOSE),
+    (rb"\x1a\x45\xdf\xa3", "a Matroska or WebM video", _CHOOSE),
+    (rb"\x93NUMPY", "a NumPy array", _EXPORT),
+    (rb"\x89HDF\r\n\x1a\n", "an HDF5 file", _EXPORT),
+    (rb"PAR1[\x15-\x18]", "a Parquet table", _EXPORT),
+    (rb"SQLite format 3\0", "an SQLite database", _EXPORT),
+    (rb"\x80[\2-\5][\x95c}\]]", "a Python pickle", _EXPORT),
+    (rb"bplist0", "a binary property list, such as a web archive", _EXPORT),
+    (rb"\x7fELF|MZ.{0,62}\0|\xca\xfe\xba\xbe|[\xce\xcf]\xfa\xed\xfe|\0asm", "a compiled program", _CHOOSE),
+)
+"""Patterns of first bytes, which no plain text has; what such a file is; what to do with it."""
+
+_ZIPPED = (
+    # EPUB, OpenDocument and HWPX name themselves in their first entry, Office and Java by their other entries.
+    (rb"mimetypeapplication/epub", "an EPUB book", "convert it to plain text (.txt) first, for example with Calibre"),
+    (rb"mimetypeapplication/vnd\.oasis\.opendocument\.text", "an OpenDocument text", _SAVE),
+    (rb"mimetypeapplication/vnd\.oasis\.opendocument", "an OpenDocument file", _SAVE),
+    (rb"mimetypeapplication/hwp", "a Hangul (HWPX) document", _SAVE),
+    (rb"(.*\n)?word/", "a Word document", _SAVE),
+    (rb"(.*\n)?xl/", "an Excel workbook", _SAVE),
+    (rb"(.*\n)?ppt/", "a PowerPoint presentation", _SAVE),
+    (rb"(.*\n)?Index/(Document|Metadata)\.iwa", "a Pages document", _SAVE),
+    (rb"[^\n]*\.npy\n", "NumPy arrays (.npz)", _EXPORT),
+    (rb"(.*\n)?META-INF/MANIFEST\.MF\n", "a Java archive", _CHOOSE),
+)
+"""Patterns of the names of a zip file's entries, a line each; before them the content of an entry named mimetype."""
+
+
+class BadFile(InputError):
+    """A file that cannot be read as text.
+
+    Attributes:
+      path: the file.
+      kind: what it seems to be, in a few words.
+      encoding: the encoding that it seems to be in, if that is all that is wrong with it.
+    """
+
+    def __init__(self, path: Path, found: str, remedy: str, kind: str, encoding: str | None = None) -> None:
+        super().__init__(f"corpus {path}: {found}; {remedy}")
+        self.path, self.kind, self.encoding = path, kind, encoding
+
+
+def read_text(path: Path, encoding: str | None = None) -> str:
+    """The text of a file, without a byte order mark; line ends and control characters stay as they are.
+
+    Args:
+      path: the file.
+      encoding: its encoding, unless it has a byte order mark; by default UTF-8.
+
+    Raises:
+      BadFile: the file cannot be opened, is not text, or is in another encoding. The message names its kind, or its
+        encoding as far as that can be guessed.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BadFile(
+            path, f"cannot be read ({error.strerror})", "change its permissions, or choose another file", "unreadable"
+        ) from error
+    if known := _kind(content):
+        kind, remedy = known
+        raise BadFile(path, f"found {kind}, expected plain text", remedy, kind)
+    mark, marked = next(
+        ((mark, name) for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark)), (b"", encoding or "utf-8")
+    )
+    try:
+        text = content[len(mark) :].decode(marked)
+    except UnicodeError as error:
+        start = len(mark) + (error.start if isinstance(error, UnicodeDecodeError) else 0)
+        raise _misread(path, content, start, marked, bool(mark)) from error
+    if encoding is None and "\0" in text and (wide := guess_wide(content)):
+        raise BadFile(
+            path,
+            "found UTF-16 text without a byte order mark, expected UTF-8",
+            f"use --encoding {wide}",
+            f"looks like {wide}",
+            wide,
+        )
+    return text
+
+
+def _misread(path: Path, content: bytes, start: int, encoding: str, marked: bool) -> BadFile:
+    """What to say of content that cannot be decoded, from position `start` on."""
+    expected = "UTF-8" if encoding == "utf-8" else encoding
+    found = f"found byte 0x{content[start]:02X} at offset {start}, expected {expected} text"
+    if marked:
+        remedy = f"its byte order mark says {expected}, so the file is damaged: save it anew, or choose another"
+        return BadFile(path, found, remedy, f"damaged {expected}")
+    if encoding != "utf-8" and _is_utf8(content):
+        return BadFile(path, found, "the file is UTF-8: leave out --encoding", "UTF-8")
+    if encoding == "utf-8" and _is_nearly_utf8(content):
+        remedy = "the rest is UTF-8, so the file is damaged there: mend it, or choose another"
+        return BadFile(path, found, remedy, "damaged UTF-8")
+    names = guess_encoding(content, start)
+    if not names and _is_binary(content):
+        return BadFile(path, "found binary data, expected plain text", _CHOOSE, "binary data")
+    if len(names) == 1:
+        [name] = names
+        script = f" ({ENCODINGS[name]})" if name in ENCODINGS else ""
+        return BadFile(path, found, f"it looks like {name}{script}: use --encoding {name}", f"looks like {name}", name)
+    if names:
+        *most, last = (f"{name} ({ENCODINGS[name]})" for name in names[:5])
+        unclear = f"its encoding is unclear, perhaps {', '.join(most)} or {last}"
+    else:
+        unclear = "its encoding is unknown"
+    return BadFile(path, found, f"{unclear}: name it with --encoding", "encoding unknown")
+
+
+def _is_utf8(content: bytes) -> bool:
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _is_nearly_utf8(content: bytes) -> bool:
+    """Whether most characters beyond ASCII are UTF-8, as by chance they never are."""
+    text = content.decode("utf-8", "replace")
+    bad = text.count("\N{REPLACEMENT CHARACTER}")
+    return len(text) - len(text.encode("ascii", "ignore")) > 2 * bad
+
+
+def _is_binary(content: bytes) -> bool:
+    """Whether too many bytes are control characters for text in any encoding."""
+    part = content[: 2**20]
+    return len(re.findall(rb"[\0-\x08\x0e-\x1a\x1c-\x1f\x7f]", part)) * 100 > len(part)
+
+
+def _kind(content: bytes) -> tuple[str, str] | None:
+    """What a file is that is no plain text, and what to do with it; None if its first bytes do not say."""
+    if content.startswith(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"):
+        # Names in this container are UTF-16.
+        for name, kind in (("HwpSummaryInformation", "a Hangul (HWP) document"), ("WordDocument", "a Word document")):
+            if name.encode("utf-16-le") in content:
+                return kind, _SAVE
+        return "a Microsoft Office document", _SAVE
+    if content.startswith((b"PK\3\4", b"PK\5\6")):
+        return _match(_ZIPPED, _zip_entries(content)) or ("a zip archive", _UNPACK)
+    return _match(_KINDS, content)
+
+
+def _match(kinds: tuple[tuple[bytes, str, str], ...], content: bytes) -> tuple[str, str] | None:
+    return next(((kind, remedy) for pattern, kind, remedy in kinds if re.match(pattern, content, re.DOTALL)), None)
+
+
+def _zip_entries(content: bytes) -> bytes:
+    """The names of a zip file's entries, a line each, after the content of the one named mimetype, if any."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            names = archive.namelist()
+            mimetype = b"mimetype" + archive.read("mimetype") if "mimetype" in names else b""
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError):  # Damaged, encrypted, or exotic.
+        return b""
+    return mimetype + "".join(f"{name}\n" for name in names).encode("utf-8", "surrogateescape")
