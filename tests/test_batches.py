@@ -25,7 +25,7 @@ LETTERS = "abcdefghij"
 )
 def test_windows_of_ten_letters(length, stride, expected):
     windows = Windows(len(LETTERS), length, stride)
-    starts = np.sort(windows.epoch(seed=0, epoch=0, batch=1).ravel())
+    starts = np.sort(windows.starts(seed=0, epoch=0, batch=1).ravel())
     assert [f"{LETTERS[i : i + length]}>{LETTERS[i + length]}" for i in starts] == expected
     assert len(windows) == len(expected)
 
@@ -33,7 +33,7 @@ def test_windows_of_ten_letters(length, stride, expected):
 @pytest.mark.parametrize(("tokens", "batch", "steps"), [(43, 5, 3), (43, 14, 1), (43, 13, 2), (43, 7, 2), (43, 99, 1)])
 def test_an_epoch_has_every_window_once_and_pads_its_end(tokens, batch, steps):
     windows = Windows(tokens, length=3, stride=3)  # 14 of them.
-    starts = windows.epoch(seed=1, epoch=2, batch=batch)
+    starts = windows.starts(seed=1, epoch=2, batch=batch)
     assert starts.shape == (steps, batch) == (windows.steps(batch), batch)
     assert starts.dtype == np.int32
     assert sorted(starts.ravel()[:14]) == list(range(0, 40, 3))
