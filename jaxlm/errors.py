@@ -17,6 +17,10 @@ class Diverged(RunError):
     """A run's loss or weights are lost: not finite, or far worse than they were."""
 
 
+class Stopped(RunError):
+    """A run was asked to stop by the event that it was given, and is saved."""
+
+
 def reject(name: str, found: object, expected: str, remedy: str = "") -> NoReturn:
     """Raises InputError in the one form that all settings share."""
     raise InputError(f"{name}: found {found!r}, expected {expected}{'; ' * bool(remedy)}{remedy}")

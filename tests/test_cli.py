@@ -243,7 +243,7 @@ MISTAKES = {
         cli.train,
         "--corpus good.txt --run fox",
         lambda: train("good.txt", run="fox"),
-        "go on with it (python train.py --resume --run checkpoints/fox), or choose another name",
+        "go on with it (jaxlm.resume('checkpoints/fox')), or choose another name",
     ),
     "no name": (cli.train, "--corpus good.txt --run ", lambda: train("good.txt", run=""), "run: found ''"),
     "huge hidden": (

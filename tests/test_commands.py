@@ -13,6 +13,10 @@ ROOT = Path(__file__).parents[1]
 SMALL = ["--epochs", "1", "--length", "10", "--batch", "32", "--hidden", "16", "--sample-length", "30"]
 
 
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+"""What a buffer still holds fails once more when the interpreter exits."""
+
+
 def run(*arguments, folder, **options):
     return subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, encoding="utf-8", **options)
 
@@ -84,12 +88,55 @@ def test_sample_into_a_program_that_stops_reading(trained_by_command, folder):
     assert done.stderr.count(b"\n") == 1
 
 
-def test_train_into_a_program_that_stops_reading_is_saved(folder):
-    line = f"{sys.executable} {ROOT / 'train.py'} --corpus *.txt --run piped {' '.join(SMALL)} --epochs 100 | head -c 9"
-    done = subprocess.run(["bash", "-c", f"set -o pipefail; {line}"], cwd=folder, capture_output=True, encoding="utf-8")
-    assert (done.returncode, done.stdout, done.stderr) == (143, "Corpus:  ", "")
-    saved = [int(path.name) for path in (folder / "checkpoints" / "piped").iterdir() if path.name.isdecimal()]
-    assert len(saved) > 0
+@pytest.mark.parametrize("output", ["| head -c 9", "> /dev/full"])
+def test_train_goes_on_when_its_output_cannot_be_written(folder, output):
+    name = "piped" if "head" in output else "full"
+    flags = f"--corpus *.txt --run {name} {' '.join(SMALL)} --epochs 3"
+    line = f"set -o pipefail; {sys.executable} {ROOT / 'train.py'} {flags} {output}"
+    done = subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True, encoding="utf-8", env=BUFFERED)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len((folder / "checkpoints" / name / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_train_goes_on_when_its_terminal_is_closed_and_hangups_are_ignored(folder):
+    terminal, output = os.openpty()
+    command = f"{sys.executable} {ROOT / 'train.py'} --corpus Ein* --run left {' '.join(SMALL)} --epochs 30"
+    process = subprocess.Popen(
+        ["bash", "-c", f"trap '' HUP; exec {command}"],  # As nohup does, which would send the output elsewhere.
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    os.close(output)
+    shown = b""
+    while b"Epoch 2/30" not in shown:
+        shown += os.read(terminal, 65536)
+    os.close(terminal)
+    process.send_signal(signal.SIGHUP)
+    assert (process.communicate()[1].count(b"\n"), process.returncode) == (0, 0)
+    assert len((folder / "checkpoints" / "left" / "metrics.jsonl").read_text().splitlines()) == 30
+
+
+@pytest.mark.parametrize("command", [["sample.py", "--length", "50"], ["-m", "jaxlm", "evaluate", "--corpus", "a.txt"]])
+def test_other_commands_end_with_a_line_when_their_output_cannot_be_written(trained_by_command, folder, command):
+    (folder / "a.txt").write_text("es war einmal " * 20)
+    if command[0] == "sample.py":
+        command = [ROOT / "sample.py", *command[1:]]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, *command], cwd=folder, stdout=full, stderr=subprocess.PIPE, text=True, env=BUFFERED
+        )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "error: standard output: No space left on device"
+    assert "Exception ignored" not in done.stderr
+
+
+def test_help_into_a_program_that_stops_reading_makes_no_noise(folder):
+    line = f"{sys.executable} {ROOT / 'train.py'} --help | true"
+    done = subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True, env=BUFFERED)
+    assert done.stderr == b""
 
 
 @pytest.mark.parametrize("seconds", [0.3, 0.6, 0.9])

@@ -9,7 +9,7 @@ import pytest
 
 CODE = """
 import jax
-from jaxlm.compilation import keep_compiled
+from jaxlm.nn.compilation import keep_compiled
 
 found = []
 jax.monitoring.register_event_listener(lambda event, **_: found.append(event.endswith("/cache_hits")))
@@ -19,12 +19,12 @@ print(jax.config.jax_compilation_cache_dir, sum(found))
 """
 
 
-def compiled(code=CODE, **variables):
+def compiled(code=CODE, errors="", **variables):
     """Where a new process keeps what it compiles, and how much of it was there."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     environment |= {"TF_CPP_MIN_LOG_LEVEL": "3", **variables}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stderr == ""
+    assert done.stderr == errors
     path, hits = done.stdout.split()
     return path, int(hits)
 
@@ -85,3 +85,14 @@ def test_what_a_kill_left_half_written_is_compiled_anew(left):
 def test_another_place_is_kept(tmp_path):
     path, _ = compiled(JAX_COMPILATION_CACHE_DIR=str(tmp_path))
     assert path == str(tmp_path)
+
+
+def test_another_place_that_cannot_be_written_to_is_one_warning_for_all_programs(tmp_path):
+    (tmp_path / "file").touch()
+    chosen = str(tmp_path / "file" / "cache")
+    warning = f"JAX_COMPILATION_CACHE_DIR={chosen} cannot be written to: compiled programs are not cached\n"
+    assert compiled(JAX_COMPILATION_CACHE_DIR=chosen, errors=warning) == (chosen, 0)
+
+
+def test_without_user_numbers_the_user_s_own_folder_is_private():
+    assert compiled("import os\nimport platformdirs\ndel os.getuid" + CODE)[0] != "None"

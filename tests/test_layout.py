@@ -11,11 +11,12 @@ import jaxlm
 
 PACKAGE = Path(jaxlm.__file__).parent
 
-GROUND = {"config", "errors"}
+GROUND = {"config", "errors", "invocation"}
 
 MAY_IMPORT = {
     "errors": set(),
     "config": {"errors"},
+    "invocation": set(),
     "text": GROUND,
     "nn": GROUND,
     "generator": GROUND | {"text", "nn"},
@@ -40,7 +41,7 @@ ORDER = {
         "sampling",
     ],
     "runs": ["stop", "storage", "run", "data", "reporter", "trainer", "evaluation"],
-    "cli": ["terminal", "guard", "commands"],
+    "cli": ["output", "terminal", "guard", "commands"],
 }
 """The rooms of a wing; each imports only from those before it."""
 

@@ -7,13 +7,15 @@ import io
 import itertools
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import tyro
 
-from jaxlm.cli.guard import guarded, note, quiet
+from jaxlm import invocation
+from jaxlm.cli.guard import guarded, note
+from jaxlm.cli.output import show
 from jaxlm.config import (
     BOOK,
     EvaluateConfig,
@@ -108,26 +110,38 @@ class EvaluateFlags:
 
 def train(argv: Sequence[str] | None = None) -> int:
     """`python train.py`: returns the exit status."""
-    return guarded(_train, sys.argv[1:] if argv is None else argv)
+    return _run(_train, argv)
 
 
 def sample(argv: Sequence[str] | None = None) -> int:
     """`python sample.py`: returns the exit status."""
-    return guarded(_sample, sys.argv[1:] if argv is None else argv)
+    return _run(_sample, argv)
 
 
 def evaluate(argv: Sequence[str] | None = None) -> int:
     """`python -m jaxlm evaluate`: returns the exit status."""
-    return guarded(_evaluate, sys.argv[1:] if argv is None else argv)
+    return _run(_evaluate, argv)
 
 
 def main() -> int:
     """`python -m jaxlm COMMAND`: returns the exit status."""
+    with invocation.called_as(invocation.of_process(sys.argv)):
+        return _main()
+
+
+def _main() -> int:
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
     if sys.argv[1:2] and sys.argv[1] in commands:
         return commands[sys.argv[1]](sys.argv[2:])
     note(f"error: found {sys.argv[1:2]}, expected one of {', '.join(commands)}")
     return 2
+
+
+def _run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None) -> int:
+    if argv is None:
+        with invocation.called_as(invocation.of_process(sys.argv)):
+            return guarded(command, sys.argv[1:])
+    return guarded(command, argv)
 
 
 def _train(argv: Sequence[str]) -> None:
@@ -138,7 +152,6 @@ def _train(argv: Sequence[str]) -> None:
         _resume(first.where, argv)
         return
     flags = _parse(TrainFlags(config=recipe_settings(first.recipe, first.size)), argv, "train.py")
-    quiet()
     from jaxlm.cli import terminal as reporting
     from jaxlm.nn import compilation
     from jaxlm.runs import trainer as run
@@ -149,7 +162,6 @@ def _train(argv: Sequence[str]) -> None:
 
 
 def _resume(where: RunFlags, argv: Sequence[str]) -> None:
-    quiet()
     from jaxlm.cli import terminal as reporting
     from jaxlm.nn import compilation
     from jaxlm.runs import run as checkpoint
@@ -182,7 +194,6 @@ def _find(where: RunFlags, *, trained: bool = False) -> Path:
 
 def _sample(argv: Sequence[str]) -> None:
     flags = _parse(SampleFlags(), argv, "sample.py")
-    quiet()
     from jaxlm.nn import compilation
     from jaxlm.runs import run as checkpoint
 
@@ -199,7 +210,7 @@ def _sample(argv: Sequence[str]) -> None:
             own_seed = f", seed {text.seed}" if config.count > 1 else ""
             print(f"--- temperature {text.temperature:g}{own_seed}", flush=True)
         for piece in text.pieces:
-            print(piece, end="", flush=True)
+            print(show(piece, sys.stdout), end="", flush=True)
         print(flush=True)
 
 
@@ -213,7 +224,6 @@ def _describe(progress: "Progress") -> str:
 
 def _evaluate(argv: Sequence[str]) -> None:
     flags = _parse(EvaluateFlags(), argv, "-m jaxlm evaluate")
-    quiet()
     from jaxlm.cli import terminal
     from jaxlm.nn import compilation
     from jaxlm.runs.evaluation import evaluate

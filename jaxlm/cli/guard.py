@@ -1,4 +1,4 @@
-"""What is around a command: its streams, signals, warnings, and mistakes in one line."""
+"""What is around a command: its streams, signals and warnings, and how its mistakes are reported in one line."""
 
 import contextlib
 import io
@@ -7,53 +7,157 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from typing import TextIO
 
+from jaxlm import invocation
+from jaxlm.cli.output import Output, show
 from jaxlm.errors import InputError, RunError
 
 
 def guarded(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
-    """Runs a command; a mistake becomes one line on stderr and its exit status."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # A terminal without the text's letters shows marks for them.
-    try:
-        with _default_interrupt():
+    """Runs a command. Mistakes, and trouble with what surrounds it, become one line on stderr.
+
+    A process that was started as one of our programs belongs to the command. In any other, such as a notebook,
+    signals, streams and warnings are as before when it returns.
+
+    Args:
+      command: takes its arguments.
+      argv: these.
+
+    Returns:
+      The exit status: 2 for a mistake of the caller, 1 for trouble, 130 for Ctrl-C, 141 where the reader of stdout
+      has gone, else 0.
+
+    Raises:
+      KeyboardInterrupt: Ctrl-C, in a process that does not belong to the command.
+      SystemExit: another signal stopped a run.
+    """
+    owns_process = invocation.program is not None and not _is_interactive()
+    with contextlib.ExitStack() as stack:
+        if owns_process:
+            _interrupt_by_default()
+        else:
+            stack.enter_context(_put_back())
+        _replace_missing_letters()
+        quiet()
+        try:
             command(argv)
-    except InputError as error:
-        note(f"error: {error}")
-        return 2
-    except RunError as error:
-        note(f"error: {error}")
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # `| head` has read enough; nothing more must be flushed to it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except InputError as error:
+            return _fail(str(error), 2)
+        except RunError as error:
+            return _fail(str(error), 1)
+        except KeyboardInterrupt:
+            if not owns_process:
+                raise
+            return 130
+        except BrokenPipeError:
+            return 141  # `| head` has read enough.
+        except OSError as error:
+            where = "standard output" if _is_broken(sys.stdout) else error.filename
+            return _fail(": ".join(str(part) for part in (where, error.strerror or error) if part), 1)
+        except MemoryError as error:
+            return _fail(
+                f"this machine has too little memory ({_first_line(error) or 'none is left'}); ask for less", 1
+            )
+        except RuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            return _fail(f"the device has too little memory ({_first_line(error)}); ask for less", 1)
+        finally:
+            if owns_process and _is_broken(sys.stdout):
+                # What it could not write would fail once more, noisily, when the interpreter exits.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
-@contextlib.contextmanager
-def _default_interrupt() -> Iterator[None]:
-    """Lets Ctrl-C end the process at once, while there is nothing to save.
+def note(line: str) -> None:
+    """Tells one line on stderr, if that can be written at all."""
+    text = " ".join(line.splitlines())  # A path may have line breaks in it.
+    Output(sys.stderr).write(show(text, sys.stderr) + "\n")
+
+
+def quiet() -> None:
+    """Silences what JAX, Orbax and XLA tell their own developers; other warnings come as plain lines."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    for name in LIBRARIES:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    logger = logging.getLogger("jaxlm")
+    logger.handlers = [_Warnings()]
+    logger.propagate = False  # Orbax's import gives the root logger a handler, which would tell them again.
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
+    # On a file system without locks of the system's, a file is as good a lock.
+    warnings.filterwarnings("ignore", "(?i).*soft ?file ?lock", UserWarning)
+    sys.unraisablehook = _unraisable
+
+
+LIBRARIES = ("jax", "absl", "orbax", "asyncio")
+"""Loggers of what we build on; Orbax saves on an event loop of asyncio."""
+
+
+def _fail(message: str, status: int) -> int:
+    note(f"error: {message}")
+    return status
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]
+
+
+def _is_interactive() -> bool:
+    """Whether a person talks to Python here, at its prompt or in a notebook, where `%run` starts our programs."""
+    ipython = sys.modules.get("IPython")
+    return hasattr(sys, "ps1") or (ipython is not None and ipython.get_ipython() is not None)
+
+
+def _interrupt_by_default() -> None:
+    """Has Ctrl-C end the process at once, while there is nothing to save, unless it is ignored or handled.
 
     As an exception it could come in the middle of an import, and be lost in a callback there. A run that trains
     handles the signal itself.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _replace_missing_letters() -> None:
+    """Has a terminal without a text's letters show marks for them."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+@contextlib.contextmanager
+def _put_back() -> Iterator[None]:
+    """Puts back what `_replace_missing_letters` and `quiet` set for the whole process."""
+    streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
+    errors = [stream.errors for stream in streams]
+    levels = [(logging.getLogger(name), logging.getLogger(name).level) for name in LIBRARIES]
+    logger = logging.getLogger("jaxlm")
+    handlers, propagate, hook = logger.handlers, logger.propagate, sys.unraisablehook
     try:
-        yield
+        with warnings.catch_warnings():
+            yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for stream, error in zip(streams, errors, strict=True):
+            stream.reconfigure(errors=error)
+        for library, level in levels:
+            library.setLevel(level)
+        logger.handlers, logger.propagate, sys.unraisablehook = handlers, propagate, hook
 
 
-def note(line: str) -> None:
-    print(" ".join(line.splitlines()), file=sys.stderr, flush=True)  # A path may have line breaks in it.
+def _is_broken(stream: TextIO | None) -> bool:
+    """Whether a stream still holds what it could not write."""
+    try:
+        if stream is not None:
+            stream.flush()
+    except OSError:
+        return True
+    return False
 
 
 class _Warnings(logging.Handler):
@@ -63,15 +167,8 @@ class _Warnings(logging.Handler):
         note(f"warning: {record.getMessage()}")
 
 
-def quiet() -> None:
-    """Silences what JAX, Orbax and XLA tell their own developers; jaxlm's warnings come as plain lines."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    for name in ("jax", "absl", "orbax", "asyncio"):  # Orbax saves on an event loop.
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    logger = logging.getLogger("jaxlm")
-    logger.handlers = [_Warnings()]
-    logger.propagate = False  # Orbax's import gives the root logger a handler, which would tell them again.
-    sys.unraisablehook = _unraisable
+def _show_warning(message: Warning | str, *details: object) -> None:
+    note(f"warning: {message}")
 
 
 def _unraisable(found: "sys.UnraisableHookArgs") -> None:

@@ -1,34 +1,36 @@
-"""What a person sees while a run learns, and while it writes."""
+"""What a person sees while a run trains."""
 
-import os
-import shlex
 import shutil
-import signal
-import sys
 import time
+from typing import TextIO, cast
 
 from rich import progress as bars
 from rich.console import Console
 
+from jaxlm import invocation
+from jaxlm.cli.output import Output, show
 from jaxlm.config import WatchConfig
 from jaxlm.generator import TextGenerator
 from jaxlm.runs.reporter import EpochMetrics, Plan, Reporter
-from jaxlm.runs.run import Run, resume_command
+from jaxlm.runs.run import Run
 from jaxlm.runs.storage import Progress
 from jaxlm.text.batches import Windows
 
 PLAIN_SECONDS = 30.0
-"""Seconds between lines of progress where the output is no terminal."""
+"""Seconds between lines of progress where no bar can be drawn."""
 
 KINDS = {"char": "characters", "byte": "bytes", "word": "words"}
 """What the kinds of tokens are called."""
 
 TIMED_STEPS = 20
-"""Steps after the first, which compiles, from which a run's time is estimated."""
+"""Steps after the first, which compiles, that a run's time is estimated from."""
+
+HINT_EPOCHS, HINT_SHARE = 3, 0.25
+"""The best epoch is long ago after this many more epochs, and this share of all of them."""
 
 
 def duration(seconds: float) -> str:
-    """A span of time as a person says it: 4.5 s, 45 s, 12 min, 3 h 20 min."""
+    """A span of time as a person would say it: 4.5 s, 45 s, 12 min, 3 h 20 min."""
     if seconds < 100:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -40,47 +42,50 @@ def fact_line(name: str, fact: str) -> str:
     return f"{name + ':':<21}{fact}"
 
 
-class _Console(Console):
-    """Plain text on standard output; where its reader has gone (`| head`), the run ends as it does when killed."""
-
-    def __init__(self) -> None:
-        # In a notebook, rich would put each piece of a text into a block of its own.
-        super().__init__(highlight=False, markup=False, emoji=False, force_jupyter=False)
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        signal.raise_signal(signal.SIGTERM)
-
-
 class Terminal(Reporter):
-    """Prints a run: its facts, a progress bar (plain lines where there is no terminal), losses and samples."""
+    """Prints a run: its facts, its progress (a bar on a terminal, lines elsewhere), losses and samples.
+
+    Output that cannot be written is lost, and never stops the run.
+    """
 
     def __init__(self, watch: WatchConfig | None = None, console: Console | None = None) -> None:
         self._watch = watch or WatchConfig()
-        self._console = console or _Console()
+        # For Jupyter, rich would put each piece of a text into a block of its own.
+        self._console = console or Console(force_jupyter=False)
+        self._console.file = cast(TextIO, Output(self._console.file))
         self._plan: Plan
         self._bar: bars.Progress | None = None
         self._first: tuple[int, float] = (0, 0.0)
         self._shown_at = 0.0
-        self._told = False
+        self._best: tuple[int, float] | None = None
+        self._told: set[str] = set()
 
-    def _print(self, text: str = "", style: str | None = None, end: str = "\n") -> None:
+    def _print(self, text: str = "", style: str | None = None) -> None:
         # Soft wrap: a terminal breaks long lines itself, and a file keeps them whole.
-        self._console.print(text, style=style, end=end, soft_wrap=True)
+        text = show(text, self._console.file)
+        self._console.print(text, style=style, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
     def _write(self, text: str) -> None:
         # Past rich, which would change tabs and drop control characters.
-        try:
-            self._console.file.write(text)
-            self._console.file.flush()
-        except BrokenPipeError:
-            self._console.on_broken_pipe()
+        self._console.file.write(show(text, self._console.file))
+
+    def _is_first(self, message: str) -> bool:
+        """Whether this message was not printed before; it counts as printed from now on."""
+        first = message not in self._told
+        self._told.add(message)
+        return first
+
+    def _can_draw(self) -> bool:
+        """Whether a bar can be redrawn in its place; FORCE_COLOR, which notebooks set too, asks for colours alone."""
+        return self._console.file.isatty() and self._console.is_interactive
 
     def download(self, done: int, total: int) -> None:
+        if not self._can_draw():
+            if self._is_first("download"):
+                self._print(f"Downloading the corpus ({total / 1e6:.1f} MB)...")
+            return
         if self._bar is None:
-            columns = ("Downloading the corpus", bars.BarColumn(), bars.DownloadColumn())
-            self._bar = self._start_bar(*columns)
+            self._bar = self._start_bar("Downloading the corpus", bars.BarColumn(), bars.DownloadColumn())
             self._bar.add_task("", total=total)
         self._bar.update(self._bar.task_ids[0], completed=done)
         if done >= total:
@@ -89,6 +94,7 @@ class Terminal(Reporter):
     def start(self, plan: Plan) -> None:
         self._plan = plan
         self.close()
+        self._best = _epoch_and_loss(plan.best) if plan.best else None
         record, corpus = plan.run.record, plan.corpus
         config = record.config
         facts = {
@@ -102,22 +108,18 @@ class Terminal(Reporter):
         }
         for name, fact in facts.items():
             self._print(fact_line(name, fact))
+        for remark in getattr(corpus, "remarks", ()):
+            self._print(remark)
         if plan.devices.startswith("CPU") and shutil.which("nvidia-smi"):
-            self._print("This machine has an NVIDIA GPU, which JAX cannot use yet: pip install 'jax[cuda]'", "yellow")
-        total = plan.steps * config.epochs
-        if plan.finished and plan.start < total:
-            return  # `end` says why.
-        if plan.finished:
-            self._print(
-                f"All {config.epochs} epochs are trained already. To train on: {resume_command(plan.run.path)} "
-                f"--epochs {2 * config.epochs}"
-            )
-            return
-        if plan.start:
-            self._print(
-                f"Going on from step {plan.start:,}, in epoch {plan.start // plan.steps + 1} of {config.epochs}."
-            )
-        self._print("Compiling the training step...", "dim")
+            self._print("This machine has an NVIDIA GPU that JAX cannot use yet: pip install 'jax[cuda]'", "yellow")
+        if not plan.finished:
+            if plan.start:
+                epoch = plan.start // plan.steps + 1
+                self._print(f"Resuming from step {plan.start:,}, in epoch {epoch} of {config.epochs}.")
+            self._print("Compiling the training step...", "dim")
+        elif plan.start == plan.steps * config.epochs:  # Else patience has run out, as `end` says.
+            longer = invocation.resume(plan.run.path, epochs=2 * config.epochs)
+            self._print(f"All {config.epochs} epochs are trained already. To train longer: {longer}")
 
     def _reading(self, plan: Plan) -> dict[str, str]:
         """How the corpus is read, in words."""
@@ -127,7 +129,7 @@ class Terminal(Reporter):
         else:
             facts["Streams"] = f"{config.batch}, reading {config.length} {KINDS[config.tokens]} a step"
         if plan.held_out:
-            facts["Held out"] = f"the last {plan.held_out:,} characters"
+            facts["Validation"] = f"the last {plan.held_out:,} characters"
         return facts
 
     def step(self, step: int, loss: float) -> None:
@@ -138,69 +140,95 @@ class Terminal(Reporter):
         if step == plan.start + 1 or row == 1:
             self._first = step, now  # Compiling, saving and samples are no part of the speed.
         speed = (step - self._first[0]) / max(now - self._first[1], 1e-9)
-        if not self._told and step > plan.start + TIMED_STEPS and speed:
-            self._told = True
+        if step > plan.start + TIMED_STEPS and speed and self._is_first("time"):
             whole = (plan.steps * epochs - step) / speed
-            self._print(
-                f"The run will take about {duration(whole)}. Ctrl-C loses nothing: it saves, and --resume goes on."
-            )
+            self._print(f"The run will take about {duration(whole)}. Ctrl-C loses nothing: the run is saved first.")
         left_seconds = (plan.steps - row) / speed if speed else 0.0
-        if self._console.is_terminal:
+        state = f"{speed:.0f} steps/s  loss {loss:z.4f}  {duration(left_seconds)} left"
+        if self._can_draw():
             if self._bar is None:
                 self._bar = self._start_bar(
                     "{task.description}",
                     bars.BarColumn(),
-                    bars.TextColumn("{task.completed}/{task.total}  {task.fields[state]}"),
+                    "{task.completed}/{task.total}  {task.fields[state]}",
                 )
                 self._bar.add_task(epoch, total=plan.steps, state="")
-            state = f"{speed:.0f} steps/s  loss {loss:.4f}  {duration(left_seconds)} left"
             self._bar.update(self._bar.task_ids[0], description=epoch, completed=row, state=state)
         elif now - max(self._shown_at, self._first[1]) > PLAIN_SECONDS:
             self._shown_at = now
-            self._print(
-                f"{epoch}  {row}/{plan.steps}  {speed:.0f} steps/s  loss {loss:.4f}  {duration(left_seconds)} left"
-            )
+            self._print(f"{epoch}  {row}/{plan.steps}  {state}")
 
     def epoch(self, metrics: EpochMetrics, generator: TextGenerator) -> None:
         self.close()
         config = self._plan.run.record.config
-        loss = f"loss {metrics.loss:.4f} nats, {metrics.bits_per_character:.3f} bits per character"
+        loss = f"loss {metrics.loss:z.4f} nats, {metrics.bits_per_character:z.3f} bits per character"
         if metrics.validation_loss is not None:
             loss += (
-                f"; held out {metrics.validation_loss:.4f} nats, {metrics.validation_bits_per_character:.3f} bits per "
-                f"character, perplexity {metrics.validation_perplexity:.2f}"
+                f"; validation loss {metrics.validation_loss:z.4f} nats, "
+                f"{metrics.validation_bits_per_character:z.3f} bits per character, "
+                f"perplexity {metrics.validation_perplexity:.2f}"
             )
-        self._print(f"Epoch {metrics.epoch}/{config.epochs}  {loss}, in {duration(metrics.seconds)}", "bold")
+        best = self._standing(metrics)
+        self._print(f"Epoch {metrics.epoch}/{config.epochs}  {loss}, in {duration(metrics.seconds)}{best}", "bold")
+        self._hint_at_patience(metrics)
         for temperature in self._watch.temperature:
             self._print(f"--- temperature {temperature:g}", "cyan")
             pieces = generator.pieces(length=self._watch.sample_length, temperature=temperature, seed=config.seed)
-            for piece in pieces:
-                self._write(piece)
-            self._print()
+            try:
+                for piece in pieces:
+                    self._write(piece)
+            finally:
+                self._write("\n")
         self._shown_at = time.monotonic()
+
+    def _standing(self, metrics: EpochMetrics) -> str:
+        """Which epoch is the best now, for the end of an epoch's line."""
+        loss = metrics.loss if metrics.validation_loss is None else metrics.validation_loss
+        if self._best is None or loss < self._best[1]:
+            self._best = metrics.epoch, loss
+            # A training loss falls nearly always: only the exception is worth a word.
+            return "" if metrics.validation_loss is None else " (best so far)"
+        return f" (best: epoch {self._best[0]})"
+
+    def _hint_at_patience(self, metrics: EpochMetrics) -> None:
+        config = self._plan.run.record.config
+        if self._best is None or metrics.validation_loss is None or config.patience is not None:
+            return
+        since = metrics.epoch - self._best[0]
+        if since >= max(HINT_EPOCHS, HINT_SHARE * config.epochs) and self._is_first("patience"):
+            self._print(
+                f"The validation loss has not improved for {since} epochs. The best epoch is kept; "
+                f"{invocation.setting('patience', since)} would stop a run like this one here.",
+                "yellow",
+            )
 
     def stopped(self, run: Run, step: int) -> None:
         self.close()
-        self._print(f"Stopped and saved at step {step:,}. Go on with: {resume_command(run.path)}", "yellow")
+        self._print(f"Stopped and saved at step {step:,}. To resume: {invocation.resume(run.path)}", "yellow")
 
     def diverged(self, reason: str, progress: Progress, learning_rate: float) -> None:
         self.close()
         self._first = progress.step, time.monotonic()
-        place = f"epoch {progress.epoch}, the best," if progress.epoch else "the beginning"
+        self._best = _epoch_and_loss(progress)
+        place = f"epoch {progress.epoch}, the best so far" if progress.epoch else "the beginning"
         self._print(
-            f"Diverged at {reason}. Going back to {place} with the learning rate cut to {learning_rate:.3g}.", "yellow"
+            f"Diverged at {reason}. Rolling back to {place}, and cutting the learning rate to {learning_rate:.3g}.",
+            "yellow",
         )
 
     def end(self, run: Run, progress: Progress, best: Progress | None) -> None:
         self.close()
-        epochs = run.record.config.epochs
-        if best and progress.epoch < epochs:
-            self._print(
-                f"Stopped after epoch {progress.epoch} of {epochs}: epoch {best.epoch} is still the best, with a "
-                f"held-out loss of {best.judged:.4f}. To train on: {resume_command(run.path)} --patience "
-                f"{2 * (progress.epoch - best.epoch)}"
-            )
-        self._print(f"Done. Write with: python sample.py --run {shlex.quote(str(run.path))}", "green")
+        epochs, summary = run.record.config.epochs, ""
+        if best is not None:
+            kind = "loss" if best.validation is None else "validation loss"
+            summary = f"The best epoch is {best.epoch}, with a {kind} of {best.judged:z.4f}. "
+            if progress.epoch < epochs:
+                since = progress.epoch - best.epoch
+                self._print(
+                    f"Stopped after epoch {progress.epoch} of {epochs}: the {kind} has not improved for {since} "
+                    f"epoch{'s' * (since != 1)}. To train longer: {invocation.resume(run.path, patience=2 * since)}"
+                )
+        self._print(f"Done. {summary}To generate text: {invocation.sample(run.path)}", "green")
 
     def close(self) -> None:
         if self._bar is not None:
@@ -211,3 +239,8 @@ class Terminal(Reporter):
         bar = bars.Progress(*columns, console=self._console, transient=True, refresh_per_second=4)
         bar.start()
         return bar
+
+
+def _epoch_and_loss(progress: Progress) -> tuple[int, float] | None:
+    """The epoch that a checkpoint ends, and the loss that it is judged by; None before the end of the first."""
+    return None if progress.judged is None else (progress.epoch, progress.judged)

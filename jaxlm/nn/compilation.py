@@ -1,7 +1,8 @@
-"""What was compiled, kept for the next process."""
+"""Compiled programs, cached for the next process."""
 
 import contextlib
 import hashlib
+import logging
 import os
 import platform
 import warnings
@@ -11,25 +12,29 @@ import filelock
 import jax
 import platformdirs
 
+log = logging.getLogger("jaxlm")
+
 MAX_BYTES = 2**29
-"""Room for compiled programs; the least recently used make way."""
+"""Room for them; the least recently used make way."""
 
 
 def keep_compiled() -> None:
-    """Keeps what JAX compiles in the user's cache directory, unless JAX was told of another place.
+    """Caches what JAX compiles in the user's cache directory, unless JAX was told of another place.
 
-    These files are native code, for this processor, and are run as they are found: a directory that others could
+    These files are native code for this processor, and are run as they are found: a directory that others could
     write to is left alone. Nothing here is worth more than the time to compile it: where there is no such directory,
     or no room in it, the process does without.
     """
-    if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined, unused-ignore]
+    # JAX would warn once for each program.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache", UserWarning)
+    chosen = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined, unused-ignore]
+    if chosen is not None:
+        if "://" not in chosen and not _can_write(Path(chosen)):
+            log.warning("JAX_COMPILATION_CACHE_DIR=%s cannot be written to: compiled programs are not cached", chosen)
         return
     try:
         path = platformdirs.user_cache_path("jaxlm", appauthor=False) / "compiled" / _processor()
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = path.stat()
-        private = status.st_uid == os.getuid() and not status.st_mode & 0o022
-        if not private or not os.access(path, os.W_OK | os.X_OK):
+        if not _can_write(path) or not _is_private(path):
             return
         _drop_halves(path)
     except (OSError, RuntimeError):  # A user without a home is a RuntimeError.
@@ -39,7 +44,23 @@ def keep_compiled() -> None:
     jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache", UserWarning)
+
+
+def _can_write(path: Path) -> bool:
+    """Whether there is a directory to write to, made where it is missing."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(path, os.W_OK | os.X_OK)
+
+
+def _is_private(path: Path) -> bool:
+    """Whether no one else can write to a directory; on Windows, the user's own are private."""
+    if not hasattr(os, "getuid"):
+        return True
+    status = path.stat()
+    return status.st_uid == os.getuid() and not status.st_mode & 0o022
 
 
 def _drop_halves(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a run tells as it goes on."""
+"""What a run reports."""
 
 import dataclasses
 
@@ -16,13 +16,14 @@ class Plan:
     Attributes:
       run: its directory.
       corpus: the text.
-      held_out: characters at its end that are held out.
-      order: the windows or streams that the rest is read in.
+      held_out: characters at its end that are held out for validation.
+      order: the windows or streams that the rest is read as.
       steps: in an epoch.
       parameters: of the model.
-      devices: in words.
+      devices: what it trains on, in words.
       start: completed updates; more than 0 when the run is resumed.
-      finished: whether there is nothing to do, since all epochs are trained or patience has run out.
+      best: how far its best epoch is; None before the end of the first.
+      finished: whether nothing is left to do: all epochs are trained, or patience has run out.
     """
 
     run: Run
@@ -33,6 +34,7 @@ class Plan:
     parameters: int
     devices: str
     start: int
+    best: Progress | None
     finished: bool
 
 
@@ -41,15 +43,15 @@ class EpochMetrics:
     """A line of metrics.jsonl.
 
     Attributes:
-      epoch: completed epochs.
+      epoch: completed epochs, this one included.
       step: completed updates.
-      loss: the epoch's mean, in nats per token, each step's taken before the update that learns from it.
+      loss: the epoch's mean training loss, in nats per token; each step's is taken before its update.
       bits_per_character: the same loss, per character.
       perplexity: the same, exp(loss).
-      validation_loss: the loss on the held-out text, in nats per token; None, like the next two, where there is none.
+      validation_loss: the loss on the held-out text, in nats per token; like the next two None where there is none.
       validation_bits_per_character: the same, per character.
       validation_perplexity: the same, exp(loss).
-      seconds: since the epoch was begun, or resumed.
+      seconds: since the epoch began, or was resumed.
     """
 
     epoch: int
@@ -64,28 +66,31 @@ class EpochMetrics:
 
 
 class Reporter:
-    """What a run tells as it goes on; subclasses show it. Every method may be left as it is: silent."""
+    """What a run reports. Subclasses show it, and override what they need: every method here does nothing."""
 
     def download(self, done: int, total: int) -> None:
-        """A corpus is being fetched: bytes so far, and in all."""
+        """A corpus is being downloaded: bytes so far, and in total."""
 
     def start(self, plan: Plan) -> None:
-        """The run is about to begin, or to go on."""
+        """The run is about to begin, or to resume."""
 
     def step(self, step: int, loss: float) -> None:
-        """An update is completed; `loss` is the epoch's mean so far."""
+        """An update is complete; `loss` is the epoch's mean so far, in nats per token."""
 
     def epoch(self, metrics: EpochMetrics, generator: TextGenerator) -> None:
-        """An epoch is completed and saved."""
+        """An epoch is complete and saved. `generator` has its weights.
+
+        A signal that stops the run ends this method at once, by an exception: nothing is left to save.
+        """
 
     def diverged(self, reason: str, progress: Progress, learning_rate: float) -> None:
-        """The loss was lost; the run goes on from `progress`, with another learning rate."""
+        """The run diverged; it is rolled back to `progress`, and continues with a lower learning rate."""
 
     def stopped(self, run: Run, step: int) -> None:
-        """The run was asked to stop, and is saved at `step`."""
+        """The run was asked to stop; it is saved at `step`."""
 
     def end(self, run: Run, progress: Progress, best: Progress | None) -> None:
-        """The run is completed, before its last epoch where it ran out of patience."""
+        """The run is complete: all its epochs are trained, or its patience has run out."""
 
     def close(self) -> None:
-        """Nothing more will be told, whatever happened."""
+        """Nothing more will be reported, whatever happened."""

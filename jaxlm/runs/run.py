@@ -10,7 +10,6 @@ import errno
 import json
 import os
 import re
-import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ import jax
 
 import jaxlm
 from jaxlm import config as config_lib
+from jaxlm import invocation
 from jaxlm.config import Impl, TrainConfig
 from jaxlm.errors import InputError, reject
 from jaxlm.generator import TextGenerator
@@ -120,7 +120,7 @@ class Run:
             found = "a folder without config.json" if os.path.isdir(path) else "no folder"
             raise InputError(
                 f"run {path}: found {found}, expected the directory of a run, such as checkpoints/nietzsche-book; "
-                "train one with: python train.py"
+                f"train one with: {invocation.train()}"
             )
         try:
             return cls._from_json(path, _read_json(path / "config.json"), _read_json(path / "vocab.json"))
@@ -214,7 +214,7 @@ class Run:
         if self.storage.hold_only_weights():
             raise InputError(
                 f"run {self.path}: found weights alone, which generate text but cannot be trained further; go on with "
-                "another run (--run), or train a new one: python train.py"
+                f"another run, or train a new one: {invocation.train()}"
             )
 
     def restore(self, *, best: bool = False) -> tuple[TrainState, Progress] | None:
@@ -261,7 +261,7 @@ class Run:
         found = self.storage.restore({"params": like}, best=True)
         if found is None:
             raise InputError(
-                f"run {self.path}: found no checkpoint in it yet; train on with: {resume_command(self.path)}"
+                f"run {self.path}: found no checkpoint in it yet; train on with: {invocation.resume(self.path)}"
             )
         items, progress = found
         return self.generator_of(model, jax.device_put(items["params"])), progress
@@ -307,15 +307,10 @@ class Run:
             write_text(self.path / "metrics.jsonl", "".join(json.dumps(values) + "\n" for values in lines))
 
 
-def resume_command(path: Path) -> str:
-    """The line that goes on with the run of this directory."""
-    return f"python train.py --resume --run {shlex.quote(str(path) if os.sep in str(path) else f'.{os.sep}{path}')}"
-
-
 def refuse(path: Path) -> NoReturn:
     """Raises the InputError for a new run's path that is taken."""
     if (path / "config.json").exists():
-        found, remedy = "a run", f"go on with it ({resume_command(path)}), or choose another name"
+        found, remedy = "a run", f"go on with it ({invocation.resume(path)}), or choose another name"
     else:
         found, remedy = "something that is no run of jaxlm", "choose another name"
     raise InputError(f"run {path}: found {found} there, expected nothing, as none is ever overwritten; {remedy}")
@@ -353,7 +348,7 @@ def newest(checkpoints: str | os.PathLike[str], *, trained: bool = False) -> Pat
             found.append((trained and bool(run.checkpoints()), run.record.created, run.path))
     if not found:
         raise InputError(
-            f"checkpoints {checkpoints}: found no run there, expected one; train one with: python train.py"
+            f"checkpoints {checkpoints}: found no run there, expected one; train one with: {invocation.train()}"
         )
     return max(found)[2]
 

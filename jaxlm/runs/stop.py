@@ -1,44 +1,138 @@
 """How a run is asked to stop: by signals, or by an event."""
 
+import _thread
 import contextlib
+import re
 import signal
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What ends a run after it has saved: Ctrl-C, `kill`, a closed connection."""
+from jaxlm.errors import Stopped
+
+
+def _existing(*names: str) -> tuple[signal.Signals, ...]:
+    return tuple(getattr(signal, name) for name in names if hasattr(signal, name))
+
+
+FROM_PERSON = _existing("SIGINT", "SIGTERM")
+"""Ctrl-C and `kill`: who sends one more does not want to wait."""
+
+FROM_SYSTEM = _existing("SIGHUP", "SIGBREAK")
+"""A closed terminal or connection."""
+
+FROM_SCHEDULER = _existing("SIGUSR1", "SIGUSR2", "SIGXCPU")
+"""What Slurm, Grid Engine and a limit of CPU time send before they kill; programs use them for other things, too."""
 
 
 class Stop:
-    """Signals that ask the run to end; the second one ends it at once."""
+    """Whether a run was asked to stop. It does so at the end of the step, saved; the second time, at once.
 
-    def __init__(self) -> None:
-        self.signal: int | None = None
+    Args:
+      event: asks it, too, once it is set.
+    """
 
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        again = self.signal is not None
-        self.signal = number
-        if again:
-            self.end()
+    def __init__(self, event: threading.Event | None = None) -> None:
+        self._event = event
+        self._signal: int | None = None
+        self._impatient = False
+        self._nothing_to_save = False
+        self._raised: BaseException | None = None
+        self._lost = False
+        self._others_lost = sys.unraisablehook
 
-    def end(self) -> NoReturn:
-        """Raises what the signal stands for."""
-        if self.signal is None or self.signal == signal.SIGINT:
-            raise KeyboardInterrupt
-        raise SystemExit(128 + self.signal)
+    @property
+    def asked(self) -> bool:
+        return self._signal is not None or (self._event is not None and self._event.is_set())
+
+    def end(self, message: str) -> NoReturn:
+        """Raises what the run was asked by: KeyboardInterrupt, SystemExit, or Stopped with a message."""
+        if self._signal is None:
+            raise Stopped(message)
+        raise _exception(self._signal)
+
+    @contextlib.contextmanager
+    def nothing_to_save(self) -> Iterator[None]:
+        """For what follows a save: the first signal ends the block at once, and `asked` tells of it."""
+        self._nothing_to_save = True
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit) as error:
+            if error is not self._raised or self._impatient:
+                raise
+        finally:
+            self._nothing_to_save = False
+
+    def handle(self, number: int, frame: FrameType | None = None) -> None:
+        """Takes a signal, as the handler of all of them."""
+        if self._signal is not None and not self._lost:
+            if number not in FROM_PERSON:
+                return  # A limit that is passed already, or a terminal that is closed as well.
+            self._impatient = True
+        self._signal, self._lost = number, False
+        if self._impatient or self._nothing_to_save:
+            sys.unraisablehook = self._send_again
+            self._raised = _exception(number)
+            raise self._raised
+
+    def _send_again(self, lost: "sys.UnraisableHookArgs") -> None:
+        """Sees to what was raised in a finalizer, or in JAX's callback of the garbage collector: Python drops it."""
+        if lost.exc_value is not self._raised:
+            self._others_lost(lost)
+            return
+        self._lost = True
+        # From another thread and a little later: a signal that came now would end in this callback, too.
+        threading.Timer(0.05, self._interrupt).start()
+
+    def _interrupt(self) -> None:
+        if self._signal is None or signal.getsignal(self._signal) != self.handle:
+            return  # The run has ended meanwhile.
+        if hasattr(signal, "pthread_kill"):
+            signal.pthread_kill(threading.main_thread().ident or 0, self._signal)  # Wakes a thread that waits, too.
+        else:
+            _thread.interrupt_main(signal.Signals(self._signal))
 
 
 @contextlib.contextmanager
-def stop_on_signals() -> Iterator[Stop]:
-    stop = Stop()
+def stop_on_signals(event: threading.Event | None = None) -> Iterator[Stop]:
+    """Has signals, or an event, ask a run to stop.
+
+    A signal that was ignored stays ignored, as `nohup` and a script's background jobs want it. A scheduler's is only
+    taken where nothing else handles it. Afterwards all are handled as before.
+    """
+    stop = Stop(event)
     if threading.current_thread() is not threading.main_thread():
         yield stop  # Python lets only the main thread handle signals.
         return
-    previous = {number: signal.signal(number, stop) for number in SIGNALS}
+    previous, hook = {}, sys.unraisablehook
     try:
+        for number in FROM_PERSON + FROM_SYSTEM + FROM_SCHEDULER:
+            handler = signal.getsignal(number)
+            # None is a handler of C code, which could not be put back.
+            if handler in (signal.SIG_IGN, None) or (number in FROM_SCHEDULER and not _is_free(number)):
+                continue
+            previous[number] = signal.signal(number, stop.handle)
         yield stop
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+        sys.unraisablehook = hook
+
+
+def _is_free(number: int) -> bool:
+    """Whether no one handles a signal. Python does not know of handlers in C, such as faulthandler's; Linux does."""
+    if signal.getsignal(number) is not signal.SIG_DFL:
+        return False
+    try:
+        caught = re.search(r"^SigCgt:\s*([0-9a-f]+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    except OSError:
+        return True
+    return caught is None or not int(caught[1], 16) >> (number - 1) & 1
+
+
+def _exception(number: int) -> BaseException:
+    """What a signal stands for: SystemExit with the status that a shell gives it, but for Ctrl-C."""
+    return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)

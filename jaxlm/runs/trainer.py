@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxlm import invocation
 from jaxlm.config import Impl, TrainConfig
 from jaxlm.errors import Diverged, InputError, RunError
 from jaxlm.generator import TextGenerator
@@ -53,16 +55,20 @@ def train(
     run: str | os.PathLike[str] | None = None,
     checkpoints: str | os.PathLike[str] = "checkpoints",
     reporter: Reporter | None = None,
+    stop: threading.Event | None = None,
 ) -> TextGenerator:
     """Trains a model, saving as it goes.
 
-    Ctrl-C, SIGTERM or SIGHUP ends the step at hand, saves, and raises; `resume` goes on.
+    Ctrl-C, SIGTERM or SIGHUP stops the run: it completes the step at hand, saves, and raises; `resume` resumes it. So
+    do SIGUSR1, SIGUSR2 and SIGXCPU, where nothing else handles them. A signal that was ignored stays ignored. Signals
+    reach the main thread only; a run in another thread is stopped by `stop`.
 
     Args:
       config: all settings; `dataclasses.replace(jaxlm.BOOK, epochs=5)`, for example.
       run: the name of the new run's directory, or a path; by default made from corpus and recipe.
       checkpoints: the directory of runs that a name is looked up in.
       reporter: told of everything; `jaxlm.Terminal()` prints it.
+      stop: an event that stops the run once it is set, saved, with Stopped.
 
     Returns:
       The best epoch's model.
@@ -70,8 +76,9 @@ def train(
     Raises:
       ValueError: the corpus or a directory will not do; nothing was written.
       RunError: the loss diverged again and again, or the disk is full; the best checkpoint is kept.
+      Stopped: `stop` was set; the run is saved.
       KeyboardInterrupt: Ctrl-C; the run is saved.
-      SystemExit: SIGTERM or SIGHUP; the run is saved.
+      SystemExit: another signal, with 128 more than its number; the run is saved.
     """
     reporter = reporter or Reporter()
     with contextlib.closing(reporter):
@@ -91,11 +98,11 @@ def train(
         start = seed_text(data.text, min(config.length, SEED_LENGTH))
         record = Record(config, corpus.name, len(corpus.text), corpus.sha256, start, now())
         path = locate(run, checkpoints) if run is not None else unused_path(checkpoints, corpus.name, config.recipe)
-        with stop_on_signals() as stop:
+        with stop_on_signals(stop) as asked:
             directory = Run.create(path, record, vocab)
             try:
                 with directory.lock():
-                    return Trainer(directory, config, data, reporter, stop).run()
+                    return Trainer(directory, config, data, reporter, asked).run()
             finally:
                 directory.remove_if_untrained()
 
@@ -108,6 +115,7 @@ def resume(
     corpus: tuple[str, ...] | None = None,
     impl: Impl | None = None,
     reporter: Reporter | None = None,
+    stop: threading.Event | None = None,
 ) -> TextGenerator:
     """Goes on with a run from its last checkpoint, as if it had never stopped.
 
@@ -120,13 +128,14 @@ def resume(
       corpus: where the same text is now, if elsewhere.
       impl: how the recurrence is computed, if otherwise.
       reporter: as in `train`.
+      stop: as in `train`.
 
     Returns:
       The best epoch's model.
 
     Raises:
       ValueError: there is no such run, its corpus has changed, or all its checkpoints are damaged.
-      RunError, KeyboardInterrupt, SystemExit: as in `train`.
+      RunError, Stopped, KeyboardInterrupt, SystemExit: as in `train`.
     """
     reporter = reporter or Reporter()
     with contextlib.closing(reporter):
@@ -139,8 +148,8 @@ def resume(
         text = own_corpus(run, config.corpus, "if it has moved, name its new place", reporter.download)
         config = dataclasses.replace(config, corpus=text.sources)
         data = Data.of(config, text, run.vocab)
-        with stop_on_signals() as stop, run.lock():
-            return Trainer(run, config, data, reporter, stop).run()
+        with stop_on_signals(stop) as asked, run.lock():
+            return Trainer(run, config, data, reporter, asked).run()
 
 
 class Trainer:
@@ -161,7 +170,7 @@ class Trainer:
         Raises:
           InputError: the run has trained for more epochs already, or all its checkpoints are damaged.
           RunError: the loss diverged again and again, the memory is too small, or the disk is full.
-          KeyboardInterrupt, SystemExit: the run was asked to stop, and is saved.
+          Stopped, KeyboardInterrupt, SystemExit: the run was asked to stop, and is saved.
         """
         run, config = self._run, self._config
         found = run.restore()
@@ -200,6 +209,7 @@ class Trainer:
                 parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
                 devices=sharding.describe(self._mesh),
                 start=progress.step,
+                best=best,
                 finished=self._is_finished(progress.epoch, best),
             )
         )
@@ -209,7 +219,7 @@ class Trainer:
 
         Raises:
           Diverged: the loss or the weights are lost.
-          KeyboardInterrupt, SystemExit: the run was asked to stop, and is saved.
+          Stopped, KeyboardInterrupt, SystemExit: the run was asked to stop, and is saved.
         """
         config, run = self._config, self._run
         state = to_devices(host_state, self._mesh)
@@ -227,8 +237,9 @@ class Trainer:
             # The line before the checkpoint: one that is too new is trimmed by `resume`, a missing one never found.
             run.append_metrics(dataclasses.asdict(metrics))
             self._save(saver, host_state, progress)
-            if self._stop.signal is None:
-                self._reporter.epoch(metrics, run.generator_of(self._model, jax.device_put(host_state.weights)))
+            if not self._stop.asked:
+                with self._stop.nothing_to_save():
+                    self._reporter.epoch(metrics, run.generator_of(self._model, jax.device_put(host_state.weights)))
             self._end_if_asked(progress.step)
         self._reporter.end(run, progress, saver.best)
 
@@ -243,7 +254,7 @@ class Trainer:
             if batch >= JUDGED_STEPS and isinstance(order, Windows):
                 tally.judge()
             late = time.monotonic() - self._saved_at > SAVE_SECONDS
-            if batch + 1 < self._steps and (self._stop.signal or late):
+            if batch + 1 < self._steps and (self._stop.asked or late):
                 tally.settle()
                 self._save(saver, to_host(state, config.batch), tally.progress())
                 self._end_if_asked(tally.step)
@@ -279,9 +290,10 @@ class Trainer:
 
     def _end_if_asked(self, step: int) -> None:
         """Ends a run that is saved at `step` and was asked to stop."""
-        if self._stop.signal:
+        if self._stop.asked:
             self._reporter.stopped(self._run, step)
-            self._stop.end()
+            path = self._run.path
+            self._stop.end(f"run {path}: stopped and saved at step {step:,}; to resume it: {invocation.resume(path)}")
 
     def _is_finished(self, epoch: int, best: Progress | None) -> bool:
         patience = self._config.patience

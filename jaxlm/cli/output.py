@@ -1,0 +1,86 @@
+"""What reaches a terminal, a pipe or a file, and what becomes of it when none of them listens any more."""
+
+import contextlib
+import io
+import os
+import re
+import sys
+from typing import IO
+
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Control characters other than tab and line feed, and those that turn the direction of the text around them."""
+
+
+def show(text: str, stream: IO[str] | None) -> str:
+    """Text as a stream should get it: on a terminal, control characters are made visible, so that none is obeyed.
+
+    Args:
+      text: what anyone may have written: a sample, the name of a file, a message about either.
+      stream: where it is going; a pipe or a file gets it unchanged.
+    """
+    if stream is None or not is_terminal(stream):
+        return text
+    return _CONTROLS.sub(lambda found: _mark(found[0], getattr(stream, "encoding", None) or "utf-8"), text)
+
+
+def _mark(character: str, encoding: str) -> str:
+    """A visible stand-in for a control character: its picture, such as ␛, or else an escape, such as \\x1b."""
+    code = ord(character)
+    picture = chr(0x2400 + code) if code < 0x20 else "\u2421" if code == 0x7F else None
+    escape = f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    with contextlib.suppress(UnicodeEncodeError):
+        if picture and picture.encode(encoding):
+            return picture
+    return escape
+
+
+def is_terminal(stream: IO[str]) -> bool:
+    try:
+        return stream.isatty()
+    except ValueError:  # It is closed.
+        return False
+
+
+class Output(io.TextIOBase):
+    """A stream that what is written cannot fail: what it does not take is lost, and no one is troubled.
+
+    Its terminal may have been closed, its reader gone, its disk full; letters that its encoding lacks become `?`.
+    """
+
+    def __init__(self, stream: IO[str] | None) -> None:
+        self._stream = stream
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        return self._stream is not None and is_terminal(self._stream)
+
+    def fileno(self) -> int:
+        if self._stream is None:
+            raise io.UnsupportedOperation("fileno")
+        return self._stream.fileno()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):  # A closed stream is a ValueError.
+            self._write(text.encode(self.encoding, "replace").decode(self.encoding))
+        return len(text)
+
+    def _write(self, text: str) -> None:
+        stream = self._stream
+        if stream is None:
+            return
+        raw = getattr(getattr(stream, "buffer", None), "raw", None) if stream is sys.__stdout__ else None
+        if raw is None:
+            stream.write(text)
+            stream.flush()
+            return
+        # Past the buffer: what could not be written would stay there, and fail again when the interpreter exits.
+        stream.flush()
+        rest = text.replace("\n", os.linesep).encode(self.encoding)
+        while rest:
+            rest = rest[raw.write(rest) or len(rest) :]

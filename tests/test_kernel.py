@@ -1,0 +1,73 @@
+"""A notebook's kernel: what is run in it can be interrupted, and leaves it alive and as it was."""
+
+import queue
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+class Kernel:
+    """A kernel of a folder's notebook."""
+
+    def __init__(self, manager, client):
+        self.manager, self.client = manager, client
+
+    def run(self, code, interrupt_after=None):
+        """The text that a cell prints, and the name of the error that ends it; interrupted once it prints a word."""
+        cell, text, error = self.client.execute(code), "", None
+        end = time.monotonic() + 100
+        while time.monotonic() < end:
+            assert self.manager.is_alive()
+            try:
+                message = self.client.get_iopub_msg(timeout=1)
+            except queue.Empty:
+                continue
+            if message["parent_header"].get("msg_id") != cell:
+                continue
+            content = message["content"]
+            if message["msg_type"] == "stream":
+                text += content["text"]
+                if interrupt_after and interrupt_after in text:
+                    interrupt_after = None
+                    self.manager.interrupt_kernel()
+            elif message["msg_type"] == "error":
+                error = content["ename"]
+            elif content.get("execution_state") == "idle":
+                return text, error
+        raise TimeoutError(text)
+
+
+@pytest.fixture
+def kernel(tmp_path, monkeypatch):
+    from jupyter_client.manager import start_new_kernel
+
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    manager, client = start_new_kernel(kernel_name="python3", cwd=str(tmp_path), startup_timeout=100)
+    yield Kernel(manager, client)
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
+
+
+# The kernel's own packages warn of things that are none of ours.
+@pytest.mark.filterwarnings("default")
+def test_an_interrupted_command_or_run_leaves_the_kernel_alive(kernel, trained):
+    kernel.run("import signal; before, x = signal.getsignal(signal.SIGINT), 1")
+    sample = f"{ROOT / 'sample.py'} --run {trained} --length 100000000 --mode state --temperature 0"
+    text, error = kernel.run(f"%run {sample}", interrupt_after=" ")
+    assert error == "KeyboardInterrupt"
+
+    text, error = kernel.run(
+        f"import dataclasses, jaxlm\n"
+        f"config = dataclasses.replace(jaxlm.Run.open({str(trained)!r}).record.config, epochs=100_000)\n"
+        f"jaxlm.train(config, run='fox', reporter=jaxlm.Terminal(jaxlm.WatchConfig(temperature=())))",
+        interrupt_after="Epoch 1/",
+    )
+    assert error == "KeyboardInterrupt"
+    assert "To resume: jaxlm.resume('checkpoints/fox')" in text
+    assert "\r" not in text
+    assert "\x1b[2K" not in text  # No line is drawn over.
+
+    assert kernel.run("print(signal.getsignal(signal.SIGINT) is before, x)") == ("True 1\n", None)
