@@ -1,11 +1,8 @@
-"""Writes with a trained model: `python sample.py --help`."""
+"""Generates text with a trained model: `python sample.py --help`."""
 
 import sys
 
-try:
-    from jaxlm import cli
-except ModuleNotFoundError as error:
-    sys.exit(f"error: {error.name} is not installed; install jaxlm and what it needs: python -m pip install -e .")
+from jaxlm import cli
 
 if __name__ == "__main__":
     sys.exit(cli.sample())

@@ -4,6 +4,7 @@ python -m benchmarks                    # everything; about a quarter of an hour
 python -m benchmarks --only book state  # some rows, printed only
 """
 
+import argparse
 import dataclasses
 import datetime
 import importlib.metadata
@@ -20,7 +21,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
@@ -404,26 +404,25 @@ def markdown(results: dict) -> str:
     )
 
 
-def main(only: tuple[str, ...] = (), rounds: int = 7) -> None:
-    """Measures jaxlm and its peers in turns.
-
-    Args:
-      only: rows to measure, and print only: book, large, state, window, streams, start. Left out: all, and the files
-        are written.
-      rounds: turns of each contender.
-    """
-    chosen = only or (*ROWS, "start")
-    if unknown := set(chosen) - {*ROWS, "start"}:
-        sys.exit(f"error: only: found {', '.join(sorted(unknown))}, expected some of {', '.join([*ROWS, 'start'])}")
+def main() -> None:
+    """Measures jaxlm and its peers in turns."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
+    rows = [*ROWS, "start"]
+    parser.add_argument(
+        "--only", nargs="+", choices=rows, metavar="ROW", help=f"measure and only print some of {', '.join(rows)}"
+    )
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each contender (default: %(default)s)")
+    arguments = parser.parse_args()
+    rounds = arguments.rounds
     results = {"machine": machine(), "characters": CHARACTERS, "rows": {}, "start_up": {}}
-    for key in chosen:
+    for key in arguments.only or rows:
         print(f"... {key}", file=sys.stderr, flush=True)
         if key == "start":
             results["start_up"] = start_up(max(3, rounds // 2))
         else:
             results["rows"][key] = measure(ROWS[key], rounds)
     show(results)
-    if only:
+    if arguments.only:
         return
     (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     path = HERE / "RESULTS.md"
@@ -435,4 +434,4 @@ MARK = "<!-- What follows is written by hand. -->"
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    main()

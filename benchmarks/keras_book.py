@@ -4,12 +4,12 @@
 loss on the windows of the rest, which `python -m jaxlm evaluate --protocol window-60` measures for jaxlm.
 """
 
+import argparse
 import os
 import time
 from pathlib import Path
 
 import numpy as np
-import tyro
 
 LENGTH, STRIDE = 60, 3
 
@@ -28,17 +28,16 @@ def windows(text: str, index: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
     return inputs, targets
 
 
-def main(corpus: tyro.conf.Positional[Path], epochs: int = 10) -> None:
-    """Trains and measures.
-
-    Args:
-      corpus: a text file.
-      epochs: passes over its first 90%.
-    """
+def main() -> None:
+    """Trains and measures."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.keras_book", description=main.__doc__)
+    parser.add_argument("corpus", type=Path, help="a text file")
+    parser.add_argument("--epochs", type=int, default=10, help="passes over its first 90%% (default: %(default)s)")
+    arguments = parser.parse_args()
     os.environ["KERAS_BACKEND"] = "tensorflow"
     import keras
 
-    text = corpus.read_text(encoding="utf-8").lower()
+    text = arguments.corpus.read_text(encoding="utf-8").lower()
     index = {character: i for i, character in enumerate(sorted(set(text)))}
     border = int(0.9 * len(text))
     keras.utils.set_random_seed(0)
@@ -50,11 +49,11 @@ def main(corpus: tyro.conf.Positional[Path], epochs: int = 10) -> None:
         ]
     )
     model.compile(loss="categorical_crossentropy", optimizer=keras.optimizers.RMSprop(learning_rate=0.01))
-    model.fit(*windows(text[:border], index), batch_size=128, epochs=epochs, verbose=2)
+    model.fit(*windows(text[:border], index), batch_size=128, epochs=arguments.epochs, verbose=2)
     seconds = time.perf_counter() - BEGAN
     loss = model.evaluate(*windows(text[border:], index), batch_size=128, verbose=0)
-    print(f"{epochs} epochs in {seconds:.1f} s; held-out loss {loss:.4f} nats")
+    print(f"{arguments.epochs} epochs in {seconds:.1f} s; held-out loss {loss:.4f} nats")
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    main()

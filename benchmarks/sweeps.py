@@ -6,17 +6,16 @@ trained on, and are judged on another. `medium` and `large` have stand-ins that 
 shorter text, with about as many parameters for each character.
 """
 
+import argparse
 import json
 import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import tyro
+from typing import get_args
 
 import jaxlm
-from jaxlm.config import STREAM, Size, TrainConfig
+from jaxlm.config import SIZES, Size, TrainConfig, changed
 from jaxlm.errors import Diverged
 from jaxlm.generator import TextGenerator
 from jaxlm.nn.scoring import PROTOCOLS
@@ -25,11 +24,11 @@ from jaxlm.runs.run import Progress
 from jaxlm.text.batches import split_text
 from jaxlm.text.corpus import fetch
 
-_MEDIUM = replace(STREAM["medium"], length=32, learning_rate=0.018, epochs=50)
-_LARGE = replace(STREAM["large"], length=32, epochs=35)
+_MEDIUM = replace(SIZES["medium"], length=32, learning_rate=0.018, epochs=50)
+_LARGE = replace(SIZES["large"], length=32, epochs=35)
 
 BASES: dict[Size, TrainConfig] = {
-    "small": STREAM["small"],
+    "small": SIZES["small"],
     "medium": replace(_MEDIUM, model=replace(_MEDIUM.model, hidden=128, embedding=32)),
     "large": replace(_LARGE, model=replace(_LARGE.model, hidden=240)),
 }
@@ -40,13 +39,6 @@ PARTS: dict[Size, tuple[slice, slice]] = {
     "large": (slice(100_000), slice(444_372, 469_372)),
 }
 """Characters of Nietzsche, lowercased: to learn from, and to judge by."""
-
-
-def changed(config: TrainConfig, change: dict[str, Any]) -> TrainConfig:
-    """A config with other settings, or its model's."""
-    of_model = {name: value for name, value in change.items() if hasattr(config.model, name)}
-    others = {name: value for name, value in change.items() if name not in of_model}
-    return replace(config, model=replace(config.model, **of_model), **others)
 
 
 class Epochs(Reporter):
@@ -87,19 +79,18 @@ def losses(config: TrainConfig, learned: str, judged: str) -> dict[str, float]:
     return {**rounded, "best_epoch": best.epoch, "seconds": round(time.monotonic() - began)}
 
 
-def main(size: tyro.conf.Positional[Size], changes: tyro.conf.Positional[tuple[str, ...]] = ("{}",), /) -> None:
-    """Trains one model after the other.
-
-    Args:
-      size: whose settings to start from.
-      changes: what to set otherwise in each, as JSON objects.
-    """
+def main() -> None:
+    """Trains one model after the other."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sweeps", description=main.__doc__)
+    parser.add_argument("size", choices=get_args(Size), help="whose settings to start from")
+    parser.add_argument("changes", nargs="*", default=["{}"], help="what to set otherwise in each, as JSON objects")
+    arguments = parser.parse_args()
     text = fetch("nietzsche").lower()
-    learned, judged = (text[part] for part in PARTS[size])
-    configs = {change: changed(BASES[size], json.loads(change)) for change in changes}
+    learned, judged = (text[part] for part in PARTS[arguments.size])
+    configs = {change: changed(BASES[arguments.size], json.loads(change)) for change in arguments.changes}
     for change, config in configs.items():
         print(json.dumps({"change": json.loads(change), **losses(config, learned, judged)}), flush=True)
 
 
 if __name__ == "__main__":
-    tyro.cli(main, prog="python -m benchmarks.sweeps")
+    main()

@@ -1,31 +1,60 @@
-"""jaxlm: character-level LSTM language models in JAX. Train one on any text, watch it learn, write with it.
+"""jaxlm: character-level LSTM language models in JAX. Train one on any text, watch it learn, generate with it.
 
 >>> import jaxlm
->>> jaxlm.load("checkpoints/nietzsche").generate("the truth ", 400, temperature=0.5)
+>>> jaxlm.load("nietzsche").generate("the truth ", 400, temperature=0.5)
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:  # `as`, since only that exports a name to strict type checkers.
+    from jaxlm.cli.terminal import Terminal as Terminal
+    from jaxlm.config import BOOK as BOOK
+    from jaxlm.config import SIZES as SIZES
+    from jaxlm.config import STREAM as STREAM
+    from jaxlm.config import EvaluateConfig as EvaluateConfig
+    from jaxlm.config import ModelConfig as ModelConfig
+    from jaxlm.config import SampleConfig as SampleConfig
+    from jaxlm.config import TrainConfig as TrainConfig
+    from jaxlm.config import WatchConfig as WatchConfig
+    from jaxlm.errors import InputError as InputError
+    from jaxlm.errors import RunError as RunError
+    from jaxlm.generator import TextGenerator as TextGenerator
+    from jaxlm.nn.model import LanguageModel as LanguageModel
+    from jaxlm.nn.sampling import reweight as reweight
+    from jaxlm.runs.reporter import EpochMetrics as EpochMetrics
+    from jaxlm.runs.reporter import Plan as Plan
+    from jaxlm.runs.reporter import Reporter as Reporter
+    from jaxlm.runs.run import Run as Run
+    from jaxlm.runs.run import load as load
+    from jaxlm.runs.trainer import resume as resume
+    from jaxlm.runs.trainer import train as train
 
 # Each name is imported when it is first used, so that `--help` need not wait for JAX.
 _HOMES = {
     "BOOK": "config",
+    "EpochMetrics": "runs.reporter",
+    "EvaluateConfig": "config",
     "InputError": "errors",
+    "LanguageModel": "nn.model",
     "ModelConfig": "config",
+    "Plan": "runs.reporter",
+    "Reporter": "runs.reporter",
+    "Run": "runs.run",
     "RunError": "errors",
+    "SIZES": "config",
     "STREAM": "config",
+    "SampleConfig": "config",
+    "Terminal": "cli.terminal",
+    "TextGenerator": "generator",
     "TrainConfig": "config",
     "WatchConfig": "config",
-    "LanguageModel": "nn.model",
-    "TextGenerator": "generator",
-    "reweight": "nn.sampling",
     "load": "runs.run",
-    "Run": "runs.run",
-    "train": "runs.trainer",
     "resume": "runs.trainer",
-    "Terminal": "cli.terminal",
+    "reweight": "nn.sampling",
+    "train": "runs.trainer",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -1,25 +1,35 @@
-"""Every setting of a run, checked as soon as it is made, and the recipes as plain instances.
+"""Every setting of a run, each in one place: its type, default, check and help; and the recipes as plain instances.
 
-This is the lowest room: it knows neither JAX nor files, so `--help` can be answered from it.
+What is said here of a setting is all there is: `--help`, docs/options.md and the classes' docstrings are made of it.
+This is the lowest room: it knows neither JAX nor a run's files, so `--help` can be answered from it.
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Literal, get_args
+import inspect
+import os
+import textwrap
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from jaxlm.errors import (
+    Check,
     InputError,
-    check_bool,
-    check_choice,
-    check_corpus,
-    check_encoding,
-    check_float,
-    check_int,
-    check_length,
-    check_seed,
-    check_temperatures,
+    corpus_sources,
+    did_you_mean,
+    one_of,
+    optional,
+    plain_text,
+    real_number,
     reject,
+    reject_idle,
+    seed,
+    temperatures,
+    text_encoding,
+    whole_number,
+    yes_or_no,
 )
+
+T = TypeVar("T")
 
 Recipe = Literal["book", "stream"]
 Size = Literal["small", "medium", "large"]
@@ -31,241 +41,403 @@ Optimizer = Literal["rmsprop", "adam"]
 Schedule = Literal["constant", "cosine"]
 Impl = Literal["auto", "scan", "fused", "cudnn"]
 
+# The groups that settings are shown in.
+TEXT = "What to learn from"
+RECIPE = "Recipe"
+NETWORK = "Network"
+LEARNING = "How to learn"
+SHOWN = "What is shown"
+GENERATE = "What to generate"
+MEASURE = "What to measure"
+
+BOOK_SAYS = "the book"
+OURS = "our choice"
+
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig:
+class Setting:
+    """What a field of settings has beside its name, type and default.
+
+    Attributes:
+      help: what it decides, in a sentence without a full stop.
+      check: takes its name and value; returns the value as it is kept, or raises InputError.
+      group: the settings that it is shown among.
+      source: where its default comes from.
+      unset: what is done where it is None, in words.
+      short: the letter of its short flag.
+      metavar: what stands for its value in help.
+    """
+
+    help: str
+    check: Check
+    group: str
+    source: str = ""
+    unset: str = ""
+    short: str = ""
+    metavar: str = ""
+
+
+def setting(
+    default: T,
+    help: str,
+    check: Check,
+    group: str,
+    *,
+    source: str = "",
+    unset: str = "",
+    short: str = "",
+    metavar: str = "",
+) -> T:
+    """A dataclass's field that is a setting; the arguments are those of `Setting`."""
+    about = Setting(help, check, group, source=source, unset=unset, short=short, metavar=metavar)
+    return cast(T, dataclasses.field(default=default, metadata={"setting": about}))
+
+
+def settings_in(config: object) -> Iterator[tuple[str, Setting, Any]]:
+    """The settings of a dataclass, and of those in it, in order: name, what is said of it, value."""
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        value = getattr(config, field.name)
+        if "setting" in field.metadata:
+            yield field.name, field.metadata["setting"], value
+        else:
+            yield from settings_in(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """Settings that are checked as soon as they are made, and kept as plain Python values."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if "setting" in field.metadata:
+                check = field.metadata["setting"].check
+                object.__setattr__(self, field.name, check(field.name, getattr(self, field.name)))
+
+
+def changed(config: T, changes: Mapping[str, Any]) -> T:
+    """A dataclass with other settings, be they its own or those of a dataclass in it."""
+    fields = dataclasses.fields(config)  # type: ignore[arg-type]
+    own = {field.name: changes[field.name] for field in fields if field.name in changes}
+    for field in fields:
+        part = own.get(field.name, getattr(config, field.name))
+        if isinstance(part, Checked):
+            own[field.name] = changed(part, changes)
+    return dataclasses.replace(config, **own)  # type: ignore[type-var]
+
+
+_share = real_number(0.0, 1.0)
+
+
+# Settings that several dataclasses have.
+
+
+def _corpus(group: str, left_out: str, unset: str, source: str = "") -> tuple[str, ...] | None:
+    return setting(
+        None,
+        "text files, folders, or nietzsche, shakespeare, python-docs",
+        optional(corpus_sources(left_out)),
+        group,
+        source=source,
+        unset=unset,
+        metavar="FILE",
+    )
+
+
+def _encoding(group: str) -> str | None:
+    return setting(
+        None,
+        "encoding of the files, such as cp949 or windows-1252",
+        optional(text_encoding),
+        group,
+        unset="UTF-8, or UTF-16 with a byte order mark",
+        metavar="NAME",
+    )
+
+
+def implementation(group: str) -> Impl:
+    """The setting of how to compute."""
+    return setting(
+        "auto",
+        "scan: the plain reference; fused: faster; cudnn: for NVIDIA GPUs; all agree up to rounding",
+        one_of(*get_args(Impl)),
+        group,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig(Checked):
     """The network: `layers` LSTM layers of `hidden` units, then a softmax over the vocabulary.
 
-    Every dropout but the recurrent one drops the same units at all steps of a window (Gal and Ghahramani 2016,
+    Each dropout but the recurrent one drops the same units at all steps of a window (Gal and Ghahramani 2016,
     arXiv:1512.05287).
-
-    Attributes:
-      hidden: Units of each LSTM layer (the book's: 128).
-      layers: LSTM layers, one on another (the book's: 1).
-      embedding: Numbers that stand for a token where it enters the first layer; 0: one-hot (the book's).
-      dropout: Share of units dropped between layers in training, so it needs two layers or more (the book's: none).
-      output_dropout: Share of units dropped before the softmax in training (the book's: none).
-      recurrent_dropout: Share of the recurrent weights dropped in each training step: DropConnect, as in AWD-LSTM (the
-        book's: none).
     """
 
-    hidden: int = 128
-    layers: int = 1
-    embedding: int = 0
-    dropout: float = 0.0
-    output_dropout: float = 0.0
-    recurrent_dropout: float = 0.0
+    hidden: int = setting(128, "units per LSTM layer", whole_number(1, 2**16), NETWORK, source=BOOK_SAYS)
+    layers: int = setting(1, "stacked LSTM layers", whole_number(1, 2**10), NETWORK, source=BOOK_SAYS)
+    embedding: int = setting(
+        0, "embedding size; 0 feeds one-hot vectors", whole_number(0, 2**16), NETWORK, source=BOOK_SAYS
+    )
+    dropout: float = setting(0.0, "dropout between layers (two or more)", _share, NETWORK, source=BOOK_SAYS)
+    output_dropout: float = setting(0.0, "dropout before the softmax", _share, NETWORK, source=BOOK_SAYS)
+    recurrent_dropout: float = setting(
+        0.0, "DropConnect on the recurrent weights, as in AWD-LSTM", _share, NETWORK, source=BOOK_SAYS
+    )
 
     def __post_init__(self) -> None:
-        check_int("hidden", self.hidden, 1, 2**16)
-        check_int("layers", self.layers, 1, 2**10)
-        check_int("embedding", self.embedding, 0, 2**16)
-        for name in ("dropout", "output_dropout", "recurrent_dropout"):
-            check_float(name, getattr(self, name), 0.0, 1.0, above=False)
+        super().__post_init__()
         if self.dropout and self.layers == 1:
-            reject("dropout", self.dropout, "0 with one layer, since it acts between layers", "add layers=2 or more")
+            reject_idle("dropout", self.dropout, "with one layer, as it acts between layers", "use two layers or more")
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """All that decides what a run learns. The defaults are the `book` recipe.
+class TrainConfig(Checked):
+    """Everything that decides what a run learns. The defaults are the `book` recipe.
 
     Source: F. Chollet, Deep Learning with Python, 8.1 (notebook for Keras 2.2.4).
-
-    Attributes:
-      recipe: How to learn, and the defaults to start from. book: the system of Deep Learning with Python, chapter 8,
-        which learns one character from each window of 60. stream: learns every character of the text, read on and on
-        with its memory kept: far better text in the same time; --recipe stream --help shows its defaults.
-      corpus: nietzsche, shakespeare, python-docs, or files and folders of UTF-8 text. Left out: nietzsche, or
-        python-docs where that can't be had.
-      encoding: Encoding of the corpus's files, such as cp949 or windows-1252. Left out: UTF-8, or UTF-16 with a mark.
-      tokens: What the model reads and writes at each step (the book's: char). Bytes want stride 1 in the book's recipe:
-        at 3, a script of three bytes a character is only half seen.
-      words: For word tokens, how many of the most frequent words to know; the others are spelled in characters. More
-        words make slower steps (our choice: 2000).
-      lowercase: Lowercase the corpus, and prompts too (the book's: yes).
-      normalize: Bring the corpus, and prompts too, into Unicode's composed form (NFC), so that a letter is the same
-        however it was typed.
-      validation: Share of the corpus, at its end, that is held out: never learned from, and measured after every epoch,
-        with the memory carried on, so that the best epoch is the one that does best on unseen text (the book's: 0,
-        none).
-      patience: Stop after so many epochs without a better held-out loss. Left out: train all epochs, as in the book.
-      length: Tokens in a window; in the stream recipe, tokens that each stream reads in a step (the book's: 60).
-      stride: Tokens from one window's start to the next's; the stream recipe has none (the book's: 3).
-      epochs: Passes over the corpus in all (the book's text: 60).
-      batch: Windows in a step; in the stream recipe, streams that are read side by side (the book's: 128).
-      optimizer: rmsprop as in Keras 2.2.4, with decay 0.9 and epsilon 1e-7 outside the root (the book's); adam with
-        decays 0.9 and 0.99.
-      learning_rate: Step size of the optimizer, at its largest (the book's: 0.01).
-      schedule: cosine: the learning rate falls to a hundredth by the last epoch, along a cosine; constant (the book's).
-      weight_decay: Share of each weight, times the learning rate, that every step takes away, for adam (the book's: 0).
-      clip: Largest global norm of the gradient; larger ones are scaled down. Left out: no limit, as in the book.
-      average: Write and measure with a running average of the weights, of which each step keeps this share (0.99, say);
-        with 0, by the last weights (the book's).
-      reset: For the stream recipe: how likely a stream's memory is cleared before a step, so that the model learns to
-        begin a text, too.
-      seed: Decides the initial weights and the order of the windows (the book sets none; our choice: 0).
-      impl: How to compute, with the same numbers but for rounding: scan, the plain reference; fused, faster; cudnn,
-        NVIDIA's library, on its GPUs only. auto chooses for the machine.
     """
 
-    recipe: Recipe = "book"
-    corpus: tuple[str, ...] | None = None
-    encoding: str | None = None
-    tokens: Tokens = "char"
-    words: int = 2000
-    lowercase: bool = True
-    normalize: bool = True
-    validation: float = 0.0
-    patience: int | None = None
-    length: int = 60
-    stride: int | None = 3
-    epochs: int = 60
-    batch: int = 128
-    optimizer: Optimizer = "rmsprop"
-    learning_rate: float = 0.01
-    schedule: Schedule = "constant"
-    weight_decay: float = 0.0
-    clip: float | None = None
-    average: float = 0.0
-    reset: float = 0.0
-    seed: int = 0
-    impl: Impl = "auto"
+    corpus: tuple[str, ...] | None = _corpus(TEXT, "nietzsche", "nietzsche; offline, python-docs", source=BOOK_SAYS)
+    validation: float = setting(
+        0.0,
+        "share of the corpus, at its end, held out for validation after every epoch",
+        real_number(0.0, 1.0, remedy="0.1 holds out the last tenth"),
+        TEXT,
+        source=BOOK_SAYS,
+    )
+    lowercase: bool = setting(True, "lowercase the corpus and prompts", yes_or_no, TEXT, source=BOOK_SAYS)
+    normalize: bool = setting(
+        True,
+        "normalize the corpus and prompts to Unicode's composed form, NFC",
+        yes_or_no,
+        TEXT,
+        source=OURS,
+    )
+    encoding: str | None = _encoding(TEXT)
+    tokens: Tokens = setting(
+        "char",
+        "unit of text; with bytes, the book recipe needs a stride of 1",
+        one_of(*get_args(Tokens)),
+        TEXT,
+        source=BOOK_SAYS,
+    )
+    words: int = setting(
+        2000,
+        "for word tokens: how many frequent words to know; the others are spelled out",
+        whole_number(1, 2**24),
+        TEXT,
+        source=OURS,
+    )
+    recipe: Recipe = setting(
+        "book",
+        "book: learn one character per window of text; stream: learn every character, for better text sooner",
+        one_of(*get_args(Recipe)),
+        RECIPE,
+    )
     model: ModelConfig = ModelConfig()
+    epochs: int = setting(60, "passes over the corpus", whole_number(1, 2**31 - 1), LEARNING, source="the book's text")
+    patience: int | None = setting(
+        None,
+        "stop after this many epochs without a better validation loss",
+        optional(whole_number(1, remedy="leave it out to train all epochs")),
+        LEARNING,
+        source=BOOK_SAYS,
+        unset="train all epochs",
+    )
+    learning_rate: float = setting(0.01, "peak learning rate", real_number(0.0, above=True), LEARNING, source=BOOK_SAYS)
+    batch: int = setting(
+        128,
+        "windows per step; in the stream recipe, streams read side by side",
+        whole_number(1, 2**20),
+        LEARNING,
+        source=BOOK_SAYS,
+    )
+    length: int = setting(
+        60,
+        "tokens per window; in the stream recipe, tokens that each stream reads per step",
+        whole_number(1, 2**20),
+        LEARNING,
+        source=BOOK_SAYS,
+    )
+    stride: int | None = setting(
+        3,
+        "book recipe: tokens from the start of a window to the next one's",
+        optional(whole_number(1, 2**31 - 1)),
+        LEARNING,
+        source=BOOK_SAYS,
+        unset="none",
+    )
+    seed: int = setting(
+        0,
+        "seed of the initial weights, the order of the data and dropout",
+        seed,
+        LEARNING,
+        source=OURS,
+    )
+    optimizer: Optimizer = setting(
+        "rmsprop",
+        "rmsprop as in Keras 2.2.4, or adam with decays 0.9 and 0.99",
+        one_of(*get_args(Optimizer)),
+        LEARNING,
+        source=BOOK_SAYS,
+    )
+    schedule: Schedule = setting(
+        "constant",
+        "cosine: decay to a hundredth of the peak rate by the last epoch",
+        one_of(*get_args(Schedule)),
+        LEARNING,
+        source=BOOK_SAYS,
+    )
+    clip: float | None = setting(
+        None,
+        "clip the global gradient norm to this",
+        optional(real_number(0.0, above=True, remedy="leave it out for no limit")),
+        LEARNING,
+        source=BOOK_SAYS,
+        unset="no clipping",
+    )
+    weight_decay: float = setting(0.0, "decoupled weight decay, for adam", real_number(0.0), LEARNING, source=BOOK_SAYS)
+    average: float = setting(
+        0.0,
+        "decay of an EMA of the weights, which is then what is evaluated and generates; 0: no EMA",
+        real_number(0.0, 1.0, remedy="0.999, for example"),
+        LEARNING,
+        source=BOOK_SAYS,
+    )
+    reset: float = setting(
+        0.0,
+        "stream recipe: probability of clearing a stream's memory before a step",
+        _share,
+        LEARNING,
+    )
+    impl: Impl = implementation(LEARNING)
 
     def __post_init__(self) -> None:
-        check_choice("recipe", self.recipe, get_args(Recipe))
-        stream = self.recipe == "stream"
-        object.__setattr__(self, "corpus", check_corpus(self.corpus, "nietzsche"))
-        check_encoding(self.encoding)
-        check_choice("tokens", self.tokens, get_args(Tokens))
-        check_int("words", self.words, 1, 2**24)
-        if self.tokens != "word" and self.words != type(self).words:
-            reject("words", self.words, "nothing, since it is for tokens=word", "leave it out, or choose word tokens")
-        check_bool("lowercase", self.lowercase)
-        check_bool("normalize", self.normalize)
-        check_float("validation", self.validation, 0.0, 1.0, above=False, remedy="0.1 holds out the last tenth")
-        if self.patience is not None:
-            check_int("patience", self.patience, 1, remedy="leave it out to train all epochs")
-            if not self.validation:
-                reject("patience", self.patience, "nothing without a held-out text", "leave it out, or hold one out")
-        check_int("length", self.length, 1, 2**20)
-        if not stream:
-            check_int("stride", self.stride, 1, 2**31 - 1)
-        elif self.stride is not None:
-            reject(
-                "stride",
-                self.stride,
-                "nothing, since recipe=stream has no windows",
-                'leave it out (in Python, begin with jaxlm.STREAM["small"], or set stride=None)',
-            )
-        check_int("epochs", self.epochs, 1, 2**31 - 1)
-        check_int("batch", self.batch, 1, 2**20)
-        check_choice("optimizer", self.optimizer, get_args(Optimizer))
-        check_float("learning_rate", self.learning_rate, 0.0, above=True)
-        check_choice("schedule", self.schedule, get_args(Schedule))
-        check_float("weight_decay", self.weight_decay, 0.0, above=False)
-        if self.weight_decay and self.optimizer != "adam":
-            reject(
-                "weight_decay", self.weight_decay, "0, since it is for optimizer=adam", "choose adam, or leave it out"
-            )
-        if self.clip is not None:
-            check_float("clip", self.clip, 0.0, above=True, remedy="leave it out for no limit")
-        check_float("average", self.average, 0.0, 1.0, above=False, remedy="0.999, for example")
-        check_float("reset", self.reset, 0.0, 1.0, above=False)
-        if self.reset and not stream:
-            reject("reset", self.reset, "0, since it is for recipe=stream", "leave it out, or choose that recipe")
-        check_seed(self.seed)
-        check_choice("impl", self.impl, get_args(Impl))
+        super().__post_init__()
         if not isinstance(self.model, ModelConfig):
             reject("model", self.model, "a ModelConfig")
+        stream = self.recipe == "stream"
+        if self.tokens != "word" and self.words != type(self).words:
+            reject_idle("words", self.words, f"with {self.tokens} tokens", "leave it out, or choose word tokens")
+        if self.patience is not None and not self.validation:
+            reject_idle("patience", self.patience, "without a validation text", "leave it out, or set validation")
+        if stream and self.stride is not None:
+            remedy = 'leave it out (in Python, start from jaxlm.SIZES["small"], or set stride=None)'
+            reject_idle("stride", self.stride, "in the stream recipe, which has no windows", remedy)
+        if not stream and self.stride is None:
+            reject("stride", self.stride, "a whole number of 1 or more in the book recipe")
+        if self.weight_decay and self.optimizer != "adam":
+            reject_idle("weight_decay", self.weight_decay, f"with {self.optimizer}", "choose adam, or leave it out")
+        if self.reset and not stream:
+            reject_idle("reset", self.reset, "in the book recipe", "leave it out, or choose the stream recipe")
 
 
 @dataclasses.dataclass(frozen=True)
-class WatchConfig:
-    """What is shown while a run learns; it changes nothing that is learned.
+class WatchConfig(Checked):
+    """What is shown while a run learns; it changes nothing that is learned."""
 
-    Attributes:
-      temperature: Temperatures of the samples after each epoch (the book's: 0.2 0.5 1.0 1.2).
-      sample_length: Characters in each of these samples (the book's: 400).
-    """
-
-    temperature: tuple[float, ...] = (0.2, 0.5, 1.0, 1.2)
-    sample_length: int = 400
-
-    def __post_init__(self) -> None:
-        check_temperatures(self.temperature)
-        check_int("sample_length", self.sample_length, 0)
+    temperature: tuple[float, ...] = setting(
+        (0.2, 0.5, 1.0, 1.2),
+        "temperatures of the samples after each epoch; without any, none are shown",
+        temperatures,
+        SHOWN,
+        source=BOOK_SAYS,
+        short="t",
+    )
+    sample_length: int = setting(400, "characters in each sample", whole_number(0), SHOWN, source=BOOK_SAYS, short="l")
 
 
 @dataclasses.dataclass(frozen=True)
-class SampleConfig:
-    """What to write, and how.
+class SampleConfig(Checked):
+    """What to generate, and how."""
 
-    Attributes:
-      prompt: Text to go on from. Left out: the run's seed text.
-      length: Characters to write after the prompt (the book's: 400).
-      temperature: 0 is greedy, 1 is as learned, more is wilder; several are shown one after the other.
-      count: Texts to write at each temperature, all at once. The first has the seed, the others those that follow it.
-      seed: Repeats a text exactly. Left out: a new one each time; it is shown.
-      mode: window: each token from the last ones alone, as many as a training window had; state: the memory goes on,
-        which is much faster. Left out: as the model was trained.
-      unknown: What to do with prompt characters that the model has never seen: error, or skip them.
-    """
-
-    prompt: str | None = None
-    length: int = 400
-    temperature: tuple[float, ...] = (0.5,)
-    count: int = 1
-    seed: int | None = None
-    mode: Mode | None = None
-    unknown: Unknown = "error"
+    prompt: str | None = setting(
+        None, "text to continue", optional(plain_text), GENERATE, unset="the run's seed text", short="p"
+    )
+    length: int = setting(
+        400,
+        "characters to generate after the prompt",
+        whole_number(0, remedy="it counts the characters to generate"),
+        GENERATE,
+        short="l",
+    )
+    temperature: tuple[float, ...] = setting(
+        (0.5,),
+        "0 is greedy, 1 as learned, more is wilder; several are shown in turn",
+        temperatures,
+        GENERATE,
+        short="t",
+    )
+    count: int = setting(
+        1,
+        "texts at each temperature; their seeds count up from the first",
+        whole_number(1, 2**20),
+        GENERATE,
+        short="n",
+    )
+    seed: int | None = setting(
+        None, "repeats a text exactly", optional(seed), GENERATE, unset="a new one, which is shown"
+    )
+    mode: Mode | None = setting(
+        None,
+        "window: predict from the last tokens, as many as in training; state: from all, and much faster",
+        optional(one_of(*get_args(Mode))),
+        GENERATE,
+        unset="as trained",
+    )
+    unknown: Unknown = setting(
+        "error",
+        "what to do with characters in the prompt that the model has never seen",
+        one_of(*get_args(Unknown)),
+        GENERATE,
+    )
 
     def __post_init__(self) -> None:
-        if self.prompt is not None and not isinstance(self.prompt, str):
-            reject("prompt", self.prompt, "text")
-        check_length(self.length)
-        check_temperatures(self.temperature)
+        super().__post_init__()
         if not self.temperature:
             reject("temperature", self.temperature, "at least one number", "for example 0.5")
-        check_int("count", self.count, 1, 2**20)
-        if self.seed is not None:
-            check_seed(self.seed)
-        if self.mode is not None:
-            check_choice("mode", self.mode, get_args(Mode))
-        check_choice("unknown", self.unknown, get_args(Unknown))
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateConfig:
-    """Which text to measure a model on, and how.
+class EvaluateConfig(Checked):
+    """Which text to measure a model on, and how."""
 
-    Attributes:
-      corpus: Names, files and folders of text, as in train.py. Left out: the part of the run's own corpus that was held
-        out from its training.
-      encoding: Encoding of its files, as in train.py.
-      protocol: carried: each token from all before it; cold-256: each from those before it in its window, one of 256
-        after the other, as nanoGPT measures; window-60: the one after each window of 60, at stride 3, as the book
-        trains.
-      dynamic: Let the model learn from what it has just read, too (dynamic evaluation). It never looks ahead, and the
-        run stays as it is.
-      unknown: What to do with characters that the model has never seen: error, or skip them.
-    """
-
-    corpus: tuple[str, ...] | None = None
-    encoding: str | None = None
-    protocol: Protocol = "carried"
-    dynamic: bool = False
-    unknown: Unknown = "error"
+    corpus: tuple[str, ...] | None = _corpus(MEASURE, "the run's validation text", "the run's own validation text")
+    encoding: str | None = _encoding(MEASURE)
+    protocol: Protocol = setting(
+        "carried",
+        "what each token is predicted from. carried: all before it; cold-256: its block of 256, as nanoGPT does; "
+        "window-60: the last 60, as the book does",
+        one_of(*get_args(Protocol)),
+        MEASURE,
+    )
+    dynamic: bool = setting(
+        False,
+        "dynamic evaluation: learn from what was just read; the run stays as it is",
+        yes_or_no,
+        MEASURE,
+    )
+    unknown: Unknown = setting(
+        "error",
+        "what to do with characters that the model has never seen",
+        one_of(*get_args(Unknown)),
+        MEASURE,
+    )
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "corpus", check_corpus(self.corpus, "the run's held-out part"))
-        check_encoding(self.encoding)
-        check_choice("protocol", self.protocol, get_args(Protocol))
-        check_bool("dynamic", self.dynamic)
+        super().__post_init__()
         if self.dynamic and self.protocol != "carried":
             reject("dynamic", self.dynamic, f"False with protocol={self.protocol}", "choose protocol=carried")
-        check_choice("unknown", self.unknown, get_args(Unknown))
+
+
+def _explain(kind: type[Checked]) -> None:
+    """Adds the settings to a class's docstring, as `help` shows it."""
+    lines = [f"  {name}: {about.help}." for name, about, _ in settings_in(kind())]
+    wrapped = [textwrap.fill(line, 100, subsequent_indent="    ") for line in lines]
+    kind.__doc__ = "\n".join([f"{inspect.cleandoc(kind.__doc__ or '')}\n\nAttributes:", *wrapped])
+
+
+for _kind in (ModelConfig, TrainConfig, WatchConfig, SampleConfig, EvaluateConfig):
+    _explain(_kind)
 
 
 # The book's own system. Expected on Nietzsche: the curve in README.md.
@@ -274,7 +446,7 @@ BOOK = TrainConfig()
 # Every setting of the stream recipe comes from benchmarks/SWEEPS.md; the losses are those of benchmarks/RESULTS.md, in
 # nats per character on held-out text, with the memory carried on.
 # Small, in under a minute: Nietzsche 1.364 - 1.369.
-_STREAM = TrainConfig(
+_SMALL = TrainConfig(
     recipe="stream",
     lowercase=False,
     validation=0.1,
@@ -294,25 +466,28 @@ _STREAM = TrainConfig(
 # Larger and longer, so regularised more, and with an average that makes the epochs on the way better. In half an hour:
 # Nietzsche 1.2460 (fastai's split), tiny Shakespeare 1.402 (30 epochs).
 _MEDIUM = dataclasses.replace(
-    _STREAM,
+    _SMALL,
     length=64,
     epochs=60,
     learning_rate=0.01,
     weight_decay=0.1,
     average=0.99,
-    model=ModelConfig(256, 2, 64, dropout=0.2, output_dropout=0.25, recurrent_dropout=0.25),
+    model=ModelConfig(hidden=256, layers=2, embedding=64, dropout=0.2, output_dropout=0.25, recurrent_dropout=0.25),
 )
 
-STREAM: dict[Size, TrainConfig] = {
-    "small": _STREAM,
+SIZES: dict[Size, TrainConfig] = {
+    "small": _SMALL,
     "medium": _MEDIUM,
-    # Wider, with more dropout: chosen on a stand-in; nobody has trained it to the end yet.
+    # Wider, with more dropout: chosen on a smaller proxy, and not yet trained to the end.
     "large": dataclasses.replace(
         _MEDIUM,
         learning_rate=5e-3,
-        model=ModelConfig(640, 2, 64, dropout=0.3, output_dropout=0.4, recurrent_dropout=0.3),
+        model=ModelConfig(hidden=640, layers=2, embedding=64, dropout=0.3, output_dropout=0.4, recurrent_dropout=0.3),
     ),
 }
+
+STREAM = SIZES
+"""The former name of `SIZES`, until 0.2.0."""
 
 
 def recipe_settings(recipe: Recipe, size: Size | None = None) -> TrainConfig:
@@ -322,10 +497,36 @@ def recipe_settings(recipe: Recipe, size: Size | None = None) -> TrainConfig:
       InputError: a size is named for `book`.
     """
     if recipe == "stream":
-        return STREAM[size or "small"]
+        return SIZES[size or "small"]
     if size is not None:
-        reject("size", size, "nothing, since it is for recipe=stream", "leave it out, or choose that recipe")
+        reject_idle("size", size, "in the book recipe", "leave it out, or choose the stream recipe")
     return BOOK
+
+
+def settings(recipe: Recipe = "book", size: Size | None = None, **changes: Any) -> TrainConfig:
+    """A recipe with some settings changed: `settings("stream", epochs=5, hidden=256)`.
+
+    Args:
+      recipe: what to start from.
+      size: for the stream recipe: small, medium or large; small if left out.
+      **changes: settings of TrainConfig and ModelConfig by name.
+
+    Raises:
+      InputError: a setting does not exist, or its value will not do.
+    """
+    one_of(*get_args(Recipe))("recipe", recipe)
+    optional(one_of(*get_args(Size)))("size", size)
+    start = recipe_settings(recipe, size)
+    known = [name for name, _, _ in settings_in(start)]
+    for name in changes:
+        if name not in [*known, "model"]:
+            raise InputError(f"no setting {name!r}{did_you_mean(name, known)}")
+    return changed(start, changes)
+
+
+def checkpoints_folder() -> str:
+    """The folder of runs where none is named."""
+    return os.path.expanduser(os.environ.get("JAXLM_CHECKPOINTS") or "checkpoints")
 
 
 def to_json(config: TrainConfig) -> dict[str, Any]:
@@ -360,12 +561,7 @@ def from_json(values: Mapping[str, Any]) -> TrainConfig:
         ) from error
 
 
-def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
-    """The settings in which two configs differ, one phrase each."""
-
-    def flat(config: TrainConfig) -> dict[str, Any]:
-        values = to_json(config)
-        return {**values.pop("model"), **values}
-
-    before, after = flat(old), flat(new)
-    return [f"{name} {after[name]!r} instead of {before[name]!r}" for name in before if before[name] != after[name]]
+def differences(config: TrainConfig, asked: Mapping[str, Any]) -> list[str]:
+    """The settings that are asked for and are not those of a config, one phrase each."""
+    own = {name: value for name, _, value in settings_in(config) if name in asked}
+    return [f"{name} {asked[name]!r} instead of {own[name]!r}" for name in own if asked[name] != own[name]]

@@ -1,8 +1,16 @@
 """Mistakes and failures, and the checks that tell of them: what was wrong, what was found, what to do."""
 
 import codecs
+import functools
 import math
-from typing import NoReturn
+import numbers
+import operator
+import os
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
+
+Check = Callable[[str, Any], Any]
+"""Takes a setting's name and its value; returns the value as a plain Python one, or raises InputError."""
 
 
 class InputError(ValueError):
@@ -23,82 +31,141 @@ class Stopped(RunError):
 
 def reject(name: str, found: object, expected: str, remedy: str = "") -> NoReturn:
     """Raises InputError in the one form that all settings share."""
-    raise InputError(f"{name}: found {found!r}, expected {expected}{'; ' * bool(remedy)}{remedy}")
+    if isinstance(found, numbers.Number) and hasattr(found, "item"):
+        found = found.item()  # NumPy's 3 is shown as 3.
+    raise InputError(f"{name}: found {found!r}, expected {expected}{'; ' if remedy else ''}{remedy}")
 
 
-def check_int(name: str, value: object, low: int, high: int | None = None, remedy: str = "") -> None:
-    """Raises InputError unless `value` is an int in [low, high]."""
-    good = isinstance(value, int) and not isinstance(value, bool) and value >= low
-    if not good or (high is not None and value > high):  # type: ignore[operator]
-        span = f"of {low} or more" if high is None else f"from {low} to {high}"
-        reject(name, value, f"a whole number {span}", remedy)
+def reject_idle(name: str, value: object, where: str, remedy: str) -> NoReturn:
+    """Raises InputError for a setting that would do nothing beside the others."""
+    raise InputError(f"{name}: {value!r} has no effect {where}; {remedy}")
 
 
-def check_float(name: str, value: object, low: float, high: float = math.inf, *, above: bool, remedy: str = "") -> None:
-    """Raises InputError unless `value` is finite, over `low` (or at it, if not `above`) and under `high`."""
-    try:
-        good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # An int beyond all floats.
-        good = False
-    if not good or value < low or (above and value == low) or value >= high:  # type: ignore[operator]
-        lower = f"above {low:g}" if above else f"of {low:g} or more"
-        upper = "" if high == math.inf else f" and below {high:g}"
-        reject(name, value, f"a finite number {lower}{upper}", remedy)
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message about a name or flag that does not exist: the nearest that does, if any is near."""
+    import difflib  # Only mistakes need it.
+
+    names = {name.lstrip("-").casefold(): name for name in known}
+    bare = word.lstrip("-").casefold()
+    near = [name for name in names if bare and name.startswith(bare)] or difflib.get_close_matches(bare, names, n=1)
+    return f"; did you mean {names[near[0]]}?" if near else ""
 
 
-def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raises InputError unless `value` is one of `choices`."""
+def whole_number(low: int, high: int | None = None, remedy: str = "") -> Check:
+    """A check for a whole number in [low, high], NumPy's too."""
+    span = f"of {low} or more" if high is None else f"from {low} to {high}"
+
+    def check(name: str, value: Any) -> int:
+        try:
+            number = operator.index(value)
+        except TypeError:
+            number = low - 1
+        if isinstance(value, bool) or number < low or (high is not None and number > high):
+            reject(name, value, f"a whole number {span}", remedy)
+        return number
+
+    return check
+
+
+def real_number(low: float, high: float = math.inf, *, above: bool = False, remedy: str = "") -> Check:
+    """A check for a finite number over `low` (or at it, unless `above`) and under `high`, NumPy's too."""
+    span = f"above {low:g}" if above else f"of {low:g} or more"
+    if high != math.inf:
+        span += f" and below {high:g}"
+
+    def check(name: str, value: Any) -> float:
+        try:
+            number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
+        except OverflowError:  # An int beyond all floats.
+            number = math.inf
+        if not math.isfinite(number) or number < low or (above and number == low) or number >= high:
+            reject(name, value, f"a finite number {span}", remedy)
+        return number
+
+    return check
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> str:
+    """One of `choices`; raises InputError for anything else."""
     if value not in choices:
         reject(name, value, f"one of {', '.join(choices)}")
+    return str(value)
 
 
-def check_bool(name: str, value: object) -> None:
-    """Raises InputError unless `value` is True or False."""
+def one_of(*choices: str) -> Check:
+    """A check for one of some words."""
+    return functools.partial(check_choice, choices=choices)
+
+
+def optional(check: Check) -> Check:
+    """A check that lets None pass, for a setting that may be left out."""
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def yes_or_no(name: str, value: object) -> bool:
+    """A check for True or False."""
     if not isinstance(value, bool):
         reject(name, value, "True or False")
+    return value
 
 
-def check_seed(value: object) -> None:
-    """Raises InputError unless `value` fits the 32 bits that every generator here takes."""
-    check_int("seed", value, 0, 2**32 - 1)
+def plain_text(name: str, value: object) -> str:
+    """A check for text."""
+    if not isinstance(value, str):
+        reject(name, value, "text")
+    return str(value)
 
 
-def check_temperature(value: object) -> None:
-    """Raises InputError unless `value` is a finite temperature; 0 means greedy."""
-    check_float("temperature", value, 0.0, above=False, remedy="0 is greedy, 0.5 is cautious, 1 is as learned")
+def file_path(name: str, value: object) -> str:
+    """A check for a name or a path; `~` becomes the home directory."""
+    path = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(path, str) or not path:
+        reject(name, value, "a name, or a path", "leave it out for the default")
+    return os.path.expanduser(path)
 
 
-def check_temperatures(value: object) -> None:
-    """Raises InputError unless `value` is a tuple or list of temperatures."""
-    if not isinstance(value, tuple | list):
-        reject("temperature", value, "a tuple of numbers", "for example (0.5,)")
-    for temperature in value:
-        check_temperature(temperature)
+def corpus_sources(left_out: str) -> Check:
+    """A check for one name or path, or several, as a tuple; `left_out` says what is taken where there is none."""
+
+    def check(name: str, value: Any) -> tuple[str, ...]:
+        sources = (value,) if isinstance(value, str | os.PathLike) else value
+        if not isinstance(sources, tuple | list):
+            reject(name, value, "names and paths", 'for example corpus="nietzsche", or corpus=("a.txt", "b.txt")')
+        if not sources:
+            reject(name, value, "a name or a path", f"leave it out for {left_out}")
+        if not all(isinstance(source, str | os.PathLike) and os.fspath(source) for source in sources):
+            reject(name, value, "names and paths", 'for example corpus=("a.txt", "b.txt")')
+        return tuple(os.path.expanduser(os.fspath(source)) for source in sources)
+
+    return check
 
 
-def check_corpus(value: object, left_out: str) -> tuple[str, ...] | None:
-    """The sources of a corpus as a tuple; raises InputError unless there are some, or it is None."""
-    if value is None:
-        return None
-    if not isinstance(value, tuple | list) or not all(isinstance(part, str) for part in value):
-        reject("corpus", value, "a tuple of names and paths", 'for example corpus=("nietzsche",)')
-    if not value:
-        reject("corpus", value, "a name or a path", f"leave it out for {left_out}")
-    return tuple(value)
-
-
-def check_encoding(value: object) -> None:
-    """Raises InputError unless `value` is the name of a text encoding that Python knows, or None."""
-    if value is None:
-        return
+def text_encoding(name: str, value: object) -> str:
+    """A check for the name of a text encoding that Python knows."""
     try:
         known = isinstance(value, str) and codecs.lookup(value)._is_text_encoding
-    except LookupError:
+    except (LookupError, ValueError):  # A NUL in it is a ValueError.
         known = False
     if not known:
-        reject("encoding", value, "the name of a text encoding, such as cp949 or windows-1252")
+        reject(name, value, "the name of a text encoding, such as cp949 or windows-1252")
+    return str(value)
 
 
-def check_length(value: object) -> None:
-    """Raises InputError unless `value` can be a number of characters to generate."""
-    check_int("length", value, 0, remedy="it counts the characters to write")
+seed = whole_number(0, 2**32 - 1)
+"""A check for what fits the 32 bits that every generator here takes."""
+
+_temperature = real_number(0.0, remedy="0 is greedy, 0.5 is cautious, 1 is as learned")
+
+
+def check_temperature(value: object) -> float:
+    """A finite temperature; 0 means greedy. Raises InputError for anything else."""
+    return float(_temperature("temperature", value))
+
+
+def temperatures(name: str, value: Any) -> tuple[float, ...]:
+    """A check for one temperature or several, as a tuple."""
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        value = (value,)
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        reject(name, value, "a number, or several", "for example 0.5, or (0.2, 0.5, 1.0)")
+    return tuple(_temperature(name, temperature) for temperature in value)

@@ -1,25 +1,36 @@
-"""Settings: what is refused, and that they survive as JSON."""
+"""Settings: what is refused, what is taken for a plain value, and that they survive as JSON."""
 
 import dataclasses
 import json
 import math
+import typing
+from pathlib import Path
+from types import NoneType
 
+import numpy as np
 import pytest
 
+import jaxlm
 from jaxlm.config import (
     BOOK,
-    STREAM,
+    SIZES,
     EvaluateConfig,
     ModelConfig,
     SampleConfig,
     TrainConfig,
     WatchConfig,
+    changed,
+    checkpoints_folder,
     differences,
     from_json,
     recipe_settings,
+    settings,
+    settings_in,
     to_json,
 )
 from jaxlm.errors import InputError
+
+KINDS = [ModelConfig, TrainConfig, WatchConfig, SampleConfig, EvaluateConfig]
 
 OTHER = TrainConfig(
     corpus=("a.txt", "nietzsche"),
@@ -43,10 +54,27 @@ OTHER = TrainConfig(
 )
 
 
+def fields(*kinds):
+    """Each setting of the dataclasses: its dataclass, its name, the type of its value, whether it may be None."""
+    for kind in kinds:
+        hints = typing.get_type_hints(kind)
+        for field in dataclasses.fields(kind):
+            if "setting" in field.metadata:
+                hint = hints[field.name]
+                optional = NoneType in typing.get_args(hint)
+                yield kind, field.name, typing.get_args(hint)[0] if optional else hint, optional
+
+
 def test_settings_from_before_there_was_a_choice_of_impl_are_read():
     older = to_json(BOOK)
     del older["impl"]
     assert from_json(older) == BOOK
+
+
+def test_runs_from_before_texts_were_normalized_stay_as_they_are():
+    older = to_json(BOOK)
+    del older["normalize"]
+    assert from_json(older) == dataclasses.replace(BOOK, normalize=False)
 
 
 def test_settings_that_are_retired_are_read_where_they_did_nothing():
@@ -57,8 +85,14 @@ def test_settings_that_are_retired_are_read_where_they_did_nothing():
         from_json({**older, "warmup": 100})
 
 
+def test_the_bundled_model_s_settings_are_those_of_the_medium_size_on_fastai_s_split():
+    stored = json.loads((Path(__file__).parents[1] / "checkpoints/nietzsche/config.json").read_text())["config"]
+    kept = {"corpus": ("nietzsche",), "validation": 0.17831, "lowercase": True, "normalize": False}
+    assert from_json(stored) == dataclasses.replace(SIZES["medium"], **kept)
+
+
 def test_the_book_is_written_out():
-    assert recipe_settings("book") == BOOK == TrainConfig()
+    assert recipe_settings("book") == settings() == BOOK == TrainConfig()
     assert to_json(BOOK) == {
         "recipe": "book",
         "corpus": None,
@@ -93,107 +127,207 @@ def test_the_book_is_written_out():
     }
     assert WatchConfig() == WatchConfig(temperature=(0.2, 0.5, 1.0, 1.2), sample_length=400)
     assert SampleConfig() == SampleConfig(None, 400, (0.5,), 1, None, None, "error")
-    assert EvaluateConfig() == EvaluateConfig(None, "carried", False, "error")
+    assert EvaluateConfig() == EvaluateConfig(None, None, "carried", False, "error")
 
 
-BAD = [
-    *((ModelConfig, name, value) for name in ("hidden", "layers") for value in (0, -1, 1.0, "1", None, True)),
-    *((ModelConfig, "embedding", value) for value in (-1, 1.0, "1", None, True)),
-    *(
-        (kind, name, value)
-        for kind, name in (
-            (ModelConfig, "dropout"),
-            (ModelConfig, "output_dropout"),
-            (ModelConfig, "recurrent_dropout"),
-            (TrainConfig, "validation"),
-            (TrainConfig, "average"),
-            (TrainConfig, "reset"),
-        )
-        for value in (-0.1, 1.0, 1, math.nan, math.inf, "0", None, True)
-    ),
-    *((TrainConfig, "weight_decay", value) for value in (-0.1, math.nan, math.inf, "0", None, True)),
-    *((TrainConfig, "patience", value) for value in (0, -1, 1.0, "1", True)),
-    *(
-        (TrainConfig, name, value)
-        for name in ("words", "length", "stride", "epochs", "batch")
-        for value in (0, -1, 1.0, "1", None, True)
-    ),
-    *((TrainConfig, "learning_rate", value) for value in (0, 0.0, -1, math.nan, math.inf, 10**400, "1", None, True)),
-    *((TrainConfig, "clip", value) for value in (0, -1.0, math.nan, math.inf, "1", False)),
-    *((TrainConfig, "seed", value) for value in (-1, 2**32, 0.0, None, True)),
-    *(
-        (TrainConfig, name, value)
-        for name in ("recipe", "tokens", "optimizer", "schedule")
-        for value in ("", "Book", None, 1)
-    ),
-    *((TrainConfig, "validation", value) for value in (-0.1, 1.0, 1, math.nan, "0", None, True)),
-    *((kind, "corpus", value) for kind in (TrainConfig, EvaluateConfig) for value in ("a.txt", ("a.txt", 1), (), 3)),
-    *((TrainConfig, "lowercase", value) for value in (0, "yes", None)),
-    *((TrainConfig, "model", value) for value in (None, {"hidden": 1})),
-    *((WatchConfig, "sample_length", value) for value in (-1, 1.5, None, True)),
-    *((WatchConfig, "temperature", value) for value in (0.5, None, "1")),
-    *((SampleConfig, "temperature", value) for value in (0.5, None, (), "1")),
-    *((SampleConfig, "length", value) for value in (-1, 1.5, None, True)),
-    *((SampleConfig, "seed", value) for value in (-1, 2**32, 0.5, True)),
-    *((SampleConfig, "mode", value) for value in ("", "windows", 1)),
-    *((SampleConfig, "unknown", value) for value in ("", "drop", None)),
-    *((EvaluateConfig, "protocol", value) for value in ("", "cold", None, 256)),
-    *((EvaluateConfig, "dynamic", value) for value in (0, "yes", None)),
-    *((EvaluateConfig, "unknown", value) for value in ("", "drop", None)),
-    *((SampleConfig, "prompt", value) for value in (b"a", 1)),
-]
+NOT_A_COUNT = (-1, 1.5, 1.0, "1", True, [1], np.float32(1.0), np.True_)
+NOT_A_NUMBER = (-0.1, math.nan, math.inf, -math.inf, 10**400, "0", True, np.float64("nan"), (0.5,), 1j)
+BAD = {
+    int: NOT_A_COUNT,
+    float: NOT_A_NUMBER,
+    bool: (0, 1, "yes", np.int64(1)),
+    str: (b"a", 1, True),
+    tuple[str, ...]: (3, (), ("a.txt", 1), ("",), (None,), b"a.txt", {"a.txt": 1}),
+    tuple[float, ...]: ("1", b"1", True, *((0.5, value) for value in NOT_A_NUMBER)),
+}
+"""Values that no setting of a type takes."""
+
+LIMITS = {
+    "hidden": (0, 2**16 + 1),
+    "layers": (0, 2**10 + 1),
+    "embedding": (2**16 + 1,),
+    "words": (0, 2**24 + 1),
+    "epochs": (0, 2**31),
+    "patience": (0,),
+    "batch": (0, 2**20 + 1),
+    "length": (2**20 + 1,),
+    "stride": (0, 2**31),
+    "seed": (2**32,),
+    "count": (0, 2**20 + 1),
+    "learning_rate": (0, 0.0),
+    "clip": (0, 0.0),
+    "dropout": (1.0, 1),
+    "output_dropout": (1.0, 1),
+    "recurrent_dropout": (1.0, 1),
+    "validation": (1.0, 1),
+    "average": (1.0, 1),
+    "reset": (1.0, 1),
+    "encoding": ("", "utf-9", "rot13", "hex", "a\0b"),
+    "temperature": ((0.5, -1e-300),),
+}
+"""Values that a setting does not take though others of its type do."""
 
 
-@pytest.mark.parametrize(("kind", "name", "value"), BAD)
+def bad_values():
+    for kind, name, of, optional in fields(*KINDS):
+        choices = typing.get_origin(of) is typing.Literal
+        limits = LIMITS.get(name, ())
+        if (kind, name) == (SampleConfig, "length"):
+            limits = ()
+        if (kind, name) == (SampleConfig, "temperature"):
+            limits += ((),)
+        if (kind, name) == (TrainConfig, "length"):
+            limits += (0,)
+        yield from ((kind, name, value) for value in (*(("", "Book", 1) if choices else BAD[of]), *limits))
+        # A stride of None is the stream recipe's alone.
+        if not optional or name == "stride":
+            yield kind, name, None
+
+
+@pytest.mark.parametrize(("kind", "name", "value"), list(bad_values()))
 def test_a_bad_setting_is_named_with_what_was_found_and_expected(kind, name, value):
     with pytest.raises(InputError) as caught:
         kind(**{name: value})
-    assert str(caught.value).startswith(f"{name}: found {value!r}, expected ")
+    found, _, rest = str(caught.value).removeprefix(f"{name}: found ").partition(", expected ")
+    assert str(caught.value).startswith(f"{name}: found ")
+    assert rest
+    if not isinstance(value, np.generic | tuple):
+        assert found == repr(value)
     assert isinstance(caught.value, ValueError)
 
 
-@pytest.mark.parametrize("kind", [WatchConfig, SampleConfig])
-@pytest.mark.parametrize("value", [-1.0, -1e-300, math.nan, math.inf, -math.inf, 10**400, "1", None, True])
-def test_one_bad_temperature_among_good_ones(kind, value):
-    with pytest.raises(InputError) as caught:
-        kind(temperature=(0.5, value))
-    assert str(caught.value).startswith(f"temperature: found {value!r}, expected a finite number of 0 or more; ")
+def test_a_numpy_number_that_will_not_do_is_shown_as_a_number():
+    with pytest.raises(InputError, match=r"^epochs: found -3, expected a whole number from 1 to 2147483647$"):
+        TrainConfig(epochs=np.int64(-3))
 
 
-@pytest.mark.parametrize("value", [1, 1.0, -0.1, math.nan])
-def test_dropout_is_a_share_below_one(value):
-    with pytest.raises(InputError, match="expected a finite number of 0 or more and below 1"):
-        ModelConfig(layers=2, dropout=value)
+@pytest.mark.parametrize("kind", [TrainConfig, ModelConfig])
+def test_a_model_must_be_one(kind):
+    for value in (None, {"hidden": 1}, kind):
+        with pytest.raises(InputError, match=r"model: found .*, expected a ModelConfig"):
+            TrainConfig(model=value)
+
+
+@pytest.mark.parametrize(("kind", "name", "of", "optional"), list(fields(*KINDS)))
+def test_numbers_of_numpy_are_kept_as_plain_ones(kind, name, of, optional):
+    needs = {
+        "dropout": {"layers": 2},
+        "patience": {"validation": 0.5},
+        "weight_decay": {"optimizer": "adam"},
+        "reset": {"recipe": "stream", "stride": None},
+        "words": {"tokens": "word"},
+    }.get(name, {})
+    given = {int: [np.int64(7), np.uint8(7)], float: [np.float32(0.5), np.float64(0.5)]}.get(of, [])
+    for value in given:
+        kept = getattr(kind(**{name: value}, **needs), name)
+        assert type(kept) is of
+        assert kept == value
+    if of == tuple[float, ...]:
+        assert kind(**{name: np.linspace(0, 1, 3, dtype=np.float32)}) == kind(**{name: (0.0, 0.5, 1.0)})
+        assert kind(**{name: np.float32(0.5)}) == kind(**{name: 0.5}) == kind(**{name: [0.5]})
+        assert [type(value) for value in getattr(kind(**{name: (1, np.int8(1))}), name)] == [float, float]
+
+
+@pytest.mark.parametrize("kind", [TrainConfig, EvaluateConfig])
+def test_a_corpus_may_be_one_name_or_path_or_several(kind, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    for corpus in ("a.txt", Path("a.txt"), ["a.txt"], (Path("a.txt"),)):
+        assert kind(corpus=corpus).corpus == ("a.txt",)
+    assert kind(corpus=["~/a.txt", Path("~/b"), "nietzsche"]).corpus == ("/home/ann/a.txt", "/home/ann/b", "nietzsche")
+
+
+def test_what_is_kept_is_plain_json():
+    config = settings(
+        "stream", corpus=Path("a"), epochs=np.int32(3), clip=np.float16(0.5), hidden=np.int64(9), seed=np.uint32(2)
+    )
+    assert json.loads(json.dumps(to_json(config)))["model"]["hidden"] == 9
+    assert from_json(json.loads(json.dumps(to_json(config)))) == config
 
 
 def test_settings_without_effect_are_refused():
-    with pytest.raises(InputError, match=r"dropout: found 0\.5, expected 0 with one layer.*add layers=2"):
+    with pytest.raises(InputError, match=r"dropout: 0\.5 has no effect with one layer.*two layers or more"):
         ModelConfig(dropout=0.5)
-    with pytest.raises(InputError, match="words: found 7, expected nothing, since it is for tokens=word"):
+    with pytest.raises(InputError, match="words: 7 has no effect with char tokens; leave it out, or choose word"):
         TrainConfig(words=7)
-    with pytest.raises(InputError, match="patience: found 3, expected nothing without a held-out text"):
+    with pytest.raises(InputError, match="patience: 3 has no effect without a validation text"):
         TrainConfig(patience=3)
-    with pytest.raises(InputError, match=r"weight_decay: found 0\.1, expected 0, since it is for optimizer=adam"):
+    with pytest.raises(InputError, match=r"weight_decay: 0\.1 has no effect with rmsprop; choose adam"):
         TrainConfig(weight_decay=0.1)
-    with pytest.raises(InputError, match=r"reset: found 0\.1, expected 0, since it is for recipe=stream"):
+    with pytest.raises(InputError, match=r"reset: 0\.1 has no effect in the book recipe"):
         TrainConfig(reset=0.1)
-    with pytest.raises(InputError, match=r'stride: found 3, expected nothing, .*jaxlm\.STREAM\["small"\]'):
+    with pytest.raises(InputError, match=r'stride: 3 has no effect in the stream recipe.*jaxlm\.SIZES\["small"\]'):
         TrainConfig(recipe="stream")
-    with pytest.raises(InputError, match="size: found 'large', expected nothing, since it is for recipe=stream"):
+    with pytest.raises(InputError, match="size: 'large' has no effect in the book recipe"):
         recipe_settings("book", "large")
+    with pytest.raises(InputError, match="dynamic: found True, expected False with protocol=window-60"):
+        EvaluateConfig(dynamic=True, protocol="window-60")
 
 
 def test_the_sizes_are_what_they_say():
-    assert recipe_settings("stream") == STREAM["small"] == recipe_settings("stream", "small")
-    assert set(STREAM) == {"small", "medium", "large"}
-    for size, parameters in (("small", 0.1e6), ("medium", 1e6), ("large", 5e6)):
+    assert recipe_settings("stream") == SIZES["small"] == recipe_settings("stream", "small")
+    assert set(SIZES) == {"small", "medium", "large"}
+    for size, parameters in (("small", 0.1e6), ("medium", 0.9e6), ("large", 5e6)):
         network = recipe_settings("stream", size).model
         widths = [network.embedding] + [network.hidden] * (network.layers - 1)
         weights = sum(4 * network.hidden * (width + network.hidden + 1) for width in widths)
         weights += 57 * (network.embedding + network.hidden + 1)  # Of Nietzsche's characters.
         assert 0.8 * parameters < weights < 1.2 * parameters
-    with pytest.raises(InputError, match="dynamic: found True, expected False with protocol=window-60"):
-        EvaluateConfig(dynamic=True, protocol="window-60")
+
+
+def test_the_former_name_of_the_sizes_still_works():
+    assert jaxlm.STREAM is jaxlm.SIZES is SIZES
+
+
+def test_settings_are_made_from_a_recipe_and_flat_keywords():
+    small = SIZES["small"]
+    assert settings("stream") == small
+    assert settings("stream", "large") == settings(recipe="stream", size="large") == SIZES["large"]
+    model = dataclasses.replace(small.model, hidden=256, layers=2, dropout=0.1)
+    expected = dataclasses.replace(small, epochs=5, corpus=("a.txt",), model=model)
+    assert settings("stream", epochs=5, corpus="a.txt", hidden=256, layers=2, dropout=0.1) == expected
+    assert settings(model=ModelConfig(hidden=3), layers=4).model == ModelConfig(hidden=3, layers=4)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: settings(hiden=3), "no setting 'hiden'; did you mean hidden?"),
+        (lambda: settings("stream", learningrate=3), "no setting 'learningrate'; did you mean learning_rate?"),
+        (lambda: settings(xyzzy=3), "no setting 'xyzzy'"),
+        (lambda: settings("steam"), "recipe: found 'steam', expected one of book, stream"),
+        (lambda: settings("stream", "tiny"), "size: found 'tiny', expected one of small, medium, large"),
+        (lambda: settings(hidden=0), "hidden: found 0, expected a whole number from 1 to 65536"),
+        (lambda: settings("stream", stride=2), None),
+    ],
+)
+def test_keywords_that_will_not_do_are_refused(call, words):
+    with pytest.raises(InputError) as caught:
+        call()
+    assert words is None or str(caught.value) == words
+
+
+def test_changes_reach_a_dataclass_within_another_and_leave_what_they_do_not_name():
+    assert changed(OTHER, {}) == OTHER
+    both = changed(OTHER, {"hidden": 9, "epochs": 8, "nothing": 0})
+    assert both == dataclasses.replace(OTHER, epochs=8, model=dataclasses.replace(OTHER.model, hidden=9))
+
+
+def test_every_setting_says_what_it_is_and_help_in_python_has_it():
+    for kind in KINDS:
+        for name, about, value in settings_in(kind()):
+            assert f"  {name}: " in kind.__doc__
+            assert about.help
+            assert not about.help.endswith(".")
+            assert "default" not in about.help, "said once, beside it"
+            assert value is not None or about.unset
+
+
+def test_the_folder_of_runs_may_be_named_by_the_environment(monkeypatch):
+    monkeypatch.delenv("JAXLM_CHECKPOINTS", raising=False)
+    assert checkpoints_folder() == "checkpoints"
+    monkeypatch.setenv("HOME", "/home/ann")
+    monkeypatch.setenv("JAXLM_CHECKPOINTS", "~/runs")
+    assert checkpoints_folder() == "/home/ann/runs"
 
 
 def test_the_edges_of_what_is_allowed():
@@ -201,6 +335,7 @@ def test_the_edges_of_what_is_allowed():
     TrainConfig(length=1, stride=1, epochs=1, batch=1, learning_rate=5e-324, seed=2**32 - 1)
     assert WatchConfig(temperature=(), sample_length=0).temperature == ()
     SampleConfig(prompt="", length=0, temperature=(0, 0.0, 5e-324, 1e308), seed=0)
+    TrainConfig(encoding="CP949")
 
 
 def test_settings_cannot_be_changed_in_place():
@@ -209,7 +344,7 @@ def test_settings_cannot_be_changed_in_place():
     assert isinstance(TrainConfig(corpus=["a.txt"]).corpus, tuple)
 
 
-@pytest.mark.parametrize("config", [BOOK, OTHER])
+@pytest.mark.parametrize("config", [BOOK, OTHER, *SIZES.values()])
 def test_json_round_trip(config):
     assert from_json(json.loads(json.dumps(to_json(config)))) == config
 
@@ -238,14 +373,12 @@ def test_bad_stored_settings_are_refused(values, named):
 
 
 def test_differences_are_told_setting_by_setting():
-    assert differences(OTHER, OTHER) == []
-    changed = dataclasses.replace(OTHER, corpus=("b.txt",), clip=None, model=ModelConfig(hidden=4, layers=2))
-    assert differences(OTHER, changed) == [
+    assert differences(OTHER, {}) == []
+    assert differences(OTHER, {"hidden": 3, "epochs": 2, "resume": True}) == []
+    asked = {"clip": 2.0, "corpus": ("b.txt",), "hidden": 4, "embedding": 0, "words": 7}
+    assert differences(OTHER, asked) == [
+        "corpus ('b.txt',) instead of ('a.txt', 'nietzsche')",
         "hidden 4 instead of 3",
         "embedding 0 instead of 5",
-        "dropout 0.0 instead of 0.5",
-        "output_dropout 0.0 instead of 0.2",
-        "recurrent_dropout 0.0 instead of 0.3",
-        "corpus ('b.txt',) instead of ('a.txt', 'nietzsche')",
-        "clip None instead of 1.0",
+        "clip 2.0 instead of 1.0",
     ]

@@ -40,8 +40,8 @@ ORDER = {
         "dynamic",
         "sampling",
     ],
-    "runs": ["stop", "storage", "run", "data", "reporter", "trainer", "evaluation"],
-    "cli": ["output", "terminal", "guard", "commands"],
+    "runs": ["stop", "storage", "bundled", "run", "listing", "data", "reporter", "trainer", "evaluation"],
+    "cli": ["output", "terminal", "guard", "parser", "options", "commands"],
 }
 """The rooms of a wing; each imports only from those before it."""
 

@@ -1,44 +1,29 @@
-"""The README keeps up with the program."""
+"""The documents keep up with the program."""
 
-import dataclasses
 import re
+import runpy
 from pathlib import Path
 
-import pytest
+from jaxlm.cli import parser
+from jaxlm.cli.options import COMMANDS
 
-from jaxlm.cli.commands import EvaluateFlags, SampleFlags, TrainFlags
-
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-
-
-def flags(settings):
-    """Every flag made from a dataclass and those in it, with its default."""
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from flags(value)
-        else:
-            yield "--" + field.name.replace("_", "-"), value
+ROOT = Path(__file__).parents[1]
 
 
-def shown(default):
-    """A default as the README has it, where it is a number, a word or several of them."""
-    if isinstance(default, bool):
-        return "yes" if default else "no"
-    return (
-        " ".join(map(str, default)) if isinstance(default, tuple) else f"{default:g}" if default == 0 else str(default)
-    )
+def test_the_options_document_is_what_the_settings_say():
+    written = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
+    assert written == runpy.run_path(str(ROOT / "docs" / "options.py"))["markdown"](), "run python docs/options.py"
 
 
-@pytest.mark.parametrize(
-    ("settings", "program"),
-    [(TrainFlags(), "train.py"), (SampleFlags(), "sample.py"), (EvaluateFlags(), "python -m jaxlm evaluate")],
-)
-def test_the_tables_have_every_option_with_its_default_and_no_other(settings, program):
-    table = README.split(f"| `{program}` |")[1].split("\n\n")[0]
-    rows = dict(re.findall(r"^\| `(--[a-z-]+)`[^|]*\| ([^|]*) \|", table, re.MULTILINE))
-    defaults = dict(flags(settings))
-    assert sorted(rows) == sorted(defaults)
-    for flag, default in defaults.items():
-        if default is not None:  # What stands for it is said in words.
-            assert rows[flag].strip("`") == shown(default), flag
+def test_the_options_document_has_every_option_of_every_command():
+    written = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
+    for name, command in COMMANDS.items():
+        section = written.split(f"\n## `jaxlm {name}")[1].split("\n## ")[0]
+        for option in parser.options(command.defaults({})):
+            [row] = [line for line in section.splitlines() if re.match(rf"\| `(-\w, )?{option.flag}[ ,`]", line)]
+            assert option.shown_default in row
+            assert option.about.help in row
+
+
+def test_the_readme_leads_to_the_options():
+    assert "(docs/options.md)" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,5 +1,5 @@
 """The commands, and what they show."""
 
-from jaxlm.cli.commands import evaluate, main, sample, train
+from jaxlm.cli.commands import evaluate, main, runs, sample, train
 
-__all__ = ["evaluate", "main", "sample", "train"]
+__all__ = ["evaluate", "main", "runs", "sample", "train"]

@@ -1,207 +1,151 @@
-"""The command line: flags made from the config dataclasses, the parts wired together, mistakes in one line."""
+"""The commands: what each does with the settings that it was given, mistakes in one line."""
 
-import contextlib
 import dataclasses
-import functools
-import io
-import itertools
+import json
 import secrets
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import tyro
-
+import jaxlm
 from jaxlm import invocation
+from jaxlm.cli import parser
 from jaxlm.cli.guard import guarded, note
+from jaxlm.cli.options import COMMANDS, EVALUATE, RUNS, SAMPLE, TRAIN, EvaluateFlags, RunsFlags, SampleFlags, TrainFlags
 from jaxlm.cli.output import show
-from jaxlm.config import (
-    BOOK,
-    EvaluateConfig,
-    Impl,
-    Recipe,
-    SampleConfig,
-    Size,
-    TrainConfig,
-    WatchConfig,
-    differences,
-    recipe_settings,
-)
-from jaxlm.errors import InputError, reject
+from jaxlm.config import WatchConfig, changed, checkpoints_folder, differences
+from jaxlm.errors import InputError, RunError, did_you_mean, reject_idle
 
 if TYPE_CHECKING:  # `--help` need not wait for them.
-    from jaxlm.runs.run import Progress
+    from jaxlm.runs.storage import Progress
 
-Flags = TypeVar("Flags")
-Setting = TypeVar("Setting")
-Unnamed = Annotated[Setting, tyro.conf.arg(name="")]
-"""Groups of settings are for the code; a user sees flags."""
-
-
-@dataclasses.dataclass(frozen=True)
-class RunFlags:
-    """Which run, and where runs are.
-
-    Attributes:
-      run: Name of the run, a folder in --checkpoints, or a path to it. Left out: in train.py without --resume made from
-        corpus and recipe, else the newest.
-      checkpoints: The folder of runs.
-    """
-
-    run: str | None = None
-    checkpoints: Path = Path("checkpoints")
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainFlags:
-    """Train a character-level LSTM language model on any text, and watch it learn to write.
-
-    Attributes:
-      resume: Go on with a run where it stopped, with its own settings; only --epochs, --patience, --impl and what is
-        shown may change.
-      size: For the stream recipe: small (about 0.1 million parameters, a minute or two on a laptop), medium (0.9
-        million) or large (5 million, for a GPU or a long night). Left out: small.
-    """
-
-    where: Unnamed[RunFlags] = RunFlags()
-    resume: bool = False
-    size: Size | None = None
-    config: Unnamed[TrainConfig] = BOOK
-    watch: Unnamed[WatchConfig] = WatchConfig()
-
-
-@dataclasses.dataclass(frozen=True)
-class ResumeFlags:
-    """The flags that decide which settings the others start from."""
-
-    where: Unnamed[RunFlags] = RunFlags()
-    resume: bool = False
-    recipe: Recipe = "book"
-    size: Size | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class SampleFlags:
-    """Write with a trained model: the best epoch of a run.
-
-    Attributes:
-      impl: How to compute, with the same numbers but for rounding: scan, the plain reference, which draws as it goes;
-        auto, the fastest here; or as in train.py.
-    """
-
-    where: Unnamed[RunFlags] = RunFlags()
-    config: Unnamed[SampleConfig] = SampleConfig()
-    impl: Impl = "auto"
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluateFlags:
-    """Measure a trained model, the best epoch of a run, on a text.
-
-    Attributes:
-      impl: How to compute, with the same numbers but for rounding; as in train.py.
-    """
-
-    where: Unnamed[RunFlags] = RunFlags()
-    config: Unnamed[EvaluateConfig] = EvaluateConfig()
-    impl: Impl = "auto"
+KEPT_OPEN = "epochs", "patience", "impl", "corpus"
+"""Settings that may be others when a run is resumed; of the corpus, only its place."""
 
 
 def train(argv: Sequence[str] | None = None) -> int:
-    """`python train.py`: returns the exit status."""
-    return _run(_train, argv)
+    """`jaxlm train`, `python train.py`: returns the exit status."""
+    return _run(TRAIN, _train, argv)
 
 
 def sample(argv: Sequence[str] | None = None) -> int:
-    """`python sample.py`: returns the exit status."""
-    return _run(_sample, argv)
+    """`jaxlm sample`, `python sample.py`: returns the exit status."""
+    return _run(SAMPLE, lambda given: _sample(changed(SampleFlags(), given)), argv)
 
 
 def evaluate(argv: Sequence[str] | None = None) -> int:
-    """`python -m jaxlm evaluate`: returns the exit status."""
-    return _run(_evaluate, argv)
+    """`jaxlm evaluate`: returns the exit status."""
+    return _run(EVALUATE, lambda given: _evaluate(changed(EvaluateFlags(), given)), argv)
 
 
-def main() -> int:
-    """`python -m jaxlm COMMAND`: returns the exit status."""
-    with invocation.called_as(invocation.of_process(sys.argv)):
-        return _main()
+def runs(argv: Sequence[str] | None = None) -> int:
+    """`jaxlm runs`: returns the exit status."""
+    return _run(RUNS, lambda given: _runs(changed(RunsFlags(), given)), argv)
 
 
-def _main() -> int:
-    commands = {"train": train, "sample": sample, "evaluate": evaluate}
-    if sys.argv[1:2] and sys.argv[1] in commands:
-        return commands[sys.argv[1]](sys.argv[2:])
-    note(f"error: found {sys.argv[1:2]}, expected one of {', '.join(commands)}")
-    return 2
-
-
-def _run(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    """`jaxlm COMMAND`, `python -m jaxlm COMMAND`: returns the exit status."""
     if argv is None:
         with invocation.called_as(invocation.of_process(sys.argv)):
-            return guarded(command, sys.argv[1:])
-    return guarded(command, argv)
+            return main(sys.argv[1:])
+    commands = {"train": train, "sample": sample, "evaluate": evaluate, "runs": runs}
+    if argv and argv[0] in commands:
+        return commands[argv[0]](argv[1:])
+    return guarded(_overview, argv)
 
 
-def _train(argv: Sequence[str]) -> None:
-    first = _parse(ResumeFlags(), argv, "train.py", others=True)
-    if first.resume and not {"-h", "--help"} & set(argv):
-        if first.size is not None:
-            reject("size", first.size, "nothing with --resume, as a run keeps its own", "leave it out")
-        _resume(first.where, argv)
+def _overview(argv: Sequence[str]) -> None:
+    """What jaxlm can do, or its version."""
+    program = invocation.program or invocation.MODULE
+    word = argv[0] if argv else "--help"
+    if word not in ("--version", *parser.HELP):
+        if word.startswith("-"):
+            raise parser.see_help(f"{word}: expected a command before it, one of {', '.join(COMMANDS)}", program)
+        raise parser.see_help(f"{word}: no such command{did_you_mean(word, COMMANDS)}", program)
+    if word == "--version":
+        print(f"jaxlm {jaxlm.__version__}", flush=True)
         return
-    flags = _parse(TrainFlags(config=recipe_settings(first.recipe, first.size)), argv, "train.py")
-    from jaxlm.cli import terminal as reporting
+    width = parser.terminal_width()
+    lines = textwrap.wrap("jaxlm trains a character-level LSTM on any text, and generates text with it.", width)
+    for title, entries in {
+        "Start with": {
+            f"{program} sample": "text from the bundled model",
+            f"{program} train my.txt --recipe stream": "train on your own text",
+            f"{program} train --help": "every option of a command",
+        },
+        "Commands": {command.name: command.summary for command in COMMANDS.values()},
+    }.items():
+        lines += ["", f"{title}:"]
+        left = 4 + min(max(map(len, entries)), width // 2)
+        for term, text in entries.items():
+            lines += parser.entry(term, text, width, left)
+    print("\n".join(lines), flush=True)
+
+
+def _run(command: parser.Command, act: Callable[[dict[str, Any]], None], argv: Sequence[str] | None) -> int:
+    if argv is None:
+        with invocation.called_as(invocation.of_process(sys.argv)):
+            return _run(command, act, sys.argv[1:])
+
+    def answer(argv: Sequence[str]) -> None:
+        given = parser.read(command, argv)
+        if given.pop("help", False):
+            print(parser.help_text(command, command.defaults(given)), flush=True)
+            return
+        try:
+            act(given)
+        except ModuleNotFoundError as error:
+            raise RunError(
+                f"{error.name} is not installed; in jaxlm's folder, install what it needs: python -m pip install -e ."
+            ) from error
+
+    return guarded(answer, argv)
+
+
+def _train(given: Mapping[str, Any]) -> None:
+    if given.get("resume"):
+        _resume(given)
+        return
+    flags = changed(TRAIN.defaults(given), given)
+    assert isinstance(flags, TrainFlags)
+    from jaxlm.cli.terminal import Terminal
     from jaxlm.nn import compilation
-    from jaxlm.runs import trainer as run
+    from jaxlm.runs import trainer
 
     compilation.keep_compiled()
-    where, reporter = flags.where, reporting.Terminal(flags.watch)
-    run.train(flags.config, run=where.run, checkpoints=where.checkpoints, reporter=reporter)
+    trainer.train(flags.config, run=flags.run, checkpoints=flags.checkpoints, reporter=Terminal(flags.watch))
 
 
-def _resume(where: RunFlags, argv: Sequence[str]) -> None:
-    from jaxlm.cli import terminal as reporting
+def _resume(given: Mapping[str, Any]) -> None:
+    if "size" in given:
+        reject_idle("size", given["size"], "with --resume, as a run keeps its own", "leave it out")
+    from jaxlm.cli.terminal import Terminal
     from jaxlm.nn import compilation
-    from jaxlm.runs import run as checkpoint
-    from jaxlm.runs import trainer as run
+    from jaxlm.runs import trainer
+    from jaxlm.runs.run import Run, find
 
     compilation.keep_compiled()
-    path = _find(where)
-    stored = checkpoint.Run.open(path).record.config
-    # Over the run's own settings, a flag either changes nothing or asks for something else.
-    flags = _parse(TrainFlags(config=stored), argv, "train.py")
+    path = find(given.get("run"), given.get("checkpoints"))
     # Another place for the corpus is fine, as long as it is the same text; `resume` sees to that.
-    asked = flags.config
-    free = "epochs", "patience", "corpus", "impl"
-    if changed := differences(stored, dataclasses.replace(asked, **{name: getattr(stored, name) for name in free})):
+    free = {name: given[name] for name in KEPT_OPEN if name in given}
+    fixed = {name: value for name, value in given.items() if name not in free}
+    if others := differences(Run.open(path).record.config, fixed):
         raise InputError(
-            f"run {path}: found other settings than its own ({'; '.join(changed)}), expected only --epochs, "
-            "--patience and --impl to change; leave them out, or train a new run without --resume"
+            f"run {path} keeps its settings when it is resumed, except --epochs, --patience and --impl; found "
+            f"{', '.join(others)}; leave that out, or train a new run without --resume"
         )
-    terminal = reporting.Terminal(flags.watch)
-    run.resume(path, **{name: getattr(asked, name) for name in free}, reporter=terminal)
+    trainer.resume(path, **free, reporter=Terminal(changed(WatchConfig(), given)))
 
 
-def _find(where: RunFlags, *, trained: bool = False) -> Path:
-    from jaxlm.runs import run as checkpoint
-
-    if where.run is None:
-        return checkpoint.newest(where.checkpoints, trained=trained)
-    return checkpoint.locate(where.run, where.checkpoints)
-
-
-def _sample(argv: Sequence[str]) -> None:
-    flags = _parse(SampleFlags(), argv, "sample.py")
+def _sample(flags: SampleFlags) -> None:
     from jaxlm.nn import compilation
-    from jaxlm.runs import run as checkpoint
+    from jaxlm.runs.run import Run, find
 
     compilation.keep_compiled()
     config = flags.config
-    path = _find(flags.where, trained=True)
-    run = checkpoint.Run.open(path)
-    generator, progress = run.generator(flags.impl)
+    path = find(flags.where.run, flags.where.checkpoints, trained=True)
+    generator, progress = Run.open(path).generator(flags.impl)
     seed = secrets.randbelow(2**32) if config.seed is None else config.seed
     texts = generator.texts(dataclasses.replace(config, seed=seed))
     note(f"{path}, {_describe(progress)}, seed {seed}")
@@ -218,28 +162,27 @@ def _describe(progress: "Progress") -> str:
     """The best checkpoint of a run in words."""
     if progress.judged is None:
         return f"step {progress.step}"
-    kind = "loss" if progress.validation is None else "held-out loss"
+    kind = "loss" if progress.validation is None else "validation loss"
     return f"epoch {progress.epoch} (best: {kind} {progress.judged:.4f})"
 
 
-def _evaluate(argv: Sequence[str]) -> None:
-    flags = _parse(EvaluateFlags(), argv, "-m jaxlm evaluate")
-    from jaxlm.cli import terminal
+def _evaluate(flags: EvaluateFlags) -> None:
+    from jaxlm.cli.terminal import fact_line
     from jaxlm.nn import compilation
     from jaxlm.runs.evaluation import evaluate
-    from jaxlm.runs.run import Run
+    from jaxlm.runs.run import find
 
     compilation.keep_compiled()
-    found = evaluate(Run.open(_find(flags.where, trained=True)), flags.config, impl=flags.impl)
-    print(terminal.fact_line("Run", f"{found.run}, {_describe(found.progress)}"))
+    found = evaluate(find(flags.where.run, flags.where.checkpoints, trained=True), flags.config, impl=flags.impl)
     skipped = f", {found.skipped:,} of them unknown and skipped" if found.skipped else ""
-    print(terminal.fact_line("Text", f"{found.text}, {found.characters:,} characters{skipped}"))
-    print(terminal.fact_line("Protocol", found.protocol))
-    figures = [found.static]
-    if found.dynamic:
-        figures.append(found.dynamic)
-        print(terminal.fact_line("Evaluation", f"{'static':<12}dynamic"))
+    figures = [found.static] if found.dynamic is None else [found.static, found.dynamic]
+    facts = {
+        "Run": f"{found.run}, {_describe(found.progress)}",
+        "Text": f"{found.text}, {found.characters:,} characters{skipped}",
+        "Protocol": found.protocol,
+    }
     table = {
+        "Evaluation": ["static", "dynamic"],
         "Nats per token": [f"{one.loss:.4f}" for one in figures],
         "Nats per character": [f"{one.nats_per_character:.4f}" for one in figures],
         "Bits per character": [f"{one.bits_per_character:.4f}" for one in figures],
@@ -247,84 +190,39 @@ def _evaluate(argv: Sequence[str]) -> None:
         "Tokens scored": [f"{one.tokens:,}" for one in figures],
         "Tokens per second": [*(f"{one.tokens_per_second:,.0f}" for one in figures), "(once compiled)"],
     }
-    if found.static.loss == found.static.nats_per_character:
+    if found.dynamic is None:
+        del table["Evaluation"]
+    if found.static.loss == found.static.nats_per_character:  # As where tokens are characters.
         del table["Nats per token"]
-    for name, values in table.items():
-        print(terminal.fact_line(name, "".join(f"{value:<12}" for value in values).rstrip()))
+    facts |= {name: "".join(f"{value:<12}" for value in values).rstrip() for name, values in table.items()}
+    for name, fact in facts.items():
+        print(show(fact_line(name, fact), sys.stdout), flush=True)
 
 
-def _parse(defaults: Flags, argv: Sequence[str], program: str, *, others: bool = False) -> Flags:
-    """Reads flags over defaults; `others` passes over those that are not of this kind."""
-    told = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(told):
-            call = functools.partial(
-                tyro.cli,
-                type(defaults),
-                default=defaults,
-                args=argv,
-                prog=f"python {program}",
-                config=(tyro.conf.OmitArgPrefixes,),
-                registry=_registry(),
-            )
-            return call(add_help=False, return_unknown_args=True)[0] if others else call()
-    except SystemExit as stop:
-        # Our own checks of the settings need no box around them.
-        cause = stop.__context__
-        while cause is not None:
-            if isinstance(cause, InputError):
-                raise cause from None
-            cause = cause.__context__
-        if stop.code:
-            raise InputError(_one_line(told.getvalue(), program)) from None
-        raise
+def _runs(flags: RunsFlags) -> None:
+    from jaxlm.runs.listing import list_runs
 
+    found = list_runs(flags.checkpoints or checkpoints_folder())
+    if flags.json:
+        print(json.dumps([dataclasses.asdict(run) for run in found], indent=1), flush=True)
+        return
+    from rich.cells import cell_len  # A Korean letter takes two columns.
 
-def _one_line(box: str, program: str) -> str:
-    """What tyro says of a flag in a box, with what it suggests, as a line."""
-    # A title and rules, drawn in ASCII where the terminal wants that, surround what matters.
-    parts = [line.strip(" │╭╮╰╯─") for line in box.splitlines()[1:]]
-    words = list(itertools.takewhile(_is_text, itertools.dropwhile(lambda part: not _is_text(part), parts)))
-    if "Perhaps you meant:" in parts:
-        words.append(f"(perhaps you meant {parts[parts.index('Perhaps you meant:') + 1]})")
-    return f"{' '.join(words).removeprefix('Error parsing ').rstrip('.')}; see python {program} --help"
-
-
-def _is_text(line: str) -> bool:
-    return bool(line.strip("-"))
-
-
-def _registry() -> tyro.constructors.ConstructorRegistry:
-    """How flags are read: one that may be left out as a value, never as the word None; mistakes in clear words."""
-    registry = tyro.constructors.ConstructorRegistry()
-
-    @registry.primitive_rule
-    def read_flag(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
-        optional = type(None) in get_args(info.type)
-        kind = get_args(info.type)[0] if optional else info.type
-        choices = get_args(kind) if get_origin(kind) is Literal else ()
-        several = optional and kind == tuple[str, ...]
-        if kind not in (str, int, float) and not choices and not several:
-            return None
-        if choices:
-            metavar, expected = f"{{{','.join(choices)}}}", f"one of {', '.join(choices)}"
-        else:
-            metavar = "STR [STR ...]" if several else kind.__name__.upper()
-            expected = "a whole number" if kind is int else "a number"
-
-        def read(word: str) -> Any:
-            try:
-                return choices[choices.index(word)] if choices else kind(word)
-            except ValueError:
-                raise ValueError(f"found {word!r}, expected {expected}") from None
-
-        accepted = str if choices else tuple if several else kind
-        return tyro.constructors.PrimitiveConstructorSpec(
-            nargs="*" if several else 1,
-            metavar=metavar,
-            instance_from_str=lambda words: tuple(words) if several else read(words[0]),
-            is_instance=lambda value: (optional and value is None) or isinstance(value, accepted),
-            str_from_instance=lambda value: ["unset"] if value is None else list(value) if several else [str(value)],
+    table = [["NAME", "CORPUS", "RECIPE", "PARAMETERS", "EPOCHS", "BEST LOSS", "SIZE", "CREATED"]]
+    for run in found:
+        table.append(
+            [
+                run.name,
+                run.corpus,
+                run.recipe,
+                f"{run.parameters:,}",
+                f"{run.epoch}/{run.epochs}",
+                "" if run.loss is None else f"{run.loss:.4f}",
+                f"{run.bytes / 1e6:.1f} MB",
+                run.created[:10],
+            ]
         )
-
-    return registry
+    widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        cells = (cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True))
+        print(show("  ".join(cells).rstrip(), sys.stdout), flush=True)

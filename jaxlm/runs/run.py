@@ -21,12 +21,13 @@ import jax
 import jaxlm
 from jaxlm import config as config_lib
 from jaxlm import invocation
-from jaxlm.config import Impl, TrainConfig
-from jaxlm.errors import InputError, reject
+from jaxlm.config import Impl, TrainConfig, checkpoints_folder
+from jaxlm.errors import InputError, did_you_mean, file_path
 from jaxlm.generator import TextGenerator
 from jaxlm.nn.model import LanguageModel, Params, build_model
 from jaxlm.nn.sharding import devices
 from jaxlm.nn.training import TrainState, abstract_state
+from jaxlm.runs.bundled import bundled
 from jaxlm.runs.storage import Progress, Saver, Storage, disk_of, write_json, write_text
 from jaxlm.text.vocab import Vocab
 
@@ -114,10 +115,12 @@ class Run:
         Raises:
           InputError: there is none, or it is damaged or of another version.
         """
-        path = Path(path)
+        path = Path(os.path.expanduser(path))
+        if not os.path.lexists(path):
+            raise missing(path)
         # os.path, unlike Path, answers False where it may not look.
         if not os.path.isfile(path / "config.json"):
-            found = "a folder without config.json" if os.path.isdir(path) else "no folder"
+            found = "a folder without config.json" if os.path.isdir(path) else "a file"
             raise InputError(
                 f"run {path}: found {found}, expected the directory of a run, such as checkpoints/nietzsche-book; "
                 f"train one with: {invocation.train()}"
@@ -293,7 +296,7 @@ class Run:
           RunError: the disk is full; nothing is left at `path`.
         """
         generator, progress = self.generator()
-        copy = Run.create(Path(path).expanduser(), self.record, self.vocab)
+        copy = Run.create(Path(os.path.expanduser(path)), self.record, self.vocab)
         try:
             copy._write_metrics(self.metrics())
             Saver(copy.storage).save({"params": jax.device_get(generator.params)}, progress)
@@ -322,14 +325,51 @@ def locate(run: str | os.PathLike[str], checkpoints: str | os.PathLike[str]) -> 
     Raises:
       InputError: the name is empty.
     """
-    name = os.fspath(run)
-    if not name:
-        reject("run", name, "a name, or a path", "leave it out for the default")
-    return Path(name).expanduser() if os.sep in name or name in (".", "..") else Path(checkpoints) / name
+    name = file_path("run", run)
+    return Path(name) if os.sep in name or name in (".", "..") else Path(checkpoints) / name
+
+
+def missing(path: Path, *others: str) -> InputError:
+    """The mistake of naming a run that does not exist, with those that do: beside it, and others."""
+    names = sorted({*(other.parent.name for other in path.parent.glob("*/config.json")), *others})
+    shown = [*names[:10], *([f"{len(names) - 10} more"] if len(names) > 10 else [])]
+    there = f"there {'is' if len(names) == 1 else 'are'} {', '.join(shown) or 'no runs'}"
+    return InputError(f"run {path.name}: not found in {path.parent}; {there}{did_you_mean(path.name, names)}")
+
+
+def find(
+    run: str | os.PathLike[str] | None = None,
+    checkpoints: str | os.PathLike[str] | None = None,
+    *,
+    trained: bool = False,
+) -> Path:
+    """The directory of a run that exists; the bundled model is found behind a user's own.
+
+    Args:
+      run: its name, or a path; the newest if left out.
+      checkpoints: the folder in which a name is looked up; `$JAXLM_CHECKPOINTS` or `checkpoints` if left out.
+      trained: as in `newest`.
+
+    Raises:
+      InputError: there is none.
+    """
+    folder = Path(checkpoints_folder() if checkpoints is None else checkpoints)
+    if run is None:
+        return newest(folder, trained=trained)
+    path, here, model = locate(run, folder), Path(file_path("run", run)), bundled()
+    if os.path.lexists(path):
+        return path
+    if os.path.isfile(here / "config.json"):
+        return here
+    if path.parent != folder or model is None:
+        raise missing(path)
+    if path.name != model.name:
+        raise missing(path, model.name)
+    return model
 
 
 def newest(checkpoints: str | os.PathLike[str], *, trained: bool = False) -> Path:
-    """The directory of the run in `checkpoints` that was begun last.
+    """The directory of the run in `checkpoints` that was begun last; the bundled model if there is none to read.
 
     Args:
       checkpoints: the folder of runs.
@@ -346,6 +386,8 @@ def newest(checkpoints: str | os.PathLike[str], *, trained: bool = False) -> Pat
             if not trained:
                 run.check_trainable()
             found.append((trained and bool(run.checkpoints()), run.record.created, run.path))
+    if not found and trained and (model := bundled()):
+        return model
     if not found:
         raise InputError(
             f"checkpoints {checkpoints}: found no run there, expected one; train one with: {invocation.train()}"
@@ -365,17 +407,19 @@ def unused_path(checkpoints: str | os.PathLike[str], corpus: str, recipe: str) -
     return path
 
 
-def load(path: str | os.PathLike[str], *, impl: Impl = "auto") -> TextGenerator:
-    """The best checkpoint of a run, ready to generate: `load("checkpoints/nietzsche").generate("the truth ")`.
+def load(path: str | os.PathLike[str] | None = None, *, impl: Impl = "auto") -> TextGenerator:
+    """The best checkpoint of a run, ready to generate: `load("nietzsche").generate("the truth ")`.
 
     Args:
-      path: the run's directory; nothing else is needed, whatever machine it was trained on.
+      path: the run's directory, or its name in `$JAXLM_CHECKPOINTS` or `checkpoints`; `nietzsche` is the bundled model
+        where there is no other. The newest run if left out. Nothing but the directory is needed, whatever machine it
+        was trained on.
       impl: how the recurrence is computed: `scan` is the plain reference, `auto` the fastest here.
 
     Raises:
       ValueError: there is no run, or no checkpoint in it, or this machine cannot do `impl`.
     """
-    return Run.open(path).generator(impl)[0]
+    return Run.open(find(path, trained=True)).generator(impl)[0]
 
 
 def _unwritable(path: Path, error: OSError) -> InputError:

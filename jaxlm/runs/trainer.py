@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jaxlm import invocation
-from jaxlm.config import Impl, TrainConfig
+from jaxlm.config import Impl, TrainConfig, checkpoints_folder
 from jaxlm.errors import Diverged, InputError, RunError
 from jaxlm.generator import TextGenerator
 from jaxlm.nn import lstm, sharding
@@ -23,7 +23,7 @@ from jaxlm.nn.scoring import score_carried
 from jaxlm.nn.training import Step, TrainState, compiled_step, initial_state, to_devices, to_host
 from jaxlm.runs.data import SEED_LENGTH, Data, own_corpus, seed_text
 from jaxlm.runs.reporter import EpochMetrics, Plan, Reporter
-from jaxlm.runs.run import Record, Run, locate, now, refuse, unused_path
+from jaxlm.runs.run import Record, Run, find, locate, now, refuse, unused_path
 from jaxlm.runs.stop import Stop, stop_on_signals
 from jaxlm.runs.storage import Progress, Saver, disk_of
 from jaxlm.text.batches import NO_WINDOW, Windows, smallest_ids, split_text
@@ -53,7 +53,7 @@ def train(
     config: TrainConfig,
     *,
     run: str | os.PathLike[str] | None = None,
-    checkpoints: str | os.PathLike[str] = "checkpoints",
+    checkpoints: str | os.PathLike[str] | None = None,
     reporter: Reporter | None = None,
     stop: threading.Event | None = None,
 ) -> TextGenerator:
@@ -66,7 +66,7 @@ def train(
     Args:
       config: all settings; `dataclasses.replace(jaxlm.BOOK, epochs=5)`, for example.
       run: the name of the new run's directory, or a path; by default made from corpus and recipe.
-      checkpoints: the directory of runs that a name is looked up in.
+      checkpoints: the folder of runs, where a name is looked up; `$JAXLM_CHECKPOINTS` or `checkpoints` if left out.
       reporter: told of everything; `jaxlm.Terminal()` prints it.
       stop: an event that stops the run once it is set, saved, with Stopped.
 
@@ -81,6 +81,7 @@ def train(
       SystemExit: another signal, with 128 more than its number; the run is saved.
     """
     reporter = reporter or Reporter()
+    checkpoints = checkpoints_folder() if checkpoints is None else os.path.expanduser(checkpoints)
     with contextlib.closing(reporter):
         if run is not None and os.path.lexists(locate(run, checkpoints)):
             refuse(locate(run, checkpoints))  # Before a corpus is fetched for nothing.
@@ -122,7 +123,7 @@ def resume(
     With the same software, devices and impl, the parameters come out the same, bit for bit.
 
     Args:
-      path: the run's directory.
+      path: the run's directory, or its name, as in `load`.
       epochs: epochs in all, if other than the run was begun with; a falling learning rate falls until the last.
       patience: epochs without a better held-out loss to stop after, if others.
       corpus: where the same text is now, if elsewhere.
@@ -139,7 +140,7 @@ def resume(
     """
     reporter = reporter or Reporter()
     with contextlib.closing(reporter):
-        run = Run.open(path)
+        run = Run.open(find(path))
         config = run.record.config
         given: dict[str, Any] = {"epochs": epochs, "patience": patience, "corpus": corpus, "impl": impl}
         config = dataclasses.replace(config, **{name: value for name, value in given.items() if value is not None})

@@ -1,0 +1,118 @@
+"""What each command takes: the settings of config, and those that are the command line's alone."""
+
+import dataclasses
+from typing import get_args
+
+from jaxlm.cli.parser import Command
+from jaxlm.config import (
+    GENERATE,
+    MEASURE,
+    RECIPE,
+    SHOWN,
+    Checked,
+    EvaluateConfig,
+    Impl,
+    SampleConfig,
+    Size,
+    TrainConfig,
+    WatchConfig,
+    implementation,
+    recipe_settings,
+    setting,
+)
+from jaxlm.errors import file_path, one_of, optional, yes_or_no
+
+WHERE = "Where things go"
+MODEL = "Which model"
+
+
+def _checkpoints(group: str) -> str | None:
+    return setting(
+        None,
+        "folder of runs",
+        optional(file_path),
+        group,
+        unset="$JAXLM_CHECKPOINTS or checkpoints",
+        metavar="FOLDER",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Existing(Checked):
+    """Which run to take."""
+
+    run: str | None = setting(
+        None, "name of a run, or a path to it", optional(file_path), MODEL, unset="the newest", metavar="RUN"
+    )
+    checkpoints: str | None = _checkpoints(MODEL)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainFlags(Checked):
+    """What `train` takes."""
+
+    config: TrainConfig = TrainConfig()
+    size: Size | None = setting(
+        None,
+        "stream recipe: 0.1, 0.9 or 5 million parameters; large is for a GPU",
+        optional(one_of(*get_args(Size))),
+        RECIPE,
+        unset="small",
+    )
+    watch: WatchConfig = WatchConfig()
+    run: str | None = setting(
+        None,
+        "name of the run, or a path to it",
+        optional(file_path),
+        WHERE,
+        unset="from corpus and recipe; to resume, the newest",
+        metavar="RUN",
+    )
+    resume: bool = setting(
+        False,
+        "resume a run; only --epochs, --patience, --impl, --corpus and what is shown may change",
+        yes_or_no,
+        WHERE,
+    )
+    checkpoints: str | None = _checkpoints(WHERE)
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleFlags(Checked):
+    """What `sample` takes."""
+
+    config: SampleConfig = SampleConfig()
+    impl: Impl = implementation(GENERATE)
+    where: Existing = Existing()
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateFlags(Checked):
+    """What `evaluate` takes."""
+
+    config: EvaluateConfig = EvaluateConfig()
+    impl: Impl = implementation(MEASURE)
+    where: Existing = Existing()
+
+
+@dataclasses.dataclass(frozen=True)
+class RunsFlags(Checked):
+    """What `runs` takes."""
+
+    checkpoints: str | None = _checkpoints(WHERE)
+    json: bool = setting(False, "print a list of JSON objects", yes_or_no, SHOWN)
+
+
+TRAIN = Command(
+    "train",
+    "Train a character-level LSTM on any text and watch it learn. FILE means --corpus FILE.",
+    lambda given: TrainFlags(recipe_settings(given.get("recipe", "book"), given.get("size")), given.get("size")),
+    files="corpus",
+)
+SAMPLE = Command("sample", "Generate text with a trained model: the best epoch of a run.", lambda given: SampleFlags())
+EVALUATE = Command(
+    "evaluate", "Measure a trained model, the best epoch of a run, on a text.", lambda given: EvaluateFlags()
+)
+RUNS = Command("runs", "List your runs, the newest first.", lambda given: RunsFlags())
+
+COMMANDS = {command.name: command for command in (TRAIN, SAMPLE, EVALUATE, RUNS)}

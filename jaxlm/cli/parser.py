@@ -1,0 +1,267 @@
+"""Flags made of the settings of dataclasses: how they are read, and how they are shown.
+
+By hand rather than with argparse: half of its use would be to take its messages apart and say them in our words, and
+here a value may begin with a dash (`--prompt "--the"`).
+"""
+
+import dataclasses
+import re
+import shutil
+import textwrap
+import typing
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import NoneType
+from typing import Any, Literal
+
+from jaxlm import invocation
+from jaxlm.config import Checked, Setting
+from jaxlm.errors import InputError, did_you_mean
+
+EXPECTED = {int: "a whole number", float: "a number"}
+METAVARS = {int: "N", float: "X", str: "TEXT"}
+HELP = "-h", "--help"
+
+WIDE, LEFT = 60, 27
+"""Columns of a terminal from which help stands beside the flags, and the columns that flags then have."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A command, and what it takes.
+
+    Attributes:
+      name: as it is typed.
+      summary: what it does, in a sentence.
+      defaults: the settings where no others are given, as a dataclass; made from those that are.
+      files: the setting that words without a flag are for.
+    """
+
+    name: str
+    summary: str
+    defaults: Callable[[Mapping[str, Any]], Checked]
+    files: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """A setting as a flag.
+
+    Attributes:
+      name: the setting's.
+      about: what is said of it.
+      kind: the type of its value, or of each, if several.
+      several: whether it takes any number of values.
+      choices: the words that it takes; none: any.
+      default: what it is where it is not given.
+      turned_off: whether it is a switch that is there to be turned off.
+    """
+
+    name: str
+    about: Setting
+    kind: type
+    several: bool
+    choices: tuple[str, ...]
+    default: Any
+    turned_off: bool
+
+    @property
+    def flag(self) -> str:
+        """Its long flag."""
+        return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def flags(self) -> dict[str, bool]:
+        """All of its flags; False is for the one that turns it off."""
+        flags = {f"-{self.about.short}": True} if self.about.short else {}
+        flags[self.flag] = True
+        if self.kind is bool:
+            flags[f"--no-{self.flag[2:]}"] = False
+        return flags
+
+    @property
+    def shown(self) -> str:
+        """Its flags and what stands for a value, as help has them."""
+        flags = ", ".join(flag for flag, on in self.flags.items() if on or self.turned_off)
+        if self.kind is bool:
+            return flags
+        value = self.about.metavar or "|".join(self.choices) or METAVARS[self.kind]
+        return f"{flags} {value} ..." if self.several else f"{flags} {value}"
+
+    @property
+    def shown_default(self) -> str:
+        """Its default in words; nothing for a switch that is there to be turned on."""
+        if self.default is None:
+            return self.about.unset
+        if self.kind is bool:
+            return "yes" if self.default else "no" if self.turned_off else ""
+        if self.several:
+            return " ".join(str(value) for value in self.default)
+        return f"{self.default:g}" if self.kind is float else str(self.default)
+
+    def read(self, word: str) -> Any:
+        """A value as it was typed.
+
+        Raises:
+          InputError: the word cannot be one.
+        """
+        if self.choices and word not in self.choices:
+            raise InputError(f"{self.flag}: found {word!r}, expected one of {', '.join(self.choices)}")
+        try:
+            return self.kind(word)
+        except ValueError:
+            raise InputError(f"{self.flag}: found {word!r}, expected {EXPECTED[self.kind]}") from None
+
+
+def options(config: Checked) -> Iterator[Option]:
+    """The settings of a dataclass, and of those in it, as flags; the values there are the defaults."""
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value, kind = getattr(config, field.name), hints[field.name]
+        if "setting" not in field.metadata:
+            yield from options(value)
+            continue
+        if NoneType in typing.get_args(kind):
+            kind = typing.get_args(kind)[0]
+        if several := typing.get_origin(kind) is tuple:
+            kind = typing.get_args(kind)[0]
+        choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
+        about, off = field.metadata["setting"], field.default is True
+        yield Option(field.name, about, str if choices else kind, several, choices, value, off)
+
+
+def groups(config: Checked) -> dict[str, list[Option]]:
+    """The same by the groups that they are shown in."""
+    found: dict[str, list[Option]] = {}
+    for option in options(config):
+        found.setdefault(option.about.group, []).append(option)
+    return found
+
+
+def read(command: Command, argv: Sequence[str]) -> dict[str, Any]:
+    """The settings that a command line gives, by name, and `help` where it is asked for.
+
+    Raises:
+      InputError: there is no such option, or its value is missing or cannot be read.
+    """
+    try:
+        return _read(command, argv)
+    except InputError as error:
+        raise see_help(str(error), invocation.command(command.name)) from None
+
+
+def see_help(message: str, program: str) -> InputError:
+    """A mistake on the command line, with the way to its help."""
+    return InputError(f"{message}{'' if message.endswith('?') else ';'} see {program} --help")
+
+
+def _read(command: Command, argv: Sequence[str]) -> dict[str, Any]:
+    flags = {flag: (option, on) for option in options(command.defaults({})) for flag, on in option.flags.items()}
+    given: dict[str, Any] = {}
+    words: list[str] = []
+    rest = deque(argv)
+    while rest:
+        word = rest.popleft()
+        if word == "--":
+            words += rest
+            break
+        if word in HELP:
+            given["help"] = True
+            continue
+        if not _is_flag(word):
+            words.append(word)
+            continue
+        flag, value = _split(word)
+        if f"-{word}" in flags:
+            flag = word  # -length is no -l with the value "ength".
+        if flag not in flags:
+            raise InputError(f"{flag}: no such option{did_you_mean(flag, flags)}")
+        option, on = flags[flag]
+        if option.kind is bool:
+            if value is not None:
+                raise InputError(f"{flag}: found {value!r}, expected no value")
+            given[option.name] = on
+        elif option.several:
+            values = _values(rest, option) if value is None else [value]
+            given[option.name] = given.get(option.name, ()) + tuple(option.read(value) for value in values)
+        else:
+            given[option.name] = option.read(_next(flag, rest, flags) if value is None else value)
+    if words and not command.files:
+        raise InputError(f"{words[0]}: expected an option here{did_you_mean(f'--{words[0]}', flags)}")
+    if words and command.files in given:
+        raise InputError(f"{words[0]}: found it beside --{command.files}; give all of them one way")
+    return {**given, command.files: tuple(words)} if words else given
+
+
+def _is_flag(word: str) -> bool:
+    """Whether a word is a flag rather than a number or a lone dash."""
+    return re.match("--?[A-Za-z]", word) is not None
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _split(word: str) -> tuple[str, str | None]:
+    """A flag, and the value that is joined to it, if any: --length=9, -l9."""
+    flag, value = word.split("=", 1) if word.startswith("--") and "=" in word else (word, "")
+    if not word.startswith("--"):
+        flag, value = word[:2], word[2:].removeprefix("=")
+    return flag, value if len(word) > len(flag) else None
+
+
+def _values(rest: deque[str], option: Option) -> list[str]:
+    """Takes the values of an option that has several: up to the next flag, or to what is no number any more."""
+    values: list[str] = []
+    while rest and (_is_number(rest[0]) if option.kind is float and values else not _is_flag(rest[0])):
+        values.append(rest.popleft())
+    return values
+
+
+def _next(flag: str, rest: deque[str], flags: Mapping[str, Any]) -> str:
+    """Takes the value of an option that has one, which may begin with a dash, as long as it is no flag itself."""
+    if not rest:
+        raise InputError(f"{flag}: expected a value after it")
+    if rest[0] in flags or rest[0] in HELP:
+        raise InputError(
+            f"{flag}: expected a value after it, found {rest[0]}; if that is the value, type {flag}={rest[0]}"
+        )
+    return rest.popleft()
+
+
+def help_text(command: Command, defaults: Checked) -> str:
+    """What `--help` shows, for the width of the terminal."""
+    width = terminal_width()
+    files = " [FILE ...]" if command.files else ""
+    lines = [
+        *textwrap.wrap(f"Usage: {invocation.command(command.name)}{files} [options]", width),
+        "",
+        *textwrap.wrap(command.summary, width),
+    ]
+    for group, members in groups(defaults).items():
+        lines += ["", f"{group}:"]
+        for option in members:
+            default = f" (default: {option.shown_default})" if option.shown_default else ""
+            lines += entry(option.shown, option.about.help + default, width)
+    return "\n".join(lines)
+
+
+def terminal_width() -> int:
+    """Columns to fill: those of the terminal, within reason."""
+    return max(20, min(shutil.get_terminal_size().columns, 100))
+
+
+def entry(term: str, text: str, width: int, left: int = LEFT) -> list[str]:
+    """A term in `left` columns, and beside it what it means; below it, where the terminal is narrow."""
+    if width < WIDE:
+        below = textwrap.wrap(text, width, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+        return textwrap.wrap(term, width, break_on_hyphens=False) + below
+    indent = " " * left
+    lines = textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+    if len(term) > left - 4:
+        return [f"  {term}", *lines]
+    return [f"  {term}".ljust(left) + lines[0].lstrip(), *lines[1:]]

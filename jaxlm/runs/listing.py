@@ -1,0 +1,96 @@
+"""All runs at a glance."""
+
+import contextlib
+import dataclasses
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+
+from jaxlm.errors import InputError
+from jaxlm.nn.model import build_model
+from jaxlm.runs.bundled import bundled
+from jaxlm.runs.run import Run
+from jaxlm.runs.storage import best_epoch
+
+log = logging.getLogger("jaxlm")
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """A run in a line.
+
+    Attributes:
+      name: its directory's name.
+      path: its directory.
+      corpus: the corpus's name.
+      recipe: what it learns by.
+      parameters: of its model.
+      epoch: completed epochs.
+      epochs: those that it was asked for.
+      loss: the best epoch's, in nats per token: the validation loss, if there is one; None before the first.
+      bytes: of its files.
+      created: when it began, ISO 8601 in UTC.
+    """
+
+    name: str
+    path: str
+    corpus: str
+    recipe: str
+    parameters: int
+    epoch: int
+    epochs: int
+    loss: float | None
+    bytes: int
+    created: str
+
+
+def list_runs(checkpoints: str | os.PathLike[str]) -> list[Summary]:
+    """The runs in a folder, the newest first, and the bundled model, unless one there has its name.
+
+    A run that cannot be opened is named in a warning.
+    """
+    return sorted(_summaries(Path(checkpoints)), key=lambda run: run.created, reverse=True)
+
+
+def _summaries(checkpoints: Path) -> Iterator[Summary]:
+    paths = [path.parent for path in sorted(checkpoints.glob("*/config.json"))]
+    model = bundled()
+    if model and model.name not in [path.name for path in paths]:
+        paths.append(model)
+    for path in paths:
+        try:
+            yield _summary(Run.open(path))
+        except (InputError, OSError) as error:
+            log.warning("%s", error)
+
+
+def _summary(run: Run) -> Summary:
+    record, good = run.record, run.storage.good()
+    model = build_model(record.config, len(run.vocab))
+    params = jax.eval_shape(lambda: model.init_params(jax.random.key(0)))
+    best = best_epoch(good)
+    return Summary(
+        name=run.path.name,
+        path=str(run.path),
+        corpus=record.corpus,
+        recipe=record.config.recipe,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
+        epoch=good[max(good)].epoch if good else 0,
+        epochs=record.config.epochs,
+        loss=best.judged if best else None,
+        bytes=_size(run.path),
+        created=record.created,
+    )
+
+
+def _size(folder: Path) -> int:
+    """The bytes of the files in a folder, where a trainer may be deleting some."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(place, name)).st_size
+    return total
