@@ -1,9 +1,12 @@
 """The commands as a user types them, one process each."""
 
+import importlib.metadata
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from pathlib import Path
 
@@ -170,3 +173,123 @@ def test_a_mistake(folder):
         "error: corpus missing.txt: found nothing there, expected a text file, a folder, or one of nietzsche, "
         "shakespeare, python-docs\n"
     )
+
+
+def test_a_script_takes_files_without_a_flag(folder):
+    small = [*SMALL, "--temperature", "--run", "words"]
+    done = run(ROOT / "train.py", "Ein Märchen.txt", *small, folder=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Corpus:              Ein Märchen, 980 characters" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """A copy of what the package is built from, in a folder named jaxlm, as a clone is."""
+    if int(importlib.metadata.version("setuptools").split(".")[0]) < 77:
+        pytest.skip("this environment's setuptools is older than the build wants: install the test extra")
+    clone = tmp_path_factory.mktemp("parent") / "jaxlm"
+    for name in ("jaxlm", "checkpoints/nietzsche"):
+        shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__", "bundled"))
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "train.py", "sample.py"):
+        shutil.copy(ROOT / name, clone)
+    (clone / "checkpoints" / "nietzsche" / ".lock").touch()  # Training leaves one; it is no part of a model.
+    return clone
+
+
+def built(*arguments, folder, **options):
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "JAXLM_CHECKPOINTS")}
+    environment.update(options)
+    done = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+PIP = "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps", "--no-build-isolation"
+
+
+USE_OF_THE_MODEL = """
+import jaxlm
+print(jaxlm.__file__)
+[text] = {jaxlm.load(*name).generate("the ", 9, seed=1) for name in ((), ("nietzsche",), ("checkpoints/nietzsche",))}
+print(text)
+try:
+    jaxlm.resume("nietzsche")
+except jaxlm.InputError as error:
+    assert "weights alone" in str(error), error
+else:
+    raise AssertionError
+"""
+
+
+def test_an_installed_package_generates_with_its_model_in_an_empty_folder(sources, tmp_path):
+    code = "import setuptools.build_meta as build, sys; build.build_sdist(sys.argv[1])"
+    built(sys.executable, "-c", code, tmp_path, folder=sources)
+    [archive] = tmp_path.glob("*.tar.gz")
+    installed, empty = tmp_path / "installed", tmp_path / "empty"
+    empty.mkdir()
+    # A wheel is built from the source distribution, which shows that both have the model.
+    built(sys.executable, *PIP, "--target", installed, archive, folder=tmp_path)
+    assert (installed / "jaxlm" / "py.typed").is_file()
+    model = installed / "jaxlm" / "bundled" / "nietzsche"
+    assert not (model / ".lock").exists()
+    before = {path: path.stat().st_mtime_ns for path in model.rglob("*")}
+    assert {path.relative_to(model) for path in before} == {
+        path.relative_to(ROOT / "checkpoints/nietzsche") for path in (ROOT / "checkpoints/nietzsche").rglob("[!.]*")
+    }
+    for path in (model, *before):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    where = {"folder": empty, "PYTHONPATH": str(installed)}
+    done = built(installed / "bin" / "jaxlm", "sample", "-p", "the ", "-l", "9", "--seed", "1", **where)
+    assert (done.stdout[:4], len(done.stdout)) == ("the ", 14)
+    assert done.stderr.startswith(f"{model}, epoch 58 ")
+    place, *lines = built(sys.executable, "-c", USE_OF_THE_MODEL, **where).stdout.splitlines()
+    assert Path(place) == installed / "jaxlm" / "__init__.py"
+    assert "".join(lines) == done.stdout.rstrip("\n")
+    assert list(empty.iterdir()) == []
+    assert {path: path.stat().st_mtime_ns for path in model.rglob("*")} == before
+
+
+def test_beside_a_clone_that_is_installed_for_editing_the_package_is_the_real_one(sources, tmp_path):
+    environment = tmp_path / "environment"
+    built(sys.executable, "-m", "venv", "--without-pip", environment, folder=tmp_path)
+    python = environment / "bin" / "python"
+    [packages] = environment.glob("lib/python*/site-packages")
+    others = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    (packages / "others.pth").write_text("\n".join([*others, sysconfig.get_path("purelib")]))
+    built(python, *PIP, "--editable", sources, folder=tmp_path)
+    code = "import jaxlm; print(jaxlm.__file__, jaxlm.TrainConfig().epochs, jaxlm.InputError.__name__)"
+    expected = f"{sources / 'jaxlm' / '__init__.py'} 60 InputError\n"
+    for folder in (sources.parent, tmp_path, sources):
+        assert built(python, "-c", code, folder=folder).stdout == expected
+    assert not (sources / "jaxlm" / "bundled").exists()
+    code = "from jaxlm.runs.bundled import bundled; print(bundled())"
+    assert built(python, "-c", code, folder=tmp_path).stdout == f"{sources / 'checkpoints' / 'nietzsche'}\n"
+    assert built(environment / "bin" / "jaxlm", "--version", folder=tmp_path).stdout.startswith("jaxlm ")
+
+
+LIBRARIES = "jax", "flax", "optax", "orbax", "numpy", "rich", "platformdirs", "filelock", "charset_normalizer"
+
+
+def test_editors_and_checkers_know_the_types_of_the_public_names(tmp_path):
+    pytest.importorskip("mypy")
+    # What jaxlm is built on takes long to read, and is not what is asked about.
+    (tmp_path / "mypy.ini").write_text(
+        "[mypy]\nstrict = True\n" + "".join(f"[mypy-{name}.*]\nfollow_imports = skip\n" for name in LIBRARIES)
+    )
+    (tmp_path / "user.py").write_text(
+        "import jaxlm\nreveal_type(jaxlm.load)\nreveal_type(jaxlm.train)\nreveal_type(jaxlm.SIZES)\n"
+        "jaxlm.TrainConfig(epochs='a')\njaxlm.TrainConfig(epochs=1, recipe='stream')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--follow-imports=silent", "user.py"],
+        cwd=tmp_path,
+        env={**os.environ, "MYPYPATH": str(ROOT)},
+        capture_output=True,
+        encoding="utf-8",
+    )
+    found = done.stdout.splitlines()
+    assert "jaxlm.generator.TextGenerator" in found[0]
+    assert "jaxlm.generator.TextGenerator" in found[1]
+    assert "jaxlm.config.TrainConfig" in found[2]
+    assert 'Argument "epochs" to "TrainConfig" has incompatible type "str"; expected "int"' in found[3]
+    assert len(found) == 5, done.stdout
