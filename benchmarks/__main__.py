@@ -118,7 +118,7 @@ ROWS = {
         {"torch_large": 1.3},
     ),
     "state": Row(
-        f"Writing, batch 1, `state`, LSTM({H}), one core",
+        f"Generation, batch 1, `state`, LSTM({H}), one core",
         "characters/s",
         per_second,
         (
@@ -134,7 +134,7 @@ ROWS = {
         one_core=True,
     ),
     "window": Row(
-        f"Writing, batch 1, `window` of {T}, one core",
+        f"Generation, batch 1, `window` of {T}, one core",
         "characters/s",
         per_second,
         (
@@ -146,8 +146,8 @@ ROWS = {
         one_core=True,
     ),
     "streams": Row(
-        "Writing 64 texts at once, `state`",
-        "characters/s in all",
+        "Generating 64 texts at once, `state`",
+        "characters/s in total",
         per_second,
         (
             Entry("jaxlm_streams", "jaxlm", 64 * 1024),
