@@ -15,16 +15,19 @@ from jaxlm import invocation
 from jaxlm.cli.output import Output, show
 from jaxlm.errors import InputError, RunError
 
+LIBRARIES = ("jax", "absl", "orbax", "asyncio")
+"""Loggers of what we build on; Orbax saves on an event loop of asyncio."""
+
 
 def guarded(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
     """Runs a command. Mistakes, and trouble with what surrounds it, become one line on stderr.
 
     A process that was started as one of our programs belongs to the command. In any other, such as a notebook,
-    signals, streams and warnings are as before when it returns.
+    signal handlers stay as they are, and streams, loggers and warnings are put back when it returns.
 
     Args:
-      command: takes its arguments.
-      argv: these.
+      command: takes the arguments.
+      argv: the arguments.
 
     Returns:
       The exit status: 2 for a mistake of the caller, 1 for trouble, 130 for Ctrl-C, 141 where the reader of stdout
@@ -60,9 +63,8 @@ def guarded(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> in
             where = "standard output" if _is_broken(sys.stdout) else error.filename
             return _fail(": ".join(str(part) for part in (where, error.strerror or error) if part), 1)
         except MemoryError as error:
-            return _fail(
-                f"this machine has too little memory ({_first_line(error) or 'none is left'}); ask for less", 1
-            )
+            found = _first_line(error) or "none is left"
+            return _fail(f"this machine has too little memory ({found}); ask for less", 1)
         except RuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -75,27 +77,23 @@ def guarded(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> in
 
 
 def note(line: str) -> None:
-    """Tells one line on stderr, if that can be written at all."""
+    """Prints one line on stderr, if that can be written to at all."""
     text = " ".join(line.splitlines())  # A path may have line breaks in it.
     Output(sys.stderr).write(show(text, sys.stderr) + "\n")
 
 
 def quiet() -> None:
-    """Silences what JAX, Orbax and XLA tell their own developers; other warnings come as plain lines."""
+    """Silences what JAX, Orbax and XLA log for their own developers; other warnings become plain lines."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for name in LIBRARIES:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logger = logging.getLogger("jaxlm")
     logger.handlers = [_Warnings()]
-    logger.propagate = False  # Orbax's import gives the root logger a handler, which would tell them again.
+    logger.propagate = False  # Orbax's import gives the root logger a handler, which would print them again.
     warnings.showwarning = _show_warning  # type: ignore[assignment]
-    # On a file system without locks of the system's, a file is as good a lock.
+    # Where a file system has no locks, filelock falls back to a file, which will do.
     warnings.filterwarnings("ignore", "(?i).*soft ?file ?lock", UserWarning)
     sys.unraisablehook = _unraisable
-
-
-LIBRARIES = ("jax", "absl", "orbax", "asyncio")
-"""Loggers of what we build on; Orbax saves on an event loop of asyncio."""
 
 
 def _fail(message: str, status: int) -> int:
@@ -108,16 +106,16 @@ def _first_line(error: Exception) -> str:
 
 
 def _is_interactive() -> bool:
-    """Whether a person talks to Python here, at its prompt or in a notebook, where `%run` starts our programs."""
+    """Whether this process is a Python prompt or a notebook, where `%run` starts our programs."""
     ipython = sys.modules.get("IPython")
     return hasattr(sys, "ps1") or (ipython is not None and ipython.get_ipython() is not None)
 
 
 def _interrupt_by_default() -> None:
-    """Has Ctrl-C end the process at once, while there is nothing to save, unless it is ignored or handled.
+    """Makes Ctrl-C end the process at once while there is nothing to save, unless it is ignored or handled.
 
-    As an exception it could come in the middle of an import, and be lost in a callback there. A run that trains
-    handles the signal itself.
+    As an exception it could arrive in the middle of an import, and be lost in a callback there. Training handles
+    the signal itself.
     """
     is_main = threading.current_thread() is threading.main_thread()
     if is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -125,7 +123,7 @@ def _interrupt_by_default() -> None:
 
 
 def _replace_missing_letters() -> None:
-    """Has a terminal without a text's letters show marks for them."""
+    """Makes a stream whose encoding lacks a letter show `?` for it."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -161,7 +159,7 @@ def _is_broken(stream: TextIO | None) -> bool:
 
 
 class _Warnings(logging.Handler):
-    """Tells jaxlm's warnings as plain lines."""
+    """Prints jaxlm's warnings as plain lines."""
 
     def emit(self, record: logging.LogRecord) -> None:
         note(f"warning: {record.getMessage()}")
@@ -172,7 +170,7 @@ def _show_warning(message: Warning | str, *details: object) -> None:
 
 
 def _unraisable(found: "sys.UnraisableHookArgs") -> None:
-    # Where a disk is full, TensorStore tells of each refused write to Orbax's event loop, which is closed by then.
+    # Where a disk is full, TensorStore reports each refused write to Orbax's event loop, which is closed by then.
     # The refusal itself arrives as an exception of its own.
     if str(found.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(found)

@@ -1,4 +1,4 @@
-"""What reaches a terminal, a pipe or a file, and what becomes of it when none of them listens any more."""
+"""Output to a terminal, a pipe or a file: made safe to show, and lost in silence where it cannot be written."""
 
 import contextlib
 import io
@@ -8,14 +8,14 @@ import sys
 from typing import IO
 
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""Control characters other than tab and line feed, and those that turn the direction of the text around them."""
+"""Control characters other than tab and line feed, and those that override the direction of text."""
 
 
 def show(text: str, stream: IO[str] | None) -> str:
-    """Text as a stream should get it: on a terminal, control characters are made visible, so that none is obeyed.
+    """Text as a stream should get it: on a terminal, control characters are made visible and have no effect.
 
     Args:
-      text: what anyone may have written: a sample, the name of a file, a message about either.
+      text: anything that may come from strangers: a sample, a file name, a message about either.
       stream: where it is going; a pipe or a file gets it unchanged.
     """
     if stream is None or not is_terminal(stream):
@@ -42,9 +42,9 @@ def is_terminal(stream: IO[str]) -> bool:
 
 
 class Output(io.TextIOBase):
-    """A stream that what is written cannot fail: what it does not take is lost, and no one is troubled.
+    """A text stream that never fails: what cannot be written is lost in silence.
 
-    Its terminal may have been closed, its reader gone, its disk full; letters that its encoding lacks become `?`.
+    Its terminal may be closed, its reader gone or its disk full; letters that its encoding lacks become `?`.
     """
 
     def __init__(self, stream: IO[str] | None) -> None:

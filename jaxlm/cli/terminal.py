@@ -92,7 +92,7 @@ class Terminal(Reporter):
             self.close()
 
     def start(self, plan: Plan) -> None:
-        self._plan = plan
+        self._plan, self._told = plan, set()
         self.close()
         self._best = _epoch_and_loss(plan.best) if plan.best else None
         record, corpus = plan.run.record, plan.corpus

@@ -19,20 +19,20 @@ def _existing(*names: str) -> tuple[signal.Signals, ...]:
 
 
 FROM_PERSON = _existing("SIGINT", "SIGTERM")
-"""Ctrl-C and `kill`: who sends one more does not want to wait."""
+"""Ctrl-C and `kill`: a second one means that the sender will not wait."""
 
 FROM_SYSTEM = _existing("SIGHUP", "SIGBREAK")
 """A closed terminal or connection."""
 
 FROM_SCHEDULER = _existing("SIGUSR1", "SIGUSR2", "SIGXCPU")
-"""What Slurm, Grid Engine and a limit of CPU time send before they kill; programs use them for other things, too."""
+"""What Slurm, Grid Engine and a CPU time limit send before they kill; programs use them for other things, too."""
 
 
 class Stop:
-    """Whether a run was asked to stop. It does so at the end of the step, saved; the second time, at once.
+    """Whether a run was asked to stop. It stops after the step at hand, saved; asked a second time, at once.
 
     Args:
-      event: asks it, too, once it is set.
+      event: once set, it asks the run to stop, as a signal does.
     """
 
     def __init__(self, event: threading.Event | None = None) -> None:
@@ -49,14 +49,14 @@ class Stop:
         return self._signal is not None or (self._event is not None and self._event.is_set())
 
     def end(self, message: str) -> NoReturn:
-        """Raises what the run was asked by: KeyboardInterrupt, SystemExit, or Stopped with a message."""
+        """Raises what the request stands for: KeyboardInterrupt, SystemExit, or Stopped with a message."""
         if self._signal is None:
             raise Stopped(message)
         raise _exception(self._signal)
 
     @contextlib.contextmanager
     def nothing_to_save(self) -> Iterator[None]:
-        """For what follows a save: the first signal ends the block at once, and `asked` tells of it."""
+        """For what follows a save: even a first signal ends the block at once, and `asked` is true after it."""
         self._nothing_to_save = True
         try:
             yield
@@ -67,10 +67,10 @@ class Stop:
             self._nothing_to_save = False
 
     def handle(self, number: int, frame: FrameType | None = None) -> None:
-        """Takes a signal, as the handler of all of them."""
+        """The handler of every signal."""
         if self._signal is not None and not self._lost:
             if number not in FROM_PERSON:
-                return  # A limit that is passed already, or a terminal that is closed as well.
+                return  # It repeats what was said: a limit that is passed, a terminal that is closed.
             self._impatient = True
         self._signal, self._lost = number, False
         if self._impatient or self._nothing_to_save:
@@ -79,29 +79,29 @@ class Stop:
             raise self._raised
 
     def _send_again(self, lost: "sys.UnraisableHookArgs") -> None:
-        """Sees to what was raised in a finalizer, or in JAX's callback of the garbage collector: Python drops it."""
+        """Repeats a signal whose exception Python dropped, as in a finalizer or in JAX's callback of the collector."""
         if lost.exc_value is not self._raised:
             self._others_lost(lost)
             return
         self._lost = True
-        # From another thread and a little later: a signal that came now would end in this callback, too.
+        # From another thread, a little later: a signal that arrived now would be dropped in the same callback.
         threading.Timer(0.05, self._interrupt).start()
 
     def _interrupt(self) -> None:
         if self._signal is None or signal.getsignal(self._signal) != self.handle:
             return  # The run has ended meanwhile.
         if hasattr(signal, "pthread_kill"):
-            signal.pthread_kill(threading.main_thread().ident or 0, self._signal)  # Wakes a thread that waits, too.
+            signal.pthread_kill(threading.main_thread().ident or 0, self._signal)  # Wakes it if it waits.
         else:
             _thread.interrupt_main(signal.Signals(self._signal))
 
 
 @contextlib.contextmanager
 def stop_on_signals(event: threading.Event | None = None) -> Iterator[Stop]:
-    """Has signals, or an event, ask a run to stop.
+    """Lets signals, or an event, ask a run to stop while the context lasts.
 
-    A signal that was ignored stays ignored, as `nohup` and a script's background jobs want it. A scheduler's is only
-    taken where nothing else handles it. Afterwards all are handled as before.
+    A signal that was ignored stays ignored: `nohup` ignores SIGHUP, and a script's background jobs ignore SIGINT. A
+    scheduler's signal is only taken where nothing else handles it.
     """
     stop = Stop(event)
     if threading.current_thread() is not threading.main_thread():
@@ -123,7 +123,7 @@ def stop_on_signals(event: threading.Event | None = None) -> Iterator[Stop]:
 
 
 def _is_free(number: int) -> bool:
-    """Whether no one handles a signal. Python does not know of handlers in C, such as faulthandler's; Linux does."""
+    """Whether nothing handles a signal. Python does not see handlers in C, such as faulthandler's; Linux does."""
     if signal.getsignal(number) is not signal.SIG_DFL:
         return False
     try:
