@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # `as`, since only that exports a name to strict type checkers.
+    from jaxlm.cli.python import resume as resume
+    from jaxlm.cli.python import train as train
     from jaxlm.cli.terminal import Terminal as Terminal
     from jaxlm.config import BOOK as BOOK
     from jaxlm.config import SIZES as SIZES
@@ -21,22 +23,24 @@ if TYPE_CHECKING:  # `as`, since only that exports a name to strict type checker
     from jaxlm.config import WatchConfig as WatchConfig
     from jaxlm.errors import InputError as InputError
     from jaxlm.errors import RunError as RunError
+    from jaxlm.errors import Stopped as Stopped
     from jaxlm.generator import TextGenerator as TextGenerator
     from jaxlm.nn.model import LanguageModel as LanguageModel
     from jaxlm.nn.sampling import reweight as reweight
+    from jaxlm.runs.evaluation import Evaluation as Evaluation
+    from jaxlm.runs.evaluation import evaluate as evaluate
     from jaxlm.runs.reporter import EpochMetrics as EpochMetrics
     from jaxlm.runs.reporter import Plan as Plan
     from jaxlm.runs.reporter import Reporter as Reporter
     from jaxlm.runs.run import Run as Run
     from jaxlm.runs.run import load as load
-    from jaxlm.runs.trainer import resume as resume
-    from jaxlm.runs.trainer import train as train
 
 # Each name is imported when it is first used, so that `--help` need not wait for JAX.
 _HOMES = {
     "BOOK": "config",
     "EpochMetrics": "runs.reporter",
     "EvaluateConfig": "config",
+    "Evaluation": "runs.evaluation",
     "InputError": "errors",
     "LanguageModel": "nn.model",
     "ModelConfig": "config",
@@ -46,15 +50,17 @@ _HOMES = {
     "RunError": "errors",
     "SIZES": "config",
     "STREAM": "config",
+    "Stopped": "errors",
     "SampleConfig": "config",
     "Terminal": "cli.terminal",
     "TextGenerator": "generator",
     "TrainConfig": "config",
     "WatchConfig": "config",
+    "evaluate": "runs.evaluation",
     "load": "runs.run",
-    "resume": "runs.trainer",
+    "resume": "cli.python",
     "reweight": "nn.sampling",
-    "train": "runs.trainer",
+    "train": "cli.python",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -516,12 +516,20 @@ def settings(recipe: Recipe = "book", size: Size | None = None, **changes: Any) 
     """
     one_of(*get_args(Recipe))("recipe", recipe)
     optional(one_of(*get_args(Size)))("size", size)
-    start = recipe_settings(recipe, size)
-    known = [name for name, _, _ in settings_in(start)]
+    return with_settings(recipe_settings(recipe, size), changes)
+
+
+def with_settings(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
+    """All settings of a run with some of them changed, those of the model among them.
+
+    Raises:
+      InputError: a setting does not exist, or its value will not do.
+    """
+    known = [name for name, _, _ in settings_in(config)]
     for name in changes:
         if name not in [*known, "model"]:
             raise InputError(f"no setting {name!r}{did_you_mean(name, known)}")
-    return changed(start, changes)
+    return changed(config, changes)
 
 
 def checkpoints_folder() -> str:

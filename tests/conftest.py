@@ -10,6 +10,7 @@ import jax
 import pytest
 
 import jaxlm
+from jaxlm.runs.trainer import train
 
 # Tests that compile the same share it. Not through the environment: JAX's cache is not safe for two processes.
 COMPILED = tempfile.TemporaryDirectory()
@@ -59,7 +60,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     (folder / "fox.txt").write_text(TEXT)
     config = dataclasses.replace(SMALL, corpus=(str(folder / "fox.txt"),))
-    jaxlm.train(config, run="fox", checkpoints=folder)
+    train(config, run="fox", checkpoints=folder)
     return folder / "fox"
 
 

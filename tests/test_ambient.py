@@ -11,6 +11,7 @@ import pytest
 from helpers import assert_same_run
 
 import jaxlm
+from jaxlm.runs.trainer import train
 
 ROOT = Path(__file__).parents[1]
 
@@ -51,9 +52,9 @@ def stream(corpus):
 def test_losses_and_weights_of_a_seed_are_the_same(stream, small, tmp_path, name):
     for config in (stream, small):
         path = tmp_path / config.recipe
-        jaxlm.train(config, run="here", checkpoints=path)
+        train(config, run="here", checkpoints=path)
         with SETTINGS[name]():
-            jaxlm.train(config, run="there", checkpoints=path)
+            train(config, run="there", checkpoints=path)
         assert_same_run(path / "here", path / "there")
 
 

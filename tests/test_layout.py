@@ -41,7 +41,7 @@ ORDER = {
         "sampling",
     ],
     "runs": ["stop", "storage", "bundled", "run", "listing", "data", "reporter", "trainer", "evaluation"],
-    "cli": ["output", "terminal", "guard", "parser", "options", "commands"],
+    "cli": ["output", "terminal", "python", "guard", "parser", "options", "commands"],
 }
 """The rooms of a wing; each imports only from those before it."""
 

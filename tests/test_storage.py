@@ -22,6 +22,7 @@ from jaxlm.nn.model import build_model
 from jaxlm.runs import storage
 from jaxlm.runs.run import Record, Run, newest, now
 from jaxlm.runs.storage import PROGRESS, Progress, Saver
+from jaxlm.runs.trainer import resume
 from jaxlm.text.vocab import Vocab
 
 ROOT = Path(__file__).parents[1]
@@ -125,7 +126,7 @@ def test_an_export_writes_the_same_and_is_not_trained_on(trained, tmp_path):
     sizes = [sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) for path in (run.path, trained)]
     assert sizes[0] < sizes[1] / 3
     before = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
-    for attempt in (run.restore, lambda: jaxlm.resume(run.path, epochs=9)):
+    for attempt in (run.restore, lambda: resume(run.path, epochs=9)):
         with pytest.raises(jaxlm.InputError, match=r"found weights alone, .* go on with another"):
             attempt()
     with pytest.raises(jaxlm.InputError, match="found a run there"):
@@ -148,7 +149,7 @@ assert len(jax.devices()) == 4
 import jaxlm
 model = jaxlm.ModelConfig(hidden=8)
 config = dataclasses.replace(jaxlm.BOOK, corpus=("fox.txt",), epochs=1, length=8, batch=64, model=model)
-jaxlm.train(config, run="fox", checkpoints=".")
+jaxlm.train(config, run="fox", checkpoints=".", reporter=None)
 """
 LOAD_ON_ONE = """
 import sys, jax, numpy as np, jaxlm
@@ -236,7 +237,7 @@ def largest(path, item):
 def test_training_goes_on_from_before_the_damage(copied, trained, caplog, damage, find):
     DAMAGES[damage](find(copied / str(LAST)))
     harmed = {path.relative_to(copied / str(LAST)): data for path, data in contents(copied / str(LAST)).items()}
-    jaxlm.resume(copied)
+    resume(copied)
     assert f"checkpoint {LAST} is set aside as damaged-{LAST}" in warnings(caplog)[-1]
     assert_same_run(copied, trained)
     aside = copied / f"damaged-{LAST}"
@@ -279,7 +280,7 @@ def test_strays_are_no_checkpoints(copied, trained, caplog):
         assert reached.step == LAST
         assert_same(found.params, state.params)
         assert [line.split("checkpoint ")[1][:2] for line in warnings(caplog)] == ["66", "88"]
-    jaxlm.resume(copied)
+    resume(copied)
     assert_same_run(copied, trained)
     names = {path.name for path in copied.iterdir() if path.is_dir() or path.name.startswith("damaged-")}
     assert names == {"11", "22", "notes", *(f"damaged-{number}" for number in (33, 66, 77, 88, 99))}
@@ -291,10 +292,10 @@ def test_one_trainer_at_a_time(copied):
     with run.lock():
         before = contents(copied)
         with pytest.raises(jaxlm.InputError, match="another process is training it"):
-            jaxlm.resume(copied, epochs=9)
+            resume(copied, epochs=9)
         assert contents(copied) == before
         jaxlm.load(copied)
-    jaxlm.resume(copied)
+    resume(copied)
 
 
 def test_kept_are_the_last_two_and_the_best(tmp_path):
@@ -435,7 +436,7 @@ def test_a_run_that_is_moved_to_an_odd_place_goes_on_there(copied, trained, tmp_
     (tmp_path / "moved [2]").mkdir()
     shutil.rmtree(copied / str(LAST))
     moved = copied.rename(tmp_path / "moved [2]" / "fox")
-    jaxlm.resume(moved)
+    resume(moved)
     assert_same_run(moved, trained)
     jaxlm.load(moved).generate("the ", 3)
     assert steps(moved) == [EARLIER, LAST]
@@ -457,7 +458,7 @@ def test_runs_that_were_saved_at_an_odd_place_before_are_read(copied, trained):
     assert_same(run.generator()[0].params, Run.open(trained).generator()[0].params)
     assert_same_run(copied, trained)
     assert contents(copied) == before
-    jaxlm.resume(copied, epochs=3)
+    resume(copied, epochs=3)
     assert steps(copied)[-1] == 33
     assert run.generator()[0].generate("the ", 3)
 

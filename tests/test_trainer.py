@@ -23,6 +23,7 @@ from jaxlm.runs import storage
 from jaxlm.runs import trainer as run_lib
 from jaxlm.runs.reporter import Reporter
 from jaxlm.runs.run import unused_path
+from jaxlm.runs.trainer import resume, train
 
 STEPS = 11
 """In an epoch of SMALL; the last batch is partial."""
@@ -36,10 +37,10 @@ ROOT = Path(__file__).parents[1]
 )
 def test_stopped_and_resumed_equals_never_stopped(small, tmp_path, trained, reported, saved):
     with pytest.raises(KeyboardInterrupt):
-        jaxlm.train(small, run="fox", checkpoints=tmp_path, reporter=SignalAt(reported, signal.SIGINT))
+        train(small, run="fox", checkpoints=tmp_path, reporter=SignalAt(reported, signal.SIGINT))
     _, progress = jaxlm.Run.open(tmp_path / "fox").restore()
     assert (progress.step, progress.epoch, progress.loss is None) == (saved, saved // STEPS, saved % STEPS > 0)
-    jaxlm.resume(tmp_path / "fox")
+    resume(tmp_path / "fox")
     assert_same_run(tmp_path / "fox", trained)
 
 
@@ -48,9 +49,9 @@ def test_a_run_may_go_on_with_another_implementation(small, tmp_path, trained, m
     monkeypatch.setattr(
         run_lib, "compiled_step", lambda model, *rest: trained_with.append(model.impl) or compiled_step(model, *rest)
     )
-    jaxlm.train(dataclasses.replace(small, epochs=1, impl="scan"), run="fox", checkpoints=tmp_path)
+    train(dataclasses.replace(small, epochs=1, impl="scan"), run="fox", checkpoints=tmp_path)
     assert jaxlm.Run.open(tmp_path / "fox").record.config.impl == "scan"
-    jaxlm.resume(tmp_path / "fox", epochs=2, impl="fused")
+    resume(tmp_path / "fox", epochs=2, impl="fused")
     assert trained_with == ["scan", "fused"]
     assert jaxlm.Run.open(tmp_path / "fox").record.config.impl == "fused"
     for mine, other in zip(metrics(tmp_path / "fox"), metrics(trained), strict=True):
@@ -61,12 +62,12 @@ def test_stopped_with_dropout_and_adam(small, tmp_path):
     config = dataclasses.replace(
         small, optimizer="adam", clip=0.5, model=jaxlm.ModelConfig(hidden=8, layers=2, dropout=0.3)
     )
-    jaxlm.train(config, run="whole", checkpoints=tmp_path)
+    train(config, run="whole", checkpoints=tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        jaxlm.train(config, run="fox", checkpoints=tmp_path, reporter=SignalAt(4, signal.SIGINT))
+        train(config, run="fox", checkpoints=tmp_path, reporter=SignalAt(4, signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
-        jaxlm.resume(tmp_path / "fox", reporter=SignalAt(15, signal.SIGINT))
-    jaxlm.resume(tmp_path / "fox")
+        resume(tmp_path / "fox", reporter=SignalAt(15, signal.SIGINT))
+    resume(tmp_path / "fox")
     assert_same_run(tmp_path / "fox", tmp_path / "whole")
 
 
@@ -94,13 +95,13 @@ def stream(corpus):
 
 @pytest.mark.parametrize("reported", [1, STREAM_STEPS - 1, STREAM_STEPS, 2 * STREAM_STEPS + 3])
 def test_a_stream_stopped_and_resumed_equals_one_never_stopped(stream, tmp_path, reported):
-    jaxlm.train(stream, run="whole", checkpoints=tmp_path)
+    train(stream, run="whole", checkpoints=tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        jaxlm.train(stream, run="fox", checkpoints=tmp_path, reporter=SignalAt(reported, signal.SIGINT))
+        train(stream, run="fox", checkpoints=tmp_path, reporter=SignalAt(reported, signal.SIGINT))
     stopped, progress = jaxlm.Run.open(tmp_path / "fox").restore()
     assert 0 < progress.step < 3 * STREAM_STEPS
     assert all(np.any(leaf) for leaf in jax.tree.leaves(stopped.carry))
-    jaxlm.resume(tmp_path / "fox")
+    resume(tmp_path / "fox")
     assert_same_run(tmp_path / "fox", tmp_path / "whole")
 
 
@@ -119,7 +120,7 @@ def test_the_end_of_the_corpus_is_measured_exactly_and_never_learned_from(small,
     border = len(TEXT) * 3 // 4
     for name, end in (("one", TEXT[border:]), ("other", TEXT[border:][::-1])):
         (tmp_path / "fox.txt").write_text(TEXT[:border] + end)
-        jaxlm.train(config, run=name, checkpoints=tmp_path)
+        train(config, run=name, checkpoints=tmp_path)
     states = [jaxlm.Run.open(tmp_path / name).restore() for name in ("one", "other")]
     assert_same(*(tuple(state) for state, _ in states))
     assert states[0][1].loss == states[1][1].loss
@@ -141,7 +142,7 @@ def spoil_validation(monkeypatch, losses):
 
 def test_the_best_epoch_is_the_one_with_the_lowest_held_out_loss(stream, tmp_path, monkeypatch):
     spoil_validation(monkeypatch, [3.0, 2.0, 2.5, 2.75])
-    written = jaxlm.train(dataclasses.replace(stream, epochs=4), run="fox", checkpoints=tmp_path)
+    written = train(dataclasses.replace(stream, epochs=4), run="fox", checkpoints=tmp_path)
     assert steps(tmp_path / "fox") == [epoch * STREAM_STEPS for epoch in (2, 3, 4)]
     generator, progress = jaxlm.Run.open(tmp_path / "fox").generator()
     assert (progress.epoch, progress.validation, progress.judged) == (2, 2.0, 2.0)
@@ -156,11 +157,11 @@ def test_patience(stream, tmp_path, monkeypatch):
     reporter = Reporter()
     reporter.end = lambda run, progress, best: ends.append((progress.epoch, best.epoch))
     patient = dataclasses.replace(stream, epochs=7, patience=2)
-    jaxlm.train(patient, run="fox", checkpoints=tmp_path, reporter=reporter)
+    train(patient, run="fox", checkpoints=tmp_path, reporter=reporter)
     before = contents(tmp_path / "fox")
-    jaxlm.resume(tmp_path / "fox", reporter=reporter)
+    resume(tmp_path / "fox", reporter=reporter)
     assert contents(tmp_path / "fox") == before
-    jaxlm.resume(tmp_path / "fox", patience=4, reporter=reporter)
+    resume(tmp_path / "fox", patience=4, reporter=reporter)
     assert ends == [(4, 2), (4, 2), (7, 6)]
     assert [line["validation_loss"] for line in metrics(tmp_path / "fox")] == [3.0, 2.0, 2.5, 2.0, 2.0, 1.0, 1.5]
 
@@ -168,7 +169,7 @@ def test_patience(stream, tmp_path, monkeypatch):
 def test_a_held_out_loss_that_is_not_finite_is_a_divergence(stream, tmp_path, monkeypatch):
     spoil_validation(monkeypatch, [3.0, float("nan"), 2.0, 1.0])
     told = Told()
-    jaxlm.train(stream, run="fox", checkpoints=tmp_path, reporter=told)
+    train(stream, run="fox", checkpoints=tmp_path, reporter=told)
     assert [(step, cuts) for _, step, cuts, _ in told.divergences] == [(STREAM_STEPS, 1)]
     assert [line["validation_loss"] for line in metrics(tmp_path / "fox")] == [3.0, 2.0, 1.0]
 
@@ -180,7 +181,7 @@ def test_a_text_too_short_to_hold_out_some_of_it(stream, tmp_path):
         (0.9999, "corpus: found a text of only 0 tokens.* or hold out less than the last 1,032 characters"),
     ):
         with pytest.raises(jaxlm.InputError, match=words):
-            jaxlm.train(dataclasses.replace(stream, validation=share), run="fox", checkpoints=tmp_path)
+            train(dataclasses.replace(stream, validation=share), run="fox", checkpoints=tmp_path)
     assert contents(tmp_path) == before
 
 
@@ -191,14 +192,14 @@ def test_signals(small, tmp_path):
     reporter.stopped = lambda run, step: told.append(("stopped", step))
     reporter.close = lambda: told.append("close")
     with pytest.raises(SystemExit) as stop:
-        jaxlm.train(small, run="fox", checkpoints=tmp_path, reporter=reporter)
+        train(small, run="fox", checkpoints=tmp_path, reporter=reporter)
     assert stop.value.code == 143
     assert told == [("stopped", 4), "close"]
     assert jaxlm.Run.open(tmp_path / "fox").restore()[1].step == 4
 
     for numbers, error in (((signal.SIGHUP, signal.SIGINT), KeyboardInterrupt), ((signal.SIGTERM,) * 2, SystemExit)):
         with pytest.raises(error):
-            jaxlm.resume(tmp_path / "fox", reporter=SignalAt(6, *numbers))
+            resume(tmp_path / "fox", reporter=SignalAt(6, *numbers))
     assert jaxlm.Run.open(tmp_path / "fox").restore()[1].step == 4  # The second one did not wait for a save.
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
@@ -248,7 +249,7 @@ def test_killed_before_the_first_checkpoint(small, tmp_path, trained, caplog):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jaxlm.Run, "remove_if_untrained", lambda run: None)
         with pytest.raises(ZeroDivisionError):
-            jaxlm.train(small, run="fox", checkpoints=tmp_path, reporter=reporter)
+            train(small, run="fox", checkpoints=tmp_path, reporter=reporter)
     run = jaxlm.Run.open(tmp_path / "fox")
     assert run.restore() is None
     with pytest.raises(jaxlm.InputError, match="no checkpoint in it yet"):
@@ -257,7 +258,7 @@ def test_killed_before_the_first_checkpoint(small, tmp_path, trained, caplog):
     (tmp_path / "fox" / str(STEPS) / "params").mkdir(parents=True)
     run.append_metrics({"epoch": 1, "step": STEPS, "loss": 9.0})
     assert run.restore() is None
-    jaxlm.resume(tmp_path / "fox")
+    resume(tmp_path / "fox")
     assert_same_run(tmp_path / "fox", trained)
     assert f"checkpoint {STEPS} is set aside as damaged-{STEPS}" in caplog.text
 
@@ -266,7 +267,7 @@ def test_a_run_that_fails_at_once_leaves_nothing(small, tmp_path):
     reporter = Reporter()
     reporter.start = lambda plan: 1 / 0
     with pytest.raises(ZeroDivisionError):
-        jaxlm.train(small, run="fox", checkpoints=tmp_path / "runs", reporter=reporter)
+        train(small, run="fox", checkpoints=tmp_path / "runs", reporter=reporter)
     assert list((tmp_path / "runs").iterdir()) == []
 
 
@@ -275,7 +276,7 @@ def test_saves_in_the_middle_of_an_epoch_change_nothing(small, tmp_path, trained
     save = storage.Saver.save
     monkeypatch.setattr(run_lib, "SAVE_SECONDS", -1.0)
     monkeypatch.setattr(storage.Saver, "save", lambda *args: (saved.append(args[2].step), save(*args)))
-    jaxlm.train(small, run="fox", checkpoints=tmp_path)
+    train(small, run="fox", checkpoints=tmp_path)
     assert saved == list(range(1, 2 * STEPS + 1))
     assert_same(jaxlm.Run.open(tmp_path / "fox").restore()[0], jaxlm.Run.open(trained).restore()[0])
     assert metrics(tmp_path / "fox") == metrics(trained)
@@ -286,7 +287,7 @@ def test_bits_are_per_character_whatever_the_tokens(small, tmp_path, tokens):
     text = "나는 생각한다, 그러므로 나는 존재한다. " * 20
     Path(small.corpus[0]).write_text(text)
     config = dataclasses.replace(small, tokens=tokens, epochs=1)
-    jaxlm.train(config, run="fox", checkpoints=tmp_path)
+    train(config, run="fox", checkpoints=tmp_path)
     run = jaxlm.Run.open(tmp_path / "fox")
     [line] = metrics(run.path)
     nats = line["loss"] * len(run.vocab.encode(text))
@@ -296,11 +297,11 @@ def test_bits_are_per_character_whatever_the_tokens(small, tmp_path, tokens):
 
 def test_metrics_of_a_killed_run(small, tmp_path, trained):
     with pytest.raises(KeyboardInterrupt):
-        jaxlm.train(small, run="fox", checkpoints=tmp_path, reporter=SignalAt(STEPS, signal.SIGINT))
+        train(small, run="fox", checkpoints=tmp_path, reporter=SignalAt(STEPS, signal.SIGINT))
     with open(tmp_path / "fox" / "metrics.jsonl", "ab") as file:
         # A line later than the checkpoint, one that is none, one that a power cut spoiled, and half a line.
         file.write(b'{"epoch": 2, "step": 22, "loss": 9.0}\n[]\n\x00\xff\n{"epoch": 2, "st')
-    jaxlm.resume(tmp_path / "fox")
+    resume(tmp_path / "fox")
     assert_same_run(tmp_path / "fox", trained)
 
 
@@ -356,18 +357,18 @@ def test_a_divergence_goes_back_to_the_best_epoch_with_a_smaller_learning_rate(
     told = Told()
     with monkeypatch.context() as patch:
         spoil_steps(patch, once(change))
-        jaxlm.train(small, run="fox", checkpoints=tmp_path, reporter=told)
+        train(small, run="fox", checkpoints=tmp_path, reporter=told)
     [(found, *rest)] = told.divergences
     assert found.startswith(reason)
     assert rest == [STEPS, 1, small.learning_rate / 4]
     assert jaxlm.Run.open(tmp_path / "fox").restore()[1].cuts == 1
 
     # The same, by hand.
-    jaxlm.train(dataclasses.replace(small, epochs=1), run="slow", checkpoints=tmp_path)
+    train(dataclasses.replace(small, epochs=1), run="slow", checkpoints=tmp_path)
     run = jaxlm.Run.open(tmp_path / "slow")
     slower = dataclasses.replace(run.record.config, learning_rate=small.learning_rate / 4)
     run.write_record(dataclasses.replace(run.record, config=slower))
-    jaxlm.resume(run.path, epochs=2)
+    resume(run.path, epochs=2)
     assert_same(*(tuple(jaxlm.Run.open(tmp_path / name).restore()[0]) for name in ("fox", "slow")))
     assert metrics(tmp_path / "fox") == metrics(tmp_path / "slow")
 
@@ -376,9 +377,9 @@ def test_a_divergence_in_the_first_epoch_goes_back_to_the_beginning(small, tmp_p
     told = Told()
     with monkeypatch.context() as patch:
         spoil_steps(patch, once(lambda step, nats: float("inf") if step == 3 else nats))
-        jaxlm.train(small, run="fox", checkpoints=tmp_path, reporter=told)
+        train(small, run="fox", checkpoints=tmp_path, reporter=told)
     assert told.divergences == [("step 3: found a loss of inf, expected a finite one", 0, 1, 0.0025)]
-    jaxlm.train(dataclasses.replace(small, learning_rate=0.0025), run="slow", checkpoints=tmp_path)
+    train(dataclasses.replace(small, learning_rate=0.0025), run="slow", checkpoints=tmp_path)
     assert metrics(tmp_path / "fox") == metrics(tmp_path / "slow")
 
 
@@ -388,11 +389,11 @@ def test_a_checkpoint_in_the_middle_of_the_first_epoch_is_no_place_to_go_back_to
     with monkeypatch.context() as patch:
         patch.setattr(run_lib, "SAVE_SECONDS", -1.0)
         spoil_steps(patch, once(lambda step, nats: nats * 1000 if step == 3 else nats))
-        jaxlm.train(small, run="fox", checkpoints=tmp_path, reporter=told)
+        train(small, run="fox", checkpoints=tmp_path, reporter=told)
     [(reason, *rest)] = told.divergences
     assert reason.startswith("step 11: found the loss risen")
     assert rest == [0, 1, 0.0025]
-    jaxlm.train(dataclasses.replace(small, learning_rate=0.0025), run="slow", checkpoints=tmp_path)
+    train(dataclasses.replace(small, learning_rate=0.0025), run="slow", checkpoints=tmp_path)
     assert metrics(tmp_path / "fox") == metrics(tmp_path / "slow")
 
 
@@ -400,7 +401,7 @@ def test_a_risen_loss_is_noticed_before_the_epoch_ends(small, tmp_path, monkeypa
     told = Told()
     monkeypatch.setattr(run_lib, "JUDGED_STEPS", 3)
     spoil_steps(monkeypatch, once(lambda step, nats: nats * 1000 if step == STEPS + 2 else nats))
-    jaxlm.train(small, run="fox", checkpoints=tmp_path, reporter=told)
+    train(small, run="fox", checkpoints=tmp_path, reporter=told)
     assert [reason.split(":")[0] for reason, *_ in told.divergences] == [f"step {STEPS + 3}"]
 
 
@@ -410,7 +411,7 @@ def test_a_hard_passage_is_no_divergence(stream, tmp_path, monkeypatch):
     monkeypatch.setattr(run_lib, "JUDGED_STEPS", 3)
     spoil_steps(monkeypatch, lambda step, nats: nats * (20 if step % STREAM_STEPS < 5 else 1))
     monkeypatch.setattr(run_lib, "worst_loss", lambda best: 4.0 * 20 * 5 / STREAM_STEPS)
-    jaxlm.train(stream, run="fox", checkpoints=tmp_path, reporter=told)
+    train(stream, run="fox", checkpoints=tmp_path, reporter=told)
     assert told.divergences == []
 
 
@@ -419,7 +420,7 @@ def test_a_run_that_diverges_again_and_again_ends_with_its_best_checkpoint(small
     spoil_steps(monkeypatch, lambda step, nats: float("nan") if step == 15 else nats)
     words = r"step 15: found a loss of nan.* cut 5 times, to 9\.8e-06, in vain; the best checkpoint is kept"
     with pytest.raises(jaxlm.RunError, match=words):
-        jaxlm.train(small, run="fox", checkpoints=tmp_path, reporter=told)
+        train(small, run="fox", checkpoints=tmp_path, reporter=told)
     assert [cuts for _, _, cuts, _ in told.divergences] == [1, 2, 3, 4, 5]
     assert steps(tmp_path / "fox") == [STEPS]
     assert [line["epoch"] for line in metrics(tmp_path / "fox")] == [1]
@@ -439,13 +440,13 @@ def test_what_comes_after_a_divergence_is_resumed_exactly(small, tmp_path, monke
     def spoiled(run, reporter=None):
         with monkeypatch.context() as patch:
             spoil_steps(patch, once(lambda step, nats: float("nan") if step == 2 * STEPS + 3 else nats))
-            jaxlm.train(config, run=run, checkpoints=tmp_path, reporter=reporter)
+            train(config, run=run, checkpoints=tmp_path, reporter=reporter)
 
     spoiled("whole")
     reporter = SignalAt(2 * STEPS + 5, signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         spoiled("fox", reporter)
-    jaxlm.resume(tmp_path / "fox")
+    resume(tmp_path / "fox")
     assert_same_run(tmp_path / "fox", tmp_path / "whole")
     assert jaxlm.Run.open(tmp_path / "fox").restore()[1].cuts == 1
 
@@ -464,10 +465,10 @@ def test_best_epoch_outlives_worse_ones(small, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         spoil_steps(patch, lambda step, nats: nats * step)
         patch.setattr(run_lib, "worst_loss", lambda best: np.inf)
-        jaxlm.train(small, run="fox", checkpoints=tmp_path)
+        train(small, run="fox", checkpoints=tmp_path)
         best = jaxlm.Run.open(tmp_path / "fox").generator()[0]
-        jaxlm.resume(tmp_path / "fox", epochs=3)
-        written = jaxlm.resume(tmp_path / "fox", epochs=5)
+        resume(tmp_path / "fox", epochs=3)
+        written = resume(tmp_path / "fox", epochs=5)
     losses = [line["loss"] for line in metrics(tmp_path / "fox")]
     assert losses == sorted(losses)
     assert steps(tmp_path / "fox") == [STEPS, 4 * STEPS, 5 * STEPS]
@@ -479,30 +480,30 @@ def test_best_epoch_outlives_worse_ones(small, tmp_path, monkeypatch):
 
 
 def test_more_epochs(small, tmp_path, trained):
-    jaxlm.train(dataclasses.replace(small, epochs=1), run="fox", checkpoints=tmp_path)
-    jaxlm.resume(tmp_path / "fox", epochs=2)
+    train(dataclasses.replace(small, epochs=1), run="fox", checkpoints=tmp_path)
+    resume(tmp_path / "fox", epochs=2)
     assert_same_run(tmp_path / "fox", trained)
     assert jaxlm.Run.open(tmp_path / "fox").record.config.epochs == 2
     before = contents(tmp_path / "fox")
-    jaxlm.resume(tmp_path / "fox")
+    resume(tmp_path / "fox")
     assert contents(tmp_path / "fox") == before
 
 
 def test_corpus_that_moved(small, tmp_path, trained):
-    jaxlm.train(dataclasses.replace(small, epochs=1), run="fox", checkpoints=tmp_path)
+    train(dataclasses.replace(small, epochs=1), run="fox", checkpoints=tmp_path)
     path = Path(small.corpus[0])
     path.rename(tmp_path / "elsewhere.txt")
     before = contents(tmp_path)
     with pytest.raises(jaxlm.InputError, match="found nothing there"):
-        jaxlm.resume(tmp_path / "fox", epochs=2)
+        resume(tmp_path / "fox", epochs=2)
     path.write_text(TEXT + "!")
     with pytest.raises(jaxlm.InputError, match="not the same text"):
-        jaxlm.resume(tmp_path / "fox", epochs=2)
+        resume(tmp_path / "fox", epochs=2)
     path.unlink()
     assert contents(tmp_path) == before
-    jaxlm.resume(tmp_path / "fox", epochs=2, corpus=(str(tmp_path / "elsewhere.txt"),))
+    resume(tmp_path / "fox", epochs=2, corpus=(str(tmp_path / "elsewhere.txt"),))
     assert_same_run(tmp_path / "fox", trained)
-    jaxlm.resume(tmp_path / "fox")
+    resume(tmp_path / "fox")
 
 
 def test_names(small, tmp_path):
@@ -510,14 +511,14 @@ def test_names(small, tmp_path):
     path.write_text(TEXT)
     config = dataclasses.replace(small, corpus=(str(path),), epochs=1)
     for _ in range(2):
-        jaxlm.train(config, checkpoints=tmp_path / "runs")
+        train(config, checkpoints=tmp_path / "runs")
     names = sorted(entry.name for entry in (tmp_path / "runs").iterdir())
     assert names == ["차라투스트라-1-book", "차라투스트라-1-book-2"]
     assert metrics(tmp_path / "runs" / names[0]) == metrics(tmp_path / "runs" / names[1])
     assert len(unused_path(tmp_path, "가" * 84, "book").name.encode()) < 256
     before = contents(tmp_path)
     with pytest.raises(jaxlm.InputError, match=r"found a run there.*--resume.*or choose another name"):
-        jaxlm.train(config, run=names[0], checkpoints=tmp_path / "runs")
+        train(config, run=names[0], checkpoints=tmp_path / "runs")
     assert contents(tmp_path) == before
 
 
@@ -532,7 +533,7 @@ def test_partial_batch(small, tmp_path, monkeypatch):
 
     monkeypatch.setattr(run_lib, "compiled_step", make)
     config = dataclasses.replace(small, epochs=1, learning_rate=1e-30)
-    jaxlm.train(config, run="fox", checkpoints=tmp_path)
+    train(config, run="fox", checkpoints=tmp_path)
     run = jaxlm.Run.open(tmp_path / "fox")
     ids = run.vocab.encode(TEXT.lower())
     starts = np.arange(0, len(ids) - config.length, config.stride)

@@ -108,7 +108,7 @@ class Terminal(Reporter):
         }
         for name, fact in facts.items():
             self._print(fact_line(name, fact))
-        for remark in getattr(corpus, "remarks", ()):
+        for remark in corpus.remarks:
             self._print(remark)
         if plan.devices.startswith("CPU") and shutil.which("nvidia-smi"):
             self._print("This machine has an NVIDIA GPU that JAX cannot use yet: pip install 'jax[cuda]'", "yellow")

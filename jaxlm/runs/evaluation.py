@@ -4,6 +4,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from jaxlm.errors import InputError
 from jaxlm.nn import dynamic, scoring
 from jaxlm.nn.metrics import bits_per_character, perplexity
 from jaxlm.runs.data import own_corpus
-from jaxlm.runs.run import Run
+from jaxlm.runs.run import Run, find
 from jaxlm.runs.storage import Progress
 from jaxlm.text.batches import split_text
 from jaxlm.text.corpus import load_corpus
@@ -65,21 +66,26 @@ class Evaluation:
 
 
 def evaluate(
-    run: Run | str | os.PathLike[str], config: EvaluateConfig | None = None, *, impl: Impl = "auto"
+    run: Run | str | os.PathLike[str] | None = None,
+    config: EvaluateConfig | None = None,
+    *,
+    impl: Impl = "auto",
+    **settings: Any,
 ) -> Evaluation:
     """Measures the best checkpoint of a run on a text.
 
     Args:
-      run: the run, or its directory.
+      run: the run, its directory, or its name, as in `load`; the newest if left out.
       config: which text, and how; by default the part of the run's corpus that was held out from training.
       impl: how the recurrence is computed.
+      **settings: those of EvaluateConfig that differ: `evaluate("nietzsche", corpus="my.txt", dynamic=True)`.
 
     Raises:
       InputError: there is no such run or text, the run's corpus has changed, or the text has unknown characters.
       RunError: something other than damage keeps the checkpoint from being read.
     """
-    run = run if isinstance(run, Run) else Run.open(run)
-    config = config or EvaluateConfig()
+    run = run if isinstance(run, Run) else Run.open(find(run, trained=True))
+    config = dataclasses.replace(config or EvaluateConfig(), **settings)
     part, name, learned = _read_texts(run, config)
     generator, progress = run.generator(impl)
     model, params, vocab = generator.model, generator.params, generator.vocab

@@ -57,34 +57,34 @@ def train(
     reporter: Reporter | None = None,
     stop: threading.Event | None = None,
 ) -> TextGenerator:
-    """Trains a model, saving as it goes.
+    """Trains a new run.
 
-    Ctrl-C, SIGTERM or SIGHUP stops the run: it completes the step at hand, saves, and raises; `resume` resumes it. So
-    do SIGUSR1, SIGUSR2 and SIGXCPU, where nothing else handles them. A signal that was ignored stays ignored. Signals
-    reach the main thread only; a run in another thread is stopped by `stop`.
+    Ctrl-C, SIGTERM or SIGHUP stops it: it completes the step at hand, saves, and raises. So do SIGUSR1, SIGUSR2 and
+    SIGXCPU, where nothing else handles them. A signal that was ignored stays ignored. Signals reach the main thread
+    only; a run in another thread is stopped by `stop`.
 
     Args:
-      config: all settings; `dataclasses.replace(jaxlm.BOOK, epochs=5)`, for example.
-      run: the name of the new run's directory, or a path; by default made from corpus and recipe.
+      config: all settings.
+      run: the name of the run's directory, or a path; by default made from corpus and recipe.
       checkpoints: the folder of runs, where a name is looked up; `$JAXLM_CHECKPOINTS` or `checkpoints` if left out.
-      reporter: told of everything; `jaxlm.Terminal()` prints it.
-      stop: an event that stops the run once it is set, saved, with Stopped.
+      reporter: what it reports to; by default nothing.
+      stop: an event that stops the run, saved, with Stopped, once it is set.
 
     Returns:
       The best epoch's model.
 
     Raises:
-      ValueError: the corpus or a directory will not do; nothing was written.
+      InputError: the corpus or a directory will not do; nothing was written.
       RunError: the loss diverged again and again, or the disk is full; the best checkpoint is kept.
       Stopped: `stop` was set; the run is saved.
       KeyboardInterrupt: Ctrl-C; the run is saved.
       SystemExit: another signal, with 128 more than its number; the run is saved.
     """
     reporter = reporter or Reporter()
-    checkpoints = checkpoints_folder() if checkpoints is None else os.path.expanduser(checkpoints)
+    folder = checkpoints_folder() if checkpoints is None else os.path.expanduser(checkpoints)
     with contextlib.closing(reporter):
-        if run is not None and os.path.lexists(locate(run, checkpoints)):
-            refuse(locate(run, checkpoints))  # Before a corpus is fetched for nothing.
+        if run is not None and os.path.lexists(locate(run, folder)):
+            refuse(locate(run, folder))  # Before a corpus is fetched for nothing.
         lstm.choose(config.impl)
         corpus = load_corpus(
             config.corpus,
@@ -96,9 +96,15 @@ def train(
         config = dataclasses.replace(config, corpus=corpus.sources)
         vocab = Vocab.build(config.tokens, *split_text(corpus.text, config.validation), words=config.words)
         data = Data.of(config, corpus, vocab)
-        start = seed_text(data.text, min(config.length, SEED_LENGTH))
-        record = Record(config, corpus.name, len(corpus.text), corpus.sha256, start, now())
-        path = locate(run, checkpoints) if run is not None else unused_path(checkpoints, corpus.name, config.recipe)
+        record = Record(
+            config=config,
+            corpus=corpus.name,
+            characters=len(corpus.text),
+            sha256=corpus.sha256,
+            seed_text=seed_text(data.text, min(config.length, SEED_LENGTH)),
+            created=now(),
+        )
+        path = locate(run, folder) if run is not None else unused_path(folder, corpus.name, config.recipe)
         with stop_on_signals(stop) as asked:
             directory = Run.create(path, record, vocab)
             try:
@@ -109,7 +115,7 @@ def train(
 
 
 def resume(
-    path: str | os.PathLike[str],
+    run: str | os.PathLike[str] | None = None,
     *,
     epochs: int | None = None,
     patience: int | None = None,
@@ -118,14 +124,14 @@ def resume(
     reporter: Reporter | None = None,
     stop: threading.Event | None = None,
 ) -> TextGenerator:
-    """Goes on with a run from its last checkpoint, as if it had never stopped.
+    """Resumes a run from its last checkpoint, as if it had never stopped.
 
     With the same software, devices and impl, the parameters come out the same, bit for bit.
 
     Args:
-      path: the run's directory, or its name, as in `load`.
-      epochs: epochs in all, if other than the run was begun with; a falling learning rate falls until the last.
-      patience: epochs without a better held-out loss to stop after, if others.
+      run: its directory, or its name, as in `load`; the newest if left out.
+      epochs: epochs in total, if other than the run was begun with; a falling learning rate falls until the last.
+      patience: epochs without a better validation loss to stop after, if others.
       corpus: where the same text is now, if elsewhere.
       impl: how the recurrence is computed, if otherwise.
       reporter: as in `train`.
@@ -135,22 +141,22 @@ def resume(
       The best epoch's model.
 
     Raises:
-      ValueError: there is no such run, its corpus has changed, or all its checkpoints are damaged.
+      InputError: there is no such run, its corpus has changed, or all its checkpoints are damaged.
       RunError, Stopped, KeyboardInterrupt, SystemExit: as in `train`.
     """
     reporter = reporter or Reporter()
     with contextlib.closing(reporter):
-        run = Run.open(find(path))
-        config = run.record.config
+        directory = Run.open(find(run))
         given: dict[str, Any] = {"epochs": epochs, "patience": patience, "corpus": corpus, "impl": impl}
-        config = dataclasses.replace(config, **{name: value for name, value in given.items() if value is not None})
-        run.check_trainable()
+        given = {name: value for name, value in given.items() if value is not None}
+        config = dataclasses.replace(directory.record.config, **given)
+        directory.check_trainable()
         lstm.choose(config.impl)  # Before anything is written.
-        text = own_corpus(run, config.corpus, "if it has moved, name its new place", reporter.download)
+        text = own_corpus(directory, config.corpus, "if it has moved, name its new place", reporter.download)
         config = dataclasses.replace(config, corpus=text.sources)
-        data = Data.of(config, text, run.vocab)
-        with stop_on_signals(stop) as asked, run.lock():
-            return Trainer(run, config, data, reporter, asked).run()
+        data = Data.of(config, text, directory.vocab)
+        with stop_on_signals(stop) as asked, directory.lock():
+            return Trainer(directory, config, data, reporter, asked).run()
 
 
 class Trainer:

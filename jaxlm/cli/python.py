@@ -1,0 +1,102 @@
+"""Training from Python, shown as the commands show it."""
+
+import os
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from jaxlm.cli.terminal import Terminal
+from jaxlm.config import Recipe, Size, TrainConfig, WatchConfig, changed, settings_in, with_settings
+from jaxlm.config import settings as settings_of
+from jaxlm.errors import InputError
+from jaxlm.generator import TextGenerator
+from jaxlm.runs import trainer
+from jaxlm.runs.reporter import Reporter
+
+Source = str | os.PathLike[str]
+
+_SHOWN = Reporter()
+"""Stands for a Terminal that is made when it is needed."""
+
+
+def train(
+    corpus: TrainConfig | Source | Sequence[Source] | None = None,
+    *,
+    recipe: Recipe | None = None,
+    size: Size | None = None,
+    run: Source | None = None,
+    checkpoints: Source | None = None,
+    reporter: Reporter | None = _SHOWN,
+    stop: threading.Event | None = None,
+    **settings: Any,
+) -> TextGenerator:
+    """Trains a model, saving as it goes: `train("my.txt", recipe="stream", epochs=5, hidden=256)`.
+
+    Ctrl-C stops the run: it completes the step at hand, saves, and raises; `resume` resumes it.
+
+    Args:
+      corpus: names of corpora, files and folders, as for `jaxlm train`; or all settings as a TrainConfig.
+      recipe: what the settings start from: book, the default, or stream.
+      size: for the stream recipe: small, medium or large; small if left out.
+      run: the name of the new run's directory, or a path; by default made from corpus and recipe.
+      checkpoints: the folder of runs; `$JAXLM_CHECKPOINTS` or `checkpoints` if left out.
+      reporter: what the run reports to; by default a Terminal, which prints. None is silent.
+      stop: an event that stops a run in another thread, saved, once it is set.
+      **settings: any other settings of TrainConfig, ModelConfig and WatchConfig by name.
+
+    Returns:
+      The best epoch's model.
+
+    Raises:
+      InputError: a setting, the corpus or a directory will not do; nothing was written.
+      RunError: the loss diverged again and again, or the disk is full; the best checkpoint is kept.
+      Stopped: `stop` was set; the run is saved.
+      KeyboardInterrupt: Ctrl-C; the run is saved.
+      SystemExit: another signal that stops it; the run is saved.
+    """
+    watch = _take_watched(settings)
+    if isinstance(corpus, TrainConfig):
+        if recipe or size:
+            raise InputError("recipe, size: a TrainConfig has all settings already; leave these out")
+        config = with_settings(corpus, settings)
+    else:
+        config = settings_of(recipe or "book", size, corpus=corpus, **settings)
+    return trainer.train(config, run=run, checkpoints=checkpoints, reporter=_reporter(reporter, watch), stop=stop)
+
+
+def resume(
+    run: Source | None = None,
+    *,
+    reporter: Reporter | None = _SHOWN,
+    stop: threading.Event | None = None,
+    **settings: Any,
+) -> TextGenerator:
+    """Resumes a run from its last checkpoint, as if it had never stopped.
+
+    With the same software, devices and impl, the parameters come out the same, bit for bit.
+
+    Args:
+      run: its name, or its directory; the newest if left out.
+      reporter: as in `train`.
+      stop: as in `train`.
+      **settings: epochs, patience, impl, and corpus, where the same text is now; and those of WatchConfig.
+
+    Returns:
+      The best epoch's model.
+
+    Raises:
+      InputError: there is no such run, its corpus has changed, or all its checkpoints are damaged.
+      RunError, Stopped, KeyboardInterrupt, SystemExit: as in `train`.
+    """
+    watch = _take_watched(settings)
+    return trainer.resume(run, reporter=_reporter(reporter, watch), stop=stop, **settings)
+
+
+def _take_watched(settings: dict[str, Any]) -> WatchConfig:
+    """Takes the settings of what is shown out of these."""
+    names = [name for name, _, _ in settings_in(WatchConfig())]
+    return changed(WatchConfig(), {name: settings.pop(name) for name in names if name in settings})
+
+
+def _reporter(reporter: Reporter | None, watch: WatchConfig) -> Reporter | None:
+    return Terminal(watch) if reporter is _SHOWN else reporter
