@@ -304,6 +304,7 @@ VIETNAMESE = "Tất cả mọi người sinh ra đều được tự do và bìn
     [
         (KOREAN, "cp949", "cp949"),
         (KOREAN, "euc_kr", "cp949"),
+        ("대한민국은 민주공화국이다.\n모든 권력은 국민으로부터 나온다.\n", "cp949", "cp949"),
         (JAPANESE, "shift_jis", "cp932"),
         (JAPANESE, "euc_jp", "euc-jp"),
         (CHINESE, "gb18030", "gb18030"),
@@ -316,6 +317,8 @@ VIETNAMESE = "Tất cả mọi người sinh ra đều được tự do và bìn
         (ENGLISH, "cp1252", "windows-1252"),
         ("Un café à la crème, où l'élève a mangé un gâteau; ça va.\n", "latin1", "windows-1252"),
         ("El niño comió piña; ¿qué más? La cigüeña voló.\n", "latin1", "windows-1252"),
+        ("Der Bär zählte später im Café noch mehr Märchen.\n", "cp850", "cp850"),
+        ("Le café du musée a fermé cet été.\n", "mac_roman", "mac-roman"),
         (POLISH, "cp1250", "windows-1250"),
         (POLISH, "iso8859_2", "iso8859-2"),
         (KOREAN, "utf-16-le", "utf-16-le"),
@@ -338,6 +341,23 @@ def test_another_encoding_is_named_and_then_reads_the_text(tmp_path, text, encod
     assert load_corpus((path,), encoding=named).text == content
 
 
+def test_an_encoding_is_guessed_from_what_tells_it_wherever_that_is(tmp_path):
+    english = "It begins in plain English. "
+    for content, encoding, named in (
+        # In a single line, after much that says nothing, or after a word that could be in several.
+        (english * 2000 + FRENCH, "cp1252", "windows-1252"),
+        (english * 2000 + KOREAN.replace("\n", " "), "cp949", "cp949"),
+        (f"A café.\n{(english + chr(10)) * 2000}{POLISH}", "cp1250", "windows-1250"),
+        # No space or line end in it.
+        ("人人生而自由在尊严和权利上一律平等" * 1000, "gb18030", "gb18030"),
+        ("a" + "人人生而自由在尊严和权利上一律平等" * 1000, "gb18030", "gb18030"),
+        ("すべての人間は生れながらにして自由" * 1000, "cp932", "cp932"),
+    ):
+        path = write(tmp_path / "a.txt", content.encode(encoding))
+        with pytest.raises(InputError, match=f"use --encoding {named}$"):
+            load_corpus((path,))
+
+
 def test_the_first_byte_that_is_not_utf_8_is_told(tmp_path):
     for content, byte, offset in (
         (b"caf\xe9 au lait", "E9", 3),
@@ -353,6 +373,10 @@ def test_an_encoding_that_cannot_be_told_is_one_of_several(tmp_path):
     path = write(tmp_path / "a.txt", b"\xcd\xf2")
     with pytest.raises(InputError, match=r"unclear, perhaps .* or .*: name it with --encoding") as caught:
         load_corpus((path,))
+    # Hungarian, but for the ő it could be from further west.
+    hungarian = "Az idő és a nő szép.".encode("cp1250")
+    with pytest.raises(InputError, match=r"perhaps windows-1252 .*windows-1250 \(Central European\)"):
+        load_corpus((write(tmp_path / "b.txt", hungarian),))
     named = re.findall(r"(\S+) \(", str(caught.value).partition("perhaps")[2])
     assert len(named) > 1
     for name in named:
@@ -481,7 +505,7 @@ def test_all_bad_files_are_named_at_once(tmp_path):
 def test_an_encoding_that_would_spoil_the_other_files_is_not_advised(tmp_path):
     old = write(tmp_path / "old.txt", KOREAN.encode("cp949"))
     new = write(tmp_path / "new.txt", KOREAN)
-    with pytest.raises(InputError, match=r"old\.txt \(looks like cp949\); the others are, so convert") as caught:
+    with pytest.raises(InputError, match=r"old\.txt \(looks like cp949\); others are UTF-8, so convert") as caught:
         load_corpus((old, new))
     assert "--encoding" not in str(caught.value)
 

@@ -313,15 +313,15 @@ def _complaint(label: str, bad: Sequence[BadFile], expected: str, others_utf8: b
     encoding = bad[0].encoding if len({error.encoding for error in bad}) == 1 else None
     if len(bad) == 1 and not (encoding and others_utf8):
         return bad[0]
-    found = "a file that is" if len(bad) == 1 else "files that are"
+    found = "a file" if len(bad) == 1 else "files"
     names = _listing([f"{error.path} ({error.kind})" for error in bad])
     if encoding and not others_utf8:
         remedy = f"use --encoding {encoding}"
     elif others_utf8:
-        remedy = "the others are, so convert these to UTF-8 text first, or leave them out"
+        remedy = "others are UTF-8, so convert to it what is not, or leave it out"
     else:
         remedy = "convert them to UTF-8 text first, or leave them out"
-    return InputError(f"{label}: found {found} not {expected} text: {names}; {remedy}")
+    return InputError(f"{label}: found {found} that cannot be read as {expected} text: {names}; {remedy}")
 
 
 def _seems_utf8(text: str, encoding: str) -> bool:

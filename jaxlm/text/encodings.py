@@ -123,9 +123,11 @@ def _telling_lines(content: bytes, start: int) -> bytes:
         if not line.isascii():
             lines += line
         if len(lines) > _SAMPLE:
-            # Text in a single line, of a script without spaces, may have no such byte; it is examined whole.
-            cut = 1 + max(lines.rfind(end, 0, _SAMPLE) for end in ends)
-            return bytes(lines[:cut] or lines)
+            if cut := 1 + max(lines.rfind(end, 0, _SAMPLE) for end in ends):
+                return bytes(lines[:cut])
+            # A script without spaces, in a single line: the cut that suits the most encodings is between characters.
+            cuts = (bytes(lines[:cut]) for cut in range(_SAMPLE, _SAMPLE + 4))
+            return max(cuts, key=lambda part: sum(_decodes(part, name) for name in ENCODINGS))
     return bytes(lines)
 
 

@@ -106,7 +106,10 @@ def read_text(path: Path, encoding: str | None = None) -> str:
         content = path.read_bytes()
     except OSError as error:
         raise BadFile(
-            path, f"cannot be read ({error.strerror})", "change its permissions, or choose another file", "unreadable"
+            path,
+            f"cannot be read ({error.strerror})",
+            "change its permissions, or choose another file",
+            error.strerror,
         ) from error
     if known := _kind(content):
         kind, remedy = known
