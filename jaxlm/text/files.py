@@ -109,7 +109,7 @@ def read_text(path: Path, encoding: str | None = None) -> str:
             path,
             f"cannot be read ({error.strerror})",
             "change its permissions, or choose another file",
-            error.strerror,
+            error.strerror or "unreadable",
         ) from error
     if known := _kind(content):
         kind, remedy = known
