@@ -1,6 +1,7 @@
 """Mistakes on the command line, and the same ones through Python: one clear line, and nothing written."""
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -17,11 +18,11 @@ import jaxlm
 from jaxlm import cli
 from jaxlm.cli import guard, parser
 from jaxlm.cli.options import COMMANDS
-from jaxlm.config import EvaluateConfig, ModelConfig, SampleConfig, TrainConfig
+from jaxlm.config import EvaluateConfig, ModelConfig, SampleConfig
 from jaxlm.errors import InputError
 from jaxlm.generator import TextGenerator
 from jaxlm.nn import dynamic, scoring
-from jaxlm.runs import run as checkpoint
+from jaxlm.runs.storage import Progress
 from jaxlm.text import corpus as text
 from jaxlm.text.batches import split_text
 from jaxlm.text.corpus import Published
@@ -98,7 +99,7 @@ def refused(capsys, command, *argv, status=2):
 
 
 def train(*corpus, run=None, checkpoints="checkpoints", **settings):
-    return jaxlm.train(TrainConfig(corpus=corpus, **settings), run=run, checkpoints=checkpoints)
+    return jaxlm.train(corpus, run=run, checkpoints=checkpoints, reporter=None, **settings)
 
 
 def fox(*arguments, **settings):
@@ -185,7 +186,7 @@ MISTAKES = {
         cli.train,
         "--resume --run fox --epochs 1",
         lambda: jaxlm.resume("checkpoints/fox", epochs=1),
-        "epochs: found 1, expected at least the 2 that run checkpoints/fox has trained",
+        "epochs: found 1, but run checkpoints/fox has trained 2 already",
     ),
     "a library that is not here": (
         cli.sample,
@@ -385,7 +386,7 @@ def test_a_folder_that_may_not_be_read(place, capsys, monkeypatch):
 def test_a_corpus_that_cannot_be_downloaded(place, capsys, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as closed:
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/"
-    monkeypatch.setattr(text, "PUBLISHED", {"nietzsche": Published(url, 1, 1, 0, "")})
+    monkeypatch.setattr(text, "PUBLISHED", {"nietzsche": Published(url, 1, "")})
     monkeypatch.setenv("no_proxy", "*")
     line = refused(capsys, cli.train, "--corpus", "nietzsche")
     assert line.startswith(f"corpus nietzsche: could not be fetched from {url} (")
@@ -446,9 +447,9 @@ def test_unknown_characters_can_be_skipped(place, capsys):
 
 
 def test_a_loss_of_zero_is_a_loss(place, capsys, monkeypatch):
-    generator = checkpoint.Run.generator
-    progress = checkpoint.Progress(step=3, epoch=1, nats=0.0, count=0, loss=0.0)
-    monkeypatch.setattr(checkpoint.Run, "generator", lambda run, impl: (generator(run, impl)[0], progress))
+    generator = jaxlm.Run.generator
+    progress = Progress(step=3, epoch=1, loss=0.0)
+    monkeypatch.setattr(jaxlm.Run, "generator", lambda run, impl: (generator(run, impl)[0], progress))
     assert cli.sample(["--length", "0", "--seed", "1"]) == 0
     assert capsys.readouterr().err == "checkpoints/fox, epoch 1 (best: loss 0.0000), seed 1\n"
 
@@ -456,7 +457,7 @@ def test_a_loss_of_zero_is_a_loss(place, capsys, monkeypatch):
 def test_warnings_are_told_once_however_often_a_command_is_called(place, capsys):
     for _ in range(3):
         guard.quiet()
-    checkpoint.log.warning("a %s", "warning")
+    logging.getLogger("jaxlm").warning("a %s", "warning")
     assert capsys.readouterr().err == "warning: a warning\n"
 
 
@@ -653,9 +654,9 @@ def test_several_texts_are_shown_with_the_seeds_that_repeat_them(place, capsys):
 
 @pytest.mark.parametrize("impl", ["scan", "fused"])
 def test_the_reference_and_what_is_faster_write_the_same(place, capsys, monkeypatch, impl):
-    written_with, streams = [], TextGenerator.streams
+    written_with, texts = [], TextGenerator.texts
     monkeypatch.setattr(
-        TextGenerator, "streams", lambda self, config: written_with.append(self.model.impl) or streams(self, config)
+        TextGenerator, "texts", lambda self, config: written_with.append(self.model.impl) or texts(self, config)
     )
     assert cli.sample(["--impl", impl, "--length", "40", "--seed", "6", "--temperature", "0.7"]) == 0
     assert written_with == [impl]
@@ -671,7 +672,7 @@ def test_the_largest_temperatures_draw_evenly(place, capsys):
 
 def test_no_corpus_and_no_network_is_said_in_one_line(place, capsys, monkeypatch):
     url = "http://127.0.0.1:9/nietzsche.txt"  # The port of `discard`, where nobody listens.
-    monkeypatch.setattr(text, "PUBLISHED", {"nietzsche": Published(url, 10, 10, 0, "x")})
+    monkeypatch.setattr(text, "PUBLISHED", {"nietzsche": Published(url, 10, "x")})
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(text, "_embedded", lambda: "What is a class? " * 20)
     assert cli.train(["--epochs", "1", "--hidden", "4", "--batch", "64", "--temperature"]) == 0
@@ -709,7 +710,7 @@ def test_a_model_is_measured_on_any_text(place, capsys):
     assert facts["Text"] == "good, 560 characters"
     assert facts["Protocol"] == "carried"
     assert figures(fox_score("All is well that ends well. " * 20), 1).items() <= facts.items()
-    assert re.fullmatch(r"[\d,]+ +\(once compiled\)", facts["Tokens a second"])
+    assert re.fullmatch(r"[\d,]+ +\(once compiled\)", facts["Tokens per second"])
     assert "Nats per token" not in facts
     assert measured(capsys, "--corpus", "greek.txt", "--unknown", "skip")["Tokens scored"] == "2"
     assert "which the run learned from" in measured(capsys, "--corpus", "fox.txt")["Text"]
@@ -779,7 +780,7 @@ def test_other_tokens_are_measured_per_character_too(place, capsys, tokens):
 
 def test_nothing_held_out_and_nothing_named_cannot_be_measured(place, capsys):
     line = refused(capsys, cli.evaluate)
-    assert line.startswith("corpus: found none, and nothing that run checkpoints/fox has held out from training")
+    assert line.startswith("corpus: run checkpoints/fox holds out nothing from training")
     assert line.endswith("name one with --corpus")
 
 

@@ -182,8 +182,12 @@ def test_another_program_is_left_as_it_was(monkeypatch):
 
 
 def test_an_interrupt_reaches_another_program():
-    with pytest.raises(KeyboardInterrupt):
-        guarded(lambda argv: signal.raise_signal(signal.SIGINT), [])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            guarded(lambda argv: signal.raise_signal(signal.SIGINT), [])
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 PROGRAM = """

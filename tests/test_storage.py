@@ -345,7 +345,8 @@ FULL_DISK = """
 import resource, sys
 from jaxlm import cli
 resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
-sys.exit(cli.train(["--resume", "--run", sys.argv[1], "--epochs", "3", "--sample-length", "0"]))
+sys.argv = ["train.py", "--resume", "--run", sys.argv[1], "--epochs", "3", "--sample-length", "0"]
+sys.exit(cli.train())
 """
 
 

@@ -430,7 +430,7 @@ def test_a_run_that_diverges_again_and_again_ends_with_its_best_checkpoint(small
 def load_epoch(path, step):
     """The parameters of a checkpoint that is not the best."""
     run = jaxlm.Run.open(path)
-    run.steps = lambda: [step]
+    run.storage.steps = lambda: [step]
     return run.restore()[0].weights
 
 
@@ -517,7 +517,7 @@ def test_names(small, tmp_path):
     assert metrics(tmp_path / "runs" / names[0]) == metrics(tmp_path / "runs" / names[1])
     assert len(unused_path(tmp_path, "가" * 84, "book").name.encode()) < 256
     before = contents(tmp_path)
-    with pytest.raises(jaxlm.InputError, match=r"found a run there.*--resume.*or choose another name"):
+    with pytest.raises(jaxlm.InputError, match=r"found a run there.*jaxlm\.resume\(.*or choose another name"):
         train(config, run=names[0], checkpoints=tmp_path / "runs")
     assert contents(tmp_path) == before
 
