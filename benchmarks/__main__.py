@@ -236,17 +236,15 @@ def measure(row: Row, rounds: int) -> list[dict]:
 FIRST_STEP = """
 import os, sys, time
 from jaxlm import cli
+from jaxlm.cli.terminal import Terminal
 
-def tell_first_step():
-    from jaxlm import reporting
-    def step(self, step, loss):
-        print("first step", time.time(), flush=True)
-        os._exit(0)
-    reporting.Terminal.step = step
+def step(self, step, loss):
+    print("first step", time.time(), flush=True)
+    os._exit(0)
 
-quiet = cli._quiet
-cli._quiet = lambda: (quiet(), tell_first_step())
-cli.train(sys.argv[1:])
+Terminal.step = step
+sys.argv[0] = "train.py"
+cli.train()
 """
 
 NO_OP = "import jax; jax.jit(lambda x: x + 1)(1.0).block_until_ready()"

@@ -20,7 +20,7 @@ from jaxlm.errors import Diverged
 from jaxlm.generator import TextGenerator
 from jaxlm.nn.scoring import PROTOCOLS
 from jaxlm.runs.reporter import EpochMetrics, Reporter
-from jaxlm.runs.run import Progress
+from jaxlm.runs.storage import Progress
 from jaxlm.text.batches import split_text
 from jaxlm.text.corpus import fetch
 

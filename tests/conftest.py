@@ -28,6 +28,17 @@ TEXT = "The quick brown fox jumps over the lazy dog. Pack my box with five dozen
 SMALL = dataclasses.replace(jaxlm.BOOK, epochs=2, length=10, stride=3, batch=32, model=jaxlm.ModelConfig(hidden=16))
 
 
+FAST = {"batches", "config", "docs", "guard", "layout", "lstm", "options", "text"}
+"""Files whose tests train no run: `python -m pytest -m fast`."""
+
+
+def pytest_collection_modifyitems(items):
+    """Marks the tests of FAST."""
+    for item in items:
+        if item.path.stem.removeprefix("test_") in FAST:
+            item.add_marker(pytest.mark.fast)
+
+
 @pytest.fixture(autouse=True)
 def private_cache(tmp_path_factory, monkeypatch):
     """No test reads or writes the user's cache."""
