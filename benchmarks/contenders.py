@@ -192,7 +192,7 @@ def book_generator(impl: str = "auto"):
     text = random_text()
     vocab = Vocab.build("char", text)
     params = jax.jit(LanguageModel(V, ModelConfig(H)).init_params)(jax.random.key(0))
-    model = LanguageModel(V, H, impl=lstm.choose(impl))
+    model = LanguageModel(V, ModelConfig(H), impl=lstm.choose(impl))
     return TextGenerator(model, params, vocab, False, text[:T], T, "window")
 
 
