@@ -3,12 +3,15 @@
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+GUARDS = ("jax_transfer_guard_host_to_device", "jax_transfer_guard_device_to_device")
 
 
 @contextlib.contextmanager
@@ -28,11 +31,25 @@ def own_settings() -> Iterator[None]:
         yield
 
 
+def _are_set() -> bool:
+    """Whether JAX is set so already, as it is by default: asking is far quicker than setting."""
+    now: Any = jax.config
+    return (
+        not now.jax_enable_x64
+        and now.jax_default_prng_impl == "threefry2x32"
+        and now.jax_threefry_partitionable
+        and now.jax_numpy_dtype_promotion == "standard"
+        and all(getattr(now, guard) in (None, "allow") for guard in GUARDS)
+    )
+
+
 def reproducible(function: Callable[P, R]) -> Callable[P, R]:
     """A function of arrays that gives the same numbers under any ambient settings of JAX."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if _are_set():
+            return function(*args, **kwargs)
         with own_settings():
             return function(*args, **kwargs)
 
