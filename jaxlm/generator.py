@@ -46,6 +46,11 @@ class Text(NamedTuple):
     pieces: Iterator[str]
 
 
+@reproducible
+def _to_host(chunk: jax.Array) -> np.ndarray:
+    return np.asarray(chunk)  # Several times as fast as `jax.device_get`.
+
+
 def _settings(count: int, prompt: str | None, length: int, drawing: Drawing) -> SampleConfig:
     settings: dict[str, Any] = dict(drawing)
     temperature = settings.pop("temperature", 0.5)
@@ -212,7 +217,7 @@ class TextGenerator:
         chunk = next_chunk(0)
         for number in itertools.count(1):
             following = next_chunk(number) if number < needed else None
-            yield jax.device_get(chunk)
+            yield _to_host(chunk)
             chunk = next_chunk(number) if following is None else following
 
     @reproducible
