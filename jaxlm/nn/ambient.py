@@ -1,4 +1,4 @@
-"""JAX's ambient settings, held still where results must not depend on them."""
+"""Pins JAX's ambient settings where results must not depend on them."""
 
 import contextlib
 import functools
@@ -16,10 +16,10 @@ GUARDS = ("jax_transfer_guard_host_to_device", "jax_transfer_guard_device_to_dev
 
 @contextlib.contextmanager
 def own_settings() -> Iterator[None]:
-    """JAX as jaxlm is written and measured for, whatever the program around it has set.
+    """Gives JAX the settings that jaxlm is written and measured for, whatever the surrounding program has set.
 
-    Double precision, another generator of random numbers or another way to split it would change every text and
-    every loss of a seed; strict promotion and transfer guards would stop code that is right.
+    Double precision, another random number generator or another way to split it would change every text and loss of
+    a seed; strict promotion and transfer guards would reject correct code.
     """
     with (
         jax.enable_x64(False),
@@ -32,7 +32,7 @@ def own_settings() -> Iterator[None]:
 
 
 def _are_set() -> bool:
-    """Whether JAX is set so already, as it is by default: asking is far quicker than setting."""
+    """Whether JAX already has these settings, as it does by default: checking is far faster than setting them."""
     now: Any = jax.config
     return (
         not now.jax_enable_x64
@@ -44,7 +44,7 @@ def _are_set() -> bool:
 
 
 def reproducible(function: Callable[P, R]) -> Callable[P, R]:
-    """A function of arrays that gives the same numbers under any ambient settings of JAX."""
+    """Makes a function of arrays return the same numbers under any ambient JAX settings."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -15,15 +15,14 @@ import platformdirs
 log = logging.getLogger("jaxlm")
 
 MAX_BYTES = 2**29
-"""Room for them; the least recently used make way."""
+"""The cache's size limit; the least recently used programs are evicted."""
 
 
 def keep_compiled() -> None:
-    """Caches what JAX compiles in the user's cache directory, unless JAX was told of another place.
+    """Caches compiled programs in the user's cache directory, unless JAX has a cache directory already.
 
-    These files are native code for this processor, and are run as they are found: a directory that others could
-    write to is left alone. Nothing here is worth more than the time to compile it: where there is no such directory,
-    or no room in it, the process does without.
+    The files are native code and are executed as found, so a directory that others can write to is not used. The
+    cache only saves compile time: without a usable directory, or room in it, the process does without.
     """
     # JAX would warn once for each program.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache", UserWarning)
@@ -47,7 +46,7 @@ def keep_compiled() -> None:
 
 
 def _can_write(path: Path) -> bool:
-    """Whether there is a directory to write to, made where it is missing."""
+    """Whether a directory can be written to; creates it if it is missing."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError:
@@ -56,7 +55,7 @@ def _can_write(path: Path) -> bool:
 
 
 def _is_private(path: Path) -> bool:
-    """Whether no one else can write to a directory; on Windows, the user's own are private."""
+    """Whether only this user can write to a directory; on Windows, the user's own directories are private."""
     if not hasattr(os, "getuid"):
         return True
     status = path.stat()
@@ -64,9 +63,9 @@ def _is_private(path: Path) -> bool:
 
 
 def _drop_halves(path: Path) -> None:
-    """Deletes what a kill or a full disk left half written: JAX would neither use nor replace it.
+    """Deletes entries that a kill or a full disk left half-written: JAX would neither use nor replace them.
 
-    An entry is a program, and the time of its last use, which is written after it.
+    An entry is a program and, written after it, a file with the time of its last use.
     """
     with filelock.FileLock(path / ".lockfile", timeout=10):
         for program in path.glob("*-cache"):
@@ -78,12 +77,12 @@ def _drop_halves(path: Path) -> None:
 
 
 def _processor() -> str:
-    """A name for this kind of processor, since a home directory may be shared by several."""
+    """A name for this kind of processor: machines with different ones may share a home directory."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    # The models of its cores, and the instructions that they have.
+    # The models of its cores and their instruction sets.
     facts = sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
     facts += [platform.system(), platform.machine(), platform.processor()]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]

@@ -1,6 +1,6 @@
-"""Dynamic evaluation: a model that learns from each segment of a text once that is scored.
+"""Dynamic evaluation: after scoring each segment of a text, the model is updated on it.
 
-Shapes: N tokens, T time, S segments.
+Shapes: N tokens, T time, S segments. `model`, `params` and `ids` are as in `scoring`.
 """
 
 import functools
@@ -17,26 +17,24 @@ from jaxlm.nn.model import Carry, LanguageModel, Params
 from jaxlm.nn.scoring import NO_TOKEN, UNDER_WAY, consecutive, fetch, row_chunks, score_rows
 
 SEGMENT = 50
-"""Tokens from one update of dynamic evaluation to the next. Measured: 20 is worse, 100 no better."""
+"""Tokens per update of dynamic evaluation. Measured: 20 is worse, 100 no better."""
 
 SEGMENTS = 20
-"""Segments that one call to the device reads."""
+"""Segments per device call."""
 
 EPSILON = 1e-5
-"""Added to the root mean squares of gradients, so that parameters without any stay where they are."""
+"""Added to the root mean squares of gradients, so that parameters without gradients do not move."""
 
 
 @reproducible
 def mean_squares(model: LanguageModel, params: Params, ids: np.ndarray, *, segment: int = SEGMENT) -> Params:
-    """How strongly a text pulls at each parameter: its squared gradient, averaged over the text's segments.
+    """The squared gradient of each parameter, averaged over the segments of a text.
 
-    What `score_dynamic` scales its updates by; meant for the text that the model was trained on.
+    `score_dynamic` scales its updates by those of the text that the model was trained on.
 
     Args:
-      model: what is adapted.
-      params: its parameters, where all gradients are taken.
-      ids: int[N], in [0, V).
-      segment: tokens in a segment, whose mean loss has the gradient; as in `score_dynamic`.
+      params: where all gradients are taken.
+      segment: tokens per segment; each gradient is that of a segment's mean loss, as in `score_dynamic`.
 
     Returns:
       A tree like params.
@@ -64,20 +62,18 @@ def score_dynamic(
     decay: float = 0.001,
     segment: int = SEGMENT,
 ) -> np.ndarray:
-    """What `score_carried` gives, by a model that learns from each segment of the text once that is scored.
+    """`score_carried` with dynamic evaluation: the weights w are updated after each segment.
 
-    After a segment, with the gradient g of its mean loss, rms = sqrt(squares) and the trained weights w0:
-    w += -learning_rate * g / (rms + EPSILON) + min(1, decay * rms / mean(rms)) * (w0 - w). A score depends on
-    nothing that comes later. Gradients go no further back than the segment; the state does.
+    With the gradient g of the segment's mean loss, rms = sqrt(squares) and the trained weights w0, the update is
+    w += -learning_rate * g / (rms + EPSILON) + min(1, decay * rms / mean(rms)) * (w0 - w). No score depends on
+    later tokens. The state is carried from segment to segment; gradients stop at a segment's start.
 
     Args:
-      model: what scores.
-      params: its parameters, as trained; they are not changed.
-      squares: what `mean_squares` gave for the training text.
-      ids: int[N], in [0, V).
-      learning_rate: how far to go with each segment (lamb's: 1e-3; twice as much as that is too far).
-      decay: how strongly to be drawn back to the trained parameters (lamb's: 0.02).
-      segment: tokens from one update to the next.
+      params: the trained parameters, which are not modified.
+      squares: `mean_squares` of the training text.
+      learning_rate: step size of the updates (lamb: 1e-3; twice that is too large).
+      decay: strength of the pull back to the trained parameters (lamb: 0.02).
+      segment: tokens per update.
 
     Returns:
       float32[N - 1].
@@ -86,7 +82,7 @@ def score_dynamic(
       InputError: there are fewer than 2 tokens.
 
     Source: Krause et al. 2018, arXiv:1709.07432, in the form of DeepMind's lamb, `dyneval.py`. The defaults are ours,
-    chosen on held-out Nietzsche and Shakespeare with 128 and 256 units.
+    tuned on held-out text of Nietzsche and Shakespeare, with 128 and 256 units.
     """
     rows = consecutive(ids, segment)
 
@@ -100,7 +96,7 @@ def score_dynamic(
 
 
 def _segment_gradient(model: LanguageModel, params: Params, carry: Carry, row: jax.Array) -> tuple[Params, Any]:
-    """The gradient of a segment's mean loss, int[T + 1], and (its scores, float32[T], the carry after it)."""
+    """The gradient of the mean loss of a segment, int[T + 1], and (its scores, float32[T], the carry after it)."""
 
     def mean_loss(params: Params):
         scores, after = score_rows(model, params, carry, row[None], len(row) - 1)
@@ -115,7 +111,7 @@ def _segment_gradient(model: LanguageModel, params: Params, carry: Carry, row: j
 def add_squares(
     model: LanguageModel, params: Params, total: Params, carry: Carry, rows: jax.Array
 ) -> tuple[Params, Carry]:
-    """Adds the squared gradients of segments, int[S, T + 1], to a total; the carry goes on from one to the next."""
+    """Adds the squared gradients of segments, int[S, T + 1], to a total; the carry passes from one to the next."""
 
     def add(state: tuple[Params, Carry], row: jax.Array):
         total, carry = state
@@ -137,9 +133,9 @@ def adapt(
     learning_rate: float,
     decay: float,
 ) -> tuple[Params, Carry, jax.Array]:
-    """Scores segments, int[S, T + 1], one after the other, and moves the parameters after each.
+    """Scores segments, int[S, T + 1], one after the other, and updates the parameters after each.
 
-    The arguments are those of `score_dynamic`, and what the call before returned.
+    Takes the arguments of `score_dynamic`, and the params and carry that the previous call returned.
 
     Returns:
       (params, carry, float32[S, T]), the first two for the next call.

@@ -1,11 +1,11 @@
-"""The recurrence of one layer: all that only an LSTM has.
+"""The recurrence of one layer: everything that is specific to an LSTM.
 
-The rest of the network asks a recurrence for these, and knows nothing else of it: `init_params`, `initial_carry`,
-`IMPLS` (how it is applied), `last_output`, `map_recurrent` (the weights that DropConnect thins) and `fold_embedding`.
+The rest of the network uses only `init_params`, `initial_carry`, `IMPLS` (how it is applied), `last_output`,
+`map_recurrent` (for DropConnect) and `fold_embedding`.
 
-An implementation takes the parameters of a layer, named and shaped as in Flax's own LSTM cell; a carry (c, h) of
+An implementation takes the parameters of a layer, named and shaped as in Flax's LSTM cell; a carry (c, h) of
 float[B, H]; and inputs, float[B, T, D], or int[B, T] ids that stand for one-hot vectors of width D. It returns the
-carry after the last step and the outputs, float[B, T, H]. All give the same numbers, up to rounding.
+carry after the last step and the outputs, float[B, T, H]. All implementations agree up to rounding.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ GATES = ("i", "f", "g", "o")
 """Input, forget, candidate and output, in Keras's order; the kernels are named `ii if ig io`, `hi hf hg ho`."""
 
 SPAN = 768
-"""Rows, of all steps together, after which the backward scan of `fused` multiplies what they left into the kernels'
+"""Rows (steps times batch) that the backward scan of `fused` collects before it multiplies them into the kernels'
 gradients. Measured on a CPU: large enough for full-speed matrix products, small enough to stay in the cache."""
 
 
@@ -41,9 +41,9 @@ orthogonal = nn.initializers.orthogonal()
 def init_params(key: jax.Array, width: int, hidden: int) -> Params:
     """Keras's initial weights of an LSTM layer, under the names of Flax's LSTM cell.
 
-    The input kernel (D, 4H) is Glorot-uniform and the recurrent kernel U (H, 4H) orthogonal, U Uᵀ = I, each as
-    one matrix that is then split by gate. (Flax draws each gate alone, so that U Uᵀ = 4 I.) Biases are 0, the
-    forget gate's 1.
+    The input kernel (D, 4H) is Glorot-uniform and the recurrent kernel U (H, 4H) orthogonal, U Uᵀ = I; each is
+    drawn as one matrix, then split by gate. (Flax draws each gate alone, so that U Uᵀ = 4 I.) The forget gate's bias
+    is 1, the others are 0.
 
     Source: keras/layers/recurrent.py, Keras 2.2.4: LSTM, LSTMCell.build.
     """
@@ -70,16 +70,16 @@ def last_output(carry: Carry) -> jax.Array:
 
 
 def map_recurrent(function: Callable[[jax.Array], jax.Array], params: Params) -> Params:
-    """A layer's parameters with `function` of each recurrent kernel, float[H, H], in its place."""
+    """A layer's parameters with `function` applied to each recurrent kernel, float[H, H]."""
     thinned = {f"h{gate}": params[f"h{gate}"] for gate in GATES}
     return {**params, **{name: {**leaves, "kernel": function(leaves["kernel"])} for name, leaves in thinned.items()}}
 
 
 def fold_embedding(params: Params, embedding: jax.Array) -> Params:
-    """A layer's parameters for one-hot inputs that do what its own do for rows of an embedding, float[V, D].
+    """A layer's parameters with an embedding, float[V, D], folded in, so that the layer takes ids.
 
-    A row of the embedding times a kernel is a row of their product. For many tokens, picking rows of that product is
-    far less work than multiplying each.
+    A row of the embedding times a kernel is a row of their product. For many tokens, looking up rows of that product
+    is far less work than multiplying each.
     """
     return {**params, **{f"i{gate}": {"kernel": embedding @ params[f"i{gate}"]["kernel"]} for gate in GATES}}
 
@@ -87,7 +87,7 @@ def fold_embedding(params: Params, embedding: jax.Array) -> Params:
 def scan(params: Any, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
     """The reference: `nn.scan` over Flax's LSTM cell.
 
-    `OptimizedLSTMCell` has the parameters of `LSTMCell`, and multiplies the four gates at once.
+    `OptimizedLSTMCell` has the parameters of `LSTMCell`, and computes the four gates in one product.
 
     Source: Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000.
     """
@@ -105,7 +105,7 @@ def scan(params: Any, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array
 
 
 class _Kernels(NamedTuple):
-    """A layer's parameters, the four gates side by side in the order of GATES.
+    """A layer's parameters, with the four gates side by side in the order of GATES.
 
     Attributes:
       inputs: W, float[D, 4H].
@@ -119,7 +119,7 @@ class _Kernels(NamedTuple):
 
 
 def _pack(params: Any) -> _Kernels:
-    """The parameters of a layer as one matrix each."""
+    """Packs a layer's parameters, gates side by side."""
 
     def side_by_side(side: str, leaf: str) -> jax.Array:
         return jnp.concatenate([params[side + gate][leaf] for gate in GATES], axis=-1)
@@ -128,7 +128,7 @@ def _pack(params: Any) -> _Kernels:
 
 
 def _halve(kernels: _Kernels) -> _Kernels:
-    """Kernels whose gates are one tanh: sigmoid(z) = tanh(z / 2) / 2 + 1 / 2. For `_step`."""
+    """Halves the sigmoid gates, so that `_step` needs one tanh for all: sigmoid(z) = tanh(z / 2) / 2 + 1 / 2."""
     hidden = kernels.recurrent.shape[0]
     half = np.repeat(np.array([0.5, 0.5, 1.0, 0.5], np.float32), hidden)
     return _Kernels(*(leaf * half if leaf.ndim == 1 else leaf * half[None] for leaf in kernels))
@@ -153,10 +153,10 @@ def _step(recurrent: jax.Array, carry: Carry, projected: jax.Array) -> tuple[Car
 
 
 def fused(params: Any, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
-    """The recurrence with a gradient of its own, for speed: what can leave the loops has left them.
+    """A fast recurrence with a hand-written gradient, which keeps as much work as possible out of the loops.
 
-    One matrix product and one tanh a step; inputs are projected before the loop (ids in it, a row each); the
-    kernels' gradients are multiplied some steps at a time (SPAN).
+    A step takes one matrix product and one tanh. Inputs are projected before the loop (ids within it, one row each);
+    the kernels' gradients are multiplied several steps at a time (SPAN).
     """
     time_major = jnp.swapaxes(inputs, 0, 1)
     carry, outputs = _fused(_pack(params), carry, time_major)
@@ -189,12 +189,12 @@ def _forward(kernels: _Kernels, carry: Carry, inputs: jax.Array):
 def _backward(residuals: Any, cotangents: Any):
     kernels, inputs, last_cell, tanhs, cells, hiddens = residuals
     (dc, dh), doutputs = cotangents
-    # Where only the carry is used, as with one prediction for a window, no step has an output's gradient to add.
+    # If only the carry is used, as with one prediction per window, the outputs have no gradients.
     douts = () if isinstance(doutputs, SymbolicZero) else (doutputs,)
     dc, dh = (jnp.zeros(d.shape, d.dtype) if isinstance(d, SymbolicZero) else d for d in (dc, dh))
     hidden = kernels.recurrent.shape[0]
     transposed = kernels.recurrent.T
-    # The derivative of sigmoid(z) by z is (1 - tanh(z / 2) ** 2) / 4.
+    # The derivative of sigmoid(z) is (1 - tanh(z / 2) ** 2) / 4.
     quarter = np.array([0.25, 0.25, 1.0, 0.25], np.float32)[None, :, None]
 
     def back(state: tuple[jax.Array, jax.Array, jax.Array], x: tuple[jax.Array, ...]):
@@ -242,7 +242,7 @@ def _backward(residuals: Any, cotangents: Any):
             dinputs.append(whole.reshape(-1, *whole.shape[2:]))
     ((dc, dh, _), dkernels) = state
     if _are_ids(inputs):
-        # Every row of a batch adds the bias to one row of W.
+        # Each input adds the bias to one row of W.
         dkernels = dkernels._replace(bias=dkernels.inputs.sum(0))
         return dkernels, (dc, dh), None
     return dkernels, (dc, dh), jnp.concatenate(dinputs[::-1])
@@ -256,15 +256,15 @@ _fused.defvjp(_forward_of, _backward, symbolic_zeros=True)
 
 
 def cudnn(params: Any, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
-    """The recurrence by NVIDIA's library, on its GPUs; float32 throughout, without TF32.
+    """cuDNN's recurrence, for NVIDIA GPUs; float32 throughout, without TF32.
 
-    Source: the layout of the weights, `unpack_lstm_weights` in jax/experimental/rnn.py.
+    Source: `unpack_lstm_weights` in jax/experimental/rnn.py, for the layout of the weights.
     """
     kernels = _pack(params)
     width, hidden = kernels.inputs.shape[0], kernels.recurrent.shape[0]
     if _are_ids(inputs):
         inputs = jax.nn.one_hot(inputs, width, dtype=jnp.float32)
-    # It has two biases, which it adds.
+    # cuDNN adds two biases.
     biases = (kernels.bias, jnp.zeros_like(kernels.bias))
     weights = jnp.concatenate([kernels.inputs.T.ravel(), kernels.recurrent.T.ravel(), *biases])
     lengths = jnp.full(inputs.shape[0], inputs.shape[1], jnp.int32)
@@ -278,14 +278,14 @@ IMPLS = {"scan": scan, "fused": fused, "cudnn": cudnn}
 
 
 def choose(impl: Impl) -> str:
-    """The implementation for JAX's default device; `auto` is the fastest that was measured there.
+    """The implementation for JAX's default device; `auto` is the fastest of those measured on it.
 
     Raises:
-      InputError: there is no such implementation, or this machine cannot do it.
+      InputError: there is no such implementation, or this machine cannot run it.
     """
     check_choice("impl", impl, get_args(Impl))
     if impl == "auto":
-        return "fused"  # Nobody has measured `cudnn` against it yet.
+        return "fused"  # Not yet measured against `cudnn`.
     if impl == "cudnn":
         device = devices()[0].platform.upper()
         found = f"a machine whose device is {device}" if device != "GPU" else "a JAX that has no cuDNN"

@@ -1,4 +1,4 @@
-"""What is measured: summed nats and counts, and the figures made of them."""
+"""Metrics: summed nats and counts, and the figures derived from them."""
 
 import math
 
@@ -16,21 +16,21 @@ def log_probs(logits: jax.Array, targets: jax.Array) -> jax.Array:
     Returns:
       float32[...].
 
-    Source: categorical cross-entropy, as Keras's, but from logits: no probability is clipped.
+    Source: Keras's categorical cross-entropy, but from logits, so that no probability is clipped.
     """
     normalised = jax.nn.log_softmax(logits.astype(jnp.float32))
     return jnp.take_along_axis(normalised, targets[..., None], axis=-1)[..., 0]
 
 
 def nll_sum(logits: jax.Array, targets: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Total negative log-likelihood, in nats, and how many targets it covers.
+    """Total negative log-likelihood, in nats, and the number of targets.
 
-    A sum, so that shards and batches add exactly; divide once.
+    Sums, so that shards and batches can be added before the one division.
 
     Args:
       logits: float[B, K, V], unnormalised; promoted to float32.
       targets: int[B, K], ids in [0, V).
-      mask: bool[B]; rows that are False count nothing.
+      mask: bool[B]; rows that are False are left out.
 
     Returns:
       (nats, count), float32 scalars; nats / count is the loss per token.
@@ -39,14 +39,14 @@ def nll_sum(logits: jax.Array, targets: jax.Array, mask: jax.Array) -> tuple[jax
       ValueError: targets.shape is not logits.shape[:-1], or mask.shape not targets.shape[:1].
     """
     if targets.shape != logits.shape[:-1] or mask.shape != targets.shape[:1]:
-        raise ValueError(f"logits {logits.shape}, targets {targets.shape} and mask {mask.shape} do not fit")
+        raise ValueError(f"logits {logits.shape}, targets {targets.shape} and mask {mask.shape} do not match")
     nats = -log_probs(logits, targets)
     rows = mask[:, None]
     return jnp.where(rows, nats, 0.0).sum(), jnp.broadcast_to(rows, nats.shape).sum(dtype=jnp.float32)
 
 
 def bits_per_character(nats: float, characters: float) -> float:
-    """Bits for each character, whatever the tokens were.
+    """Bits per character of a text with this loss, in nats, and this many characters.
 
     Source: Graves 2013, arXiv:1308.0850.
     """
@@ -54,5 +54,5 @@ def bits_per_character(nats: float, characters: float) -> float:
 
 
 def perplexity(loss: float) -> float:
-    """exp(loss): among how many equally likely tokens the model is as unsure; infinite beyond all floats."""
+    """exp(loss): the number of equally likely tokens that are as hard to predict; inf if it would overflow."""
     return math.exp(loss) if loss < 700 else math.inf

@@ -21,13 +21,13 @@ normal = nn.initializers.normal(0.3)
 
 
 class LanguageModel(nn.Module):
-    """The distribution of the next token, given those before.
+    """The distribution of the next token, given the previous ones.
 
     Attributes:
       vocabulary: V, distinct tokens.
       config: size, embedding and dropout.
-      impl: how the recurrence is computed, by its name in `lstm.IMPLS`: same parameters, same numbers. With `scan`, the
-        reference, generation draws each token as it goes, too.
+      impl: the implementation of the recurrence, a key of `lstm.IMPLS`; all share parameters and agree up to rounding.
+        With `scan`, the reference, generation draws its random numbers token by token, too.
     """
 
     vocabulary: int
@@ -57,18 +57,18 @@ class LanguageModel(nn.Module):
         return self.logits(states, train), carry
 
     def states(self, tokens: jax.Array, carry: Carry, train: bool = False) -> tuple[jax.Array, Carry]:
-        """The hidden states of the last layer, before any dropout.
+        """The hidden states of the last layer, before its dropout.
 
         Args:
           tokens: int[B, T], ids in [0, V).
-          carry: the states before the first token; `initial_carry` at the start of a text.
-          train: whether to drop units and weights, which takes a `dropout` rng.
+          carry: the state before the first token; `initial_carry` at the start of a text.
+          train: whether to apply dropout and DropConnect, which need a `dropout` rng.
 
         Returns:
           (float32[B, T, H], carry after the last token).
         """
         first, *others = self.lstm
-        states = tokens  # The first layer takes ids for one-hots.
+        states = tokens  # The first layer takes ids as one-hot vectors.
         if self.config.embedding:
             if tokens.shape[1] == 1:
                 states = self.embed(tokens)
@@ -87,7 +87,7 @@ class LanguageModel(nn.Module):
         """The unnormalised log-probabilities of the next token.
 
         Args:
-          states: float32[B, K, H], or any float32[..., H] where not `train`.
+          states: float32[B, K, H], or any float32[..., H] unless `train`.
           train: as in `states`.
 
         Returns:
@@ -102,12 +102,12 @@ class LanguageModel(nn.Module):
 
     @nn.nowrap
     def last_states(self, carry: Carry) -> jax.Array:
-        """What `states` gave for the token that left this carry, float32[B, H]."""
+        """The hidden state of the last layer, float32[B, H], after the token that left this carry."""
         return lstm.last_output(carry[-1])
 
     @nn.nowrap
     def init_params(self, key: jax.Array) -> Params:
-        """Initial parameters: Keras's for every layer, and for the softmax's too."""
+        """Initial parameters; those of the LSTM and softmax layers as in Keras."""
         return self.init(key, jnp.zeros((1, 1), jnp.int32), self.initial_carry(1))["params"]
 
 
@@ -115,6 +115,6 @@ def build_model(config: TrainConfig, vocabulary: int, impl: Impl = "auto") -> La
     """The network of a run.
 
     Raises:
-      InputError: this machine cannot do `impl`.
+      InputError: this machine cannot run `impl`.
     """
     return LanguageModel(vocabulary, config.model, lstm.choose(impl))

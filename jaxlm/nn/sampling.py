@@ -1,4 +1,4 @@
-"""Generation: the next token's distribution, and texts drawn from it one token at a time on the device."""
+"""Generation: the next token's distribution, and texts drawn from it token by token on the device."""
 
 import functools
 from typing import Any, NamedTuple, TypeVar
@@ -12,10 +12,10 @@ from jaxlm.nn.ambient import reproducible
 from jaxlm.nn.model import Carry, LanguageModel, Params
 
 CHUNK = 128
-"""Tokens that one call to the device generates, or reads of a prompt; text is shown chunk by chunk."""
+"""Tokens that one device call generates, or reads of a prompt; text is shown chunk by chunk."""
 
 SAMPLING_TAG = 0x7E87
-"""Sets the random numbers of generation apart from those of training."""
+"""Keeps the random numbers of generation apart from those of training."""
 
 TINY = np.finfo(np.float32).tiny
 """The smallest normal float32; temperatures below it are greedy."""
@@ -24,18 +24,18 @@ TINY = np.finfo(np.float32).tiny
 def reweight(probabilities: Any, temperature: float) -> np.ndarray:
     """A distribution at another temperature: p ** (1 / temperature), normalised.
 
-    Computed from logarithms, so that zeros stay zeros and no temperature overflows. At temperature 0 it is the
-    limit: the most probable entries share everything.
+    Computed in log space, so that zeros stay zeros and no temperature overflows. Temperature 0 is the limit: all of
+    the probability goes to the largest entries, in equal shares.
 
     Args:
-      probabilities: float[..., V], not negative, not all 0.
+      probabilities: float[..., V], non-negative, not all 0.
       temperature: 0 or more.
 
     Returns:
       float64[..., V], each row summing to 1.
 
     Raises:
-      InputError: the temperature is no number of 0 or more, or `probabilities` is no distribution.
+      InputError: the temperature is not a number of 0 or more, or `probabilities` not a distribution.
 
     Source: `reweight_distribution`, Deep Learning with Python, 8.1.
     """
@@ -52,7 +52,7 @@ def reweight(probabilities: Any, temperature: float) -> np.ndarray:
 
 
 def next_token(key: jax.Array, logits: jax.Array, temperature: jax.Array) -> jax.Array:
-    """Draws a token from softmax(logits / temperature); below TINY, the most probable one.
+    """Draws a token from softmax(logits / temperature); below TINY, takes the most probable one.
 
     The reference for `pick_token`.
 
@@ -69,18 +69,18 @@ def next_token(key: jax.Array, logits: jax.Array, temperature: jax.Array) -> jax
 
 
 def pick_token(noise: jax.Array, logits: jax.Array, temperature: jax.Array) -> jax.Array:
-    """What `next_token` draws, from its random numbers: noise = jax.random.gumbel(key, logits.shape).
+    """`next_token`, given its random numbers: noise = jax.random.gumbel(key, logits.shape).
 
-    `categorical` is the argmax of log-probabilities plus Gumbel noise; drawn ahead, for many tokens at once, the
-    noise costs little.
+    `jax.random.categorical` is the argmax of log-probabilities plus Gumbel noise. Noise drawn beforehand, for many
+    tokens, costs little.
     """
     drawn = jnp.argmax(_scale(logits, temperature) + noise, axis=-1)
     return jnp.where(temperature < TINY, jnp.argmax(logits, axis=-1), drawn).astype(jnp.int32)
 
 
 def _scale(logits: jax.Array, temperature: jax.Array) -> jax.Array:
-    # Log-probabilities, up to the constant that a draw ignores. Relative to the largest, which stays 0, no
-    # temperature turns all of them infinite, and no two of them are rounded together.
+    # Log-probabilities, up to a constant that a draw ignores. Since the largest is 0, no temperature makes all of them
+    # infinite, or rounds different ones to the same number.
     log_probs = logits - jnp.max(logits, axis=-1, keepdims=True)
     return log_probs / jnp.where(temperature < TINY, 1.0, temperature)
 
@@ -98,10 +98,10 @@ def prefill(model: LanguageModel, params: Params, carry: Carry, tokens: jax.Arra
 
 
 class StateMemory(NamedTuple):
-    """What S texts remember while each token is drawn from all before it.
+    """The memory of S texts in which each token is drawn given all previous ones.
 
     Attributes:
-      carry: after all tokens but the last, batch S.
+      carry: after all tokens but the last; batch S.
       tokens: int32[S], the last of each text.
     """
 
@@ -109,35 +109,35 @@ class StateMemory(NamedTuple):
     tokens: jax.Array
 
     def read(self, model: LanguageModel, params: Params) -> tuple[jax.Array, "StateMemory"]:
-        """The logits of the next tokens, float32[S, V], and the memory after reading the last ones."""
+        """The logits of the next tokens, float32[S, V], and the memory after reading the last tokens."""
         logits, carry = model.apply({"params": params}, self.tokens[:, None], self.carry)
         return logits[:, 0], self._replace(carry=carry)
 
     def append(self, tokens: jax.Array) -> "StateMemory":
-        """The memory with a token more in each text, int32[S]."""
+        """The memory with one more token in each text, int32[S]."""
         return self._replace(tokens=tokens)
 
 
 class WindowMemory(NamedTuple):
-    """What S texts remember while each token is drawn from the window of tokens before it alone, as in the book.
+    """The memory of S texts in which each token is drawn given only the last T, as in the book.
 
     Attributes:
-      windows: int32[S, T], the last tokens, which come first in each window; what follows them is ignored.
-      filled: int32 scalar from 1 to T, how many tokens there are in them.
+      windows: int32[S, T], the last tokens of each text, left-aligned; the rest is ignored.
+      filled: int32 scalar from 1 to T, the number of tokens in each window.
     """
 
     windows: jax.Array
     filled: jax.Array
 
     def read(self, model: LanguageModel, params: Params) -> tuple[jax.Array, "WindowMemory"]:
-        """The logits of the next tokens, float32[S, V], from a zero carry; and the memory as it is."""
+        """The logits of the next tokens, float32[S, V], from a zero carry; and the memory, unchanged."""
         carry = model.initial_carry(len(self.windows))
         states, _ = model.apply({"params": params}, self.windows, carry, method=model.states)
-        # The recurrence is causal: the state at the last real token knows nothing of what follows it.
+        # The recurrence is causal: the state at the last token does not depend on what follows it.
         return model.apply({"params": params}, states[:, self.filled - 1], method=model.logits), self
 
     def append(self, tokens: jax.Array) -> "WindowMemory":
-        """The memory with a token more in each text, int32[S]; from full windows, the first one goes."""
+        """The memory with one more token in each text, int32[S]; full windows drop their first."""
         full = self.filled == self.windows.shape[1]
         windows = jnp.where(full, jnp.roll(self.windows, -1, axis=1), self.windows)
         filled = jnp.where(full, self.filled, self.filled + 1)
@@ -157,14 +157,14 @@ def generate(
     start: jax.Array,
     temperature: jax.Array,
 ) -> tuple[Memory, jax.Array]:
-    """CHUNK more tokens of S texts, each drawn from softmax(logits / temperature).
+    """Generates CHUNK more tokens of S texts, each drawn from softmax(logits / temperature).
 
     Args:
-      model: what generates.
+      model: the network.
       params: its parameters.
-      memory: of the tokens before.
-      seeds: uint32[S], of the whole texts. The key of a text's i-th token depends on its seed and i alone, so that
-        chunks are seamless.
+      memory: of the previous tokens.
+      seeds: uint32[S], one per text. The key of a text's i-th token depends only on its seed and i, so chunk borders
+        leave no trace.
       start: uint32 scalar, i of the first token.
       temperature: float32 scalar.
 
@@ -172,25 +172,25 @@ def generate(
       (memory, tokens, int32[CHUNK, S]), the first for the next call.
     """
     steps = start + jnp.arange(CHUNK, dtype=jnp.uint32)
-    # Not the key of the initial weights, even where a text has the seed of its run.
+    # Not the key of the initial weights, even if a text has the seed of its run.
     keys = _fold_in(jax.vmap(jax.random.key)(seeds), SAMPLING_TAG)
-    as_it_goes = model.impl == "scan"  # The reference.
+    one_by_one = model.impl == "scan"  # The reference.
 
     def next_tokens(memory: Memory, drawn: jax.Array) -> tuple[Memory, jax.Array]:
         logits, memory = memory.read(model, params)
-        if as_it_goes:
+        if one_by_one:
             tokens = jax.vmap(next_token, (0, 0, None))(_fold_in(keys, drawn), logits, temperature)
         else:
             tokens = pick_token(drawn, logits, temperature)
         return memory.append(tokens), tokens
 
-    return jax.lax.scan(next_tokens, memory, steps if as_it_goes else _noise(keys, steps, model.vocabulary))
+    return jax.lax.scan(next_tokens, memory, steps if one_by_one else _noise(keys, steps, model.vocabulary))
 
 
 _fold_in = jax.vmap(jax.random.fold_in, (0, None))
 
 
 def _noise(keys: jax.Array, steps: jax.Array, vocabulary: int) -> jax.Array:
-    """The Gumbel noise of all steps and texts at once, float32[CHUNK, S, V], for `pick_token`."""
+    """The Gumbel noise of all steps and texts, float32[CHUNK, S, V], for `pick_token`."""
     gumbel = jax.vmap(lambda key: jax.random.gumbel(key, (vocabulary,)))
     return jax.vmap(lambda i: gumbel(_fold_in(keys, i)))(steps)

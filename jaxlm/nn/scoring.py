@@ -1,9 +1,10 @@
-"""What a model thinks of a text: the log-probability of each token, given those before it.
+"""Scores: the log-probability of each token of a text, given the previous ones.
 
-Scores are in nats, float32; sums of them belong in float64. Every function compiles once, whatever the text's length:
-it is read in chunks of one shape, and what pads the last one is cut off.
+Scores are float32, in nats; sum them in float64. Every function compiles once, whatever the text's length: it reads
+the text in chunks of one shape, and drops the padding.
 
-Shapes: N tokens, T time, K scored positions, S windows or segments, V vocabulary.
+Shapes: N tokens, T time, K scored positions, S windows or segments, V vocabulary. Throughout, `model` and `params` are
+the network and its parameters; `ids`, int[N] in [0, V), is the text.
 """
 
 import functools
@@ -19,29 +20,24 @@ from jaxlm.nn.metrics import log_probs
 from jaxlm.nn.model import Carry, LanguageModel, Params
 
 CARRIED_TOKENS = 1024
-"""Tokens that one call to the device reads with its state carried on."""
+"""Tokens per device call of `score_carried`."""
 
 ROWS = 64
-"""Windows that one call to the device reads."""
+"""Windows per device call."""
 
 UNDER_WAY = 4
-"""Calls that the device may be behind."""
+"""Device calls that may be pending."""
 
 NO_TOKEN = -1
-"""The id that stands for no token, after a text's end."""
+"""The id that pads a text at its end."""
 
 
 @reproducible
 def score_carried(model: LanguageModel, params: Params, ids: np.ndarray) -> np.ndarray:
-    """The log-probability of each token given all before it: the state is carried on from the text's start.
-
-    Args:
-      model: what scores.
-      params: its parameters.
-      ids: int[N], in [0, V).
+    """The log-probability of each token given all previous ones: the state is carried through the text.
 
     Returns:
-      float32[N - 1]; the first token has nothing before it.
+      float32[N - 1]; the first token has no score.
 
     Raises:
       InputError: there are fewer than 2 tokens.
@@ -59,15 +55,9 @@ def score_carried(model: LanguageModel, params: Params, ids: np.ndarray) -> np.n
 
 @reproducible
 def score_cold(model: LanguageModel, params: Params, ids: np.ndarray, length: int = 256) -> np.ndarray:
-    """The log-probability of each token given those before it in its window, which begins with a zero state.
+    """The log-probability of each token given the previous ones in its window, which starts from a zero state.
 
-    The windows follow one another: inputs 0 to T - 1 have the targets 1 to T, inputs T to 2 T - 1 the next T.
-
-    Args:
-      model: what scores.
-      params: its parameters.
-      ids: int[N], in [0, V).
-      length: T, tokens in a window.
+    The windows are adjacent: inputs 0 to T - 1 have the targets 1 to T, inputs T to 2 T - 1 the next T. `length` is T.
 
     Returns:
       float32[N - 1]; every token but the first is scored once.
@@ -75,7 +65,7 @@ def score_cold(model: LanguageModel, params: Params, ids: np.ndarray, length: in
     Raises:
       InputError: there are fewer than 2 tokens.
 
-    Source: nanoGPT's `estimate_loss`, which averages such windows from random places; these are all of them.
+    Source: nanoGPT's `estimate_loss`, which averages over such windows at random positions; these cover the text.
     """
     return _score_windows(model, params, consecutive(ids, length), length)[: len(ids) - 1]
 
@@ -84,14 +74,7 @@ def score_cold(model: LanguageModel, params: Params, ids: np.ndarray, length: in
 def score_windows(
     model: LanguageModel, params: Params, ids: np.ndarray, length: int = 60, stride: int = 3
 ) -> np.ndarray:
-    """The log-probability of the token after each window given the window alone, from a zero state.
-
-    Args:
-      model: what scores.
-      params: its parameters.
-      ids: int[N], in [0, V).
-      length: T, tokens in a window.
-      stride: tokens from one window's start to the next's.
+    """The log-probability of the token after each window of `length` T, given the window alone, from a zero state.
 
     Returns:
       float32[S], for the windows that start at range(0, N - T, stride).
@@ -99,7 +82,7 @@ def score_windows(
     Raises:
       InputError: there are not more than T tokens.
 
-    Source: the examples that Deep Learning with Python, 8.1, trains on; see `data.Windows`.
+    Source: the examples that Deep Learning with Python, 8.1, trains on.
     """
     return _score_windows(model, params, _windows(ids, length, stride), 1)
 
@@ -116,12 +99,10 @@ PROTOCOLS: dict[Protocol, Callable[[LanguageModel, Params, np.ndarray], np.ndarr
 def score_rows(
     model: LanguageModel, params: Params, carry: Carry, rows: jax.Array, positions: int
 ) -> tuple[jax.Array, Carry]:
-    """The log-probabilities of the last K tokens of each row, given those before them in it.
+    """The log-probabilities of the last K tokens of each row, given the previous ones in the row.
 
     Args:
-      model: what scores.
-      params: its parameters.
-      carry: before the rows, batch S.
+      carry: before the rows; batch S.
       rows: int[S, T + 1].
       positions: K, from 1 to T.
 
@@ -144,7 +125,7 @@ def _windows(ids: np.ndarray, length: int, stride: int) -> np.ndarray:
 
 
 def consecutive(ids: np.ndarray, length: int) -> np.ndarray:
-    """int32[S, T + 1]: windows that follow one another, each with the token after it; the last one is padded.
+    """int32[S, T + 1]: adjacent windows, each with the token after it; the last one is padded.
 
     Raises:
       InputError: there are fewer than 2 tokens.
@@ -163,21 +144,21 @@ def _check_count(ids: np.ndarray, least: int) -> None:
 
 
 def row_chunks(rows: np.ndarray, count: int) -> Iterator[np.ndarray]:
-    """int32[`count`, T + 1]: so many rows at a time; the last ones are padded."""
+    """Yields `count` rows at a time, int32[count, T + 1]; the last chunk is padded."""
     for start in range(0, len(rows), count):
         chunk = rows[start : start + count].astype(np.int32)  # Unsigned ids have no NO_TOKEN.
         yield np.pad(chunk, ((0, count - len(chunk)), (0, 0)), constant_values=NO_TOKEN)
 
 
 def _score_windows(model: LanguageModel, params: Params, rows: np.ndarray, positions: int) -> np.ndarray:
-    """float32[S * K]: the scores of the last K tokens of each row, read from a zero state."""
+    """float32[S * K]: the scores of the last K tokens of each row, from a zero state."""
     carry = model.initial_carry(ROWS)
     scores = (score_rows(model, params, carry, chunk, positions)[0] for chunk in row_chunks(rows, ROWS))
     return fetch(scores)[: len(rows) * positions]
 
 
 def fetch(chunks: Iterable[jax.Array]) -> np.ndarray:
-    """All scores in a row, on the host; the device is never more than UNDER_WAY calls behind."""
+    """All scores in one array on the host; at most UNDER_WAY device calls are pending."""
     scores: list[jax.Array] = []
     for chunk in chunks:
         scores.append(chunk)

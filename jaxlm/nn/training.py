@@ -1,4 +1,4 @@
-"""One step of training, compiled once for a run."""
+"""One training step, compiled once per run."""
 
 import dataclasses
 import functools
@@ -20,15 +20,15 @@ from jaxlm.nn.model import Carry, LanguageModel, Params
 
 
 class TrainState(NamedTuple):
-    """All that the next step depends on, besides its batch.
+    """Everything that the next step depends on besides its batch.
 
     Attributes:
       step: int32, completed updates.
       params: the model's parameters.
-      average: their running average; empty where none is kept.
-      opt_state: the optimizer's.
-      carry: where each of the B streams' memory stands; empty where every window begins without one.
-      key: uint32[...], data of the key that every step's own is folded from.
+      average: their EMA; empty if there is none.
+      opt_state: the optimizer's state.
+      carry: the recurrent state of each of the B streams; empty if every window starts from zero.
+      key: uint32[...], data of the key from which each step derives its own.
     """
 
     step: jax.Array
@@ -39,7 +39,7 @@ class TrainState(NamedTuple):
     key: jax.Array
 
     def to_items(self) -> dict[str, Any]:
-        """What a checkpoint stores: `params`, which generate, and `training`, which only the next step needs."""
+        """What a checkpoint stores: `params`, for generation, and `training`, which only the next step needs."""
         training = {"step": self.step, "opt_state": self.opt_state, "key": self.key}
         if self.carry:
             training["carry"] = self.carry
@@ -53,22 +53,22 @@ class TrainState(NamedTuple):
 
     @property
     def weights(self) -> Params:
-        """The parameters that write and are measured: the average, where one is kept."""
+        """The parameters to evaluate and generate with: the EMA, if there is one."""
         return self.average or self.params
 
 
 def make_optimizer(config: TrainConfig, steps: int, factor: float = 1.0) -> optax.GradientTransformation:
     """The optimizer of a run.
 
-    RMSprop is Keras 2.2.4's: p -= lr * g / (sqrt(a) + 1e-7), a being the decaying mean of g * g from 0. The
-    epsilon is outside the square root, where Optax's default has it inside. Adam forgets squared gradients ten times
-    as fast as its default, which learned faster here (benchmarks/SWEEPS.md); its weight decay is decoupled (Loshchilov
-    and Hutter 2019, arXiv:1711.05101).
+    RMSprop is that of Keras 2.2.4: p -= lr * g / (sqrt(a) + 1e-7), where a is the decaying mean of g * g, starting at
+    0. The epsilon is outside the square root; Optax's default has it inside. Adam's b2 is 0.99, not 0.999, which
+    learned faster here (benchmarks/SWEEPS.md); its weight decay is decoupled (Loshchilov and Hutter 2019,
+    arXiv:1711.05101).
 
     Args:
       config: all settings.
-      steps: updates in the whole run, at whose end a falling learning rate arrives at a hundredth.
-      factor: of the learning rate, cut after a divergence.
+      steps: updates in the whole run, over which a cosine schedule decays to a hundredth of the peak rate.
+      factor: scales the learning rate, which is cut after a divergence.
     """
     peak = config.learning_rate * factor
     rate: optax.ScalarOrSchedule = peak
@@ -84,7 +84,7 @@ def make_optimizer(config: TrainConfig, steps: int, factor: float = 1.0) -> opta
 
 
 def initial_state(model: LanguageModel, config: TrainConfig) -> TrainState:
-    """The state before the first step, on the host; of the random numbers, it depends on the seed alone."""
+    """The state before the first step, on the host; its random numbers depend only on the seed."""
     shared = dataclasses.replace(config, corpus=None, encoding=None, seed=0, epochs=1, patience=None, impl="auto")
     state: TrainState = _initial_state(model, shared, np.uint32(config.seed))
     return to_host(state, config.batch)
@@ -111,13 +111,13 @@ def abstract_state(model: LanguageModel, config: TrainConfig) -> TrainState:
 
 
 def to_devices(state: TrainState, mesh: Mesh) -> TrainState:
-    """A state on the host, put where `train_step` wants it: the streams' carry by rows, the rest whole everywhere."""
+    """Moves a state to the devices, as `train_step` expects it: the carry split by rows, the rest replicated."""
     whole = sharding.replicate(state._replace(carry=()), mesh)
     return whole._replace(carry=jax.tree.map(lambda leaf: sharding.split_rows(leaf, mesh, 0), state.carry))
 
 
 def to_host(state: TrainState, batch: int) -> TrainState:
-    """A state on the host, as NumPy arrays, with the carry of the B streams alone."""
+    """Moves a state to the host, as NumPy arrays, without the carry's padding."""
     host: TrainState = jax.device_get(state)
     return host._replace(carry=jax.tree.map(lambda leaf: leaf[:batch], host.carry))
 
@@ -126,21 +126,21 @@ Step = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, jax.Array,
 
 
 def compiled_step(model: LanguageModel, config: TrainConfig, steps: int, factor: float, mesh: Mesh) -> Step:
-    """`train_step` with its first arguments bound, compiled once for all runs that differ in nothing it depends on.
+    """`train_step` with its first arguments bound, compiled once for all runs that share it.
 
     Args:
-      model: what is trained.
-      config: recipe, length, optimizer and its settings count here.
+      model: the network.
+      config: recipe, length, optimizer and its settings matter here.
       steps: as in `make_optimizer`.
       factor: as in `make_optimizer`.
       mesh: the devices that share each batch.
 
     Returns:
-      A function of (state, ids, starts), which donates the state. No more than a few calls may be under way: on
-      several CPU devices, JAX's 32 at once can wait for each other for ever. Whoever looks at each step's sums once the
-      next is sent, as `runs.trainer` does, has two.
+      A function of (state, ids, starts), which donates the state. Keep only a few calls pending: with several CPU
+      devices, the 32 that JAX allows can deadlock. Fetching each step's sums after dispatching the next, as
+      `runs.trainer` does, keeps it at two.
     """
-    # What a step does not depend on, left out.
+    # Settings that a step does not depend on get one value, so that runs share a compilation.
     shared = dataclasses.replace(config, corpus=None, encoding=None, seed=0, epochs=1, patience=None)
     return _compiled_step(model, shared, steps if config.schedule == "cosine" else 1, factor, mesh)
 
@@ -160,23 +160,24 @@ def train_step(
     ids: jax.Array,
     starts: jax.Array,
 ) -> tuple[TrainState, jax.Array, jax.Array]:
-    """One update from one batch, by the mean loss of its targets.
+    """One update, by the gradient of the mean loss over a batch's targets.
 
     Args:
-      model: what is trained.
-      optimizer: how.
-      config: recipe, length, average and reset count here.
+      model: the network.
+      optimizer: as `make_optimizer` makes it.
+      config: recipe, length, average and reset matter here.
       mesh: the devices that share the batch.
       state: before the update.
-      ids: the corpus, unsigned int[N], on every device; its beginning follows its end.
-      starts: int32[B], where each window begins, split over the mesh; negative ones are padding.
+      ids: the corpus, unsigned int[N], on every device; windows wrap around its end.
+      starts: int32[B], where each window starts, split over the mesh; negative ones are padding.
 
     Returns:
-      (the state after it, the batch's summed loss in nats, its count of targets), the last two float32 scalars.
+      (the state after the update, the batch's summed loss in nats, its number of targets), the last two float32
+      scalars.
     """
     whole, rows = PartitionSpec(), PartitionSpec("data")
-    # Each device takes its rows forth and back on its own, and sums meet once, at the end. Without shard_map, the
-    # compiler exchanges the recurrent kernel's gradient at every one of the T steps.
+    # Each device runs the forward and backward passes of its rows alone; one all-reduce follows. Without shard_map,
+    # the compiler would all-reduce the recurrent kernel's gradient at each of the T steps.
     sums = jax.shard_map(
         functools.partial(batch_sums, model, config),
         mesh=mesh,
@@ -202,20 +203,20 @@ def batch_sums(
     ids: jax.Array,
     starts: jax.Array,
 ) -> tuple[tuple[jax.Array, jax.Array, Params], Carry]:
-    """The summed loss of a batch, its targets and its gradient, added up over the mesh; and the streams' carry."""
+    """The loss, number of targets and gradient of a batch, all summed over the mesh; and the streams' carry."""
     key = jax.random.fold_in(jax.random.wrap_key_data(key_data), step)
     key = jax.random.fold_in(key, jax.lax.axis_index("data"))
     drop_key, reset_key = jax.random.split(key)
     before = start_carry(model, config, carry, reset_key, len(starts))
     gradient = jax.value_and_grad(functools.partial(summed_loss, model, config), has_aux=True)
     (nats, (count, after)), grads = gradient(params, drop_key, before, ids, starts)
-    # As one array, since the devices of a CPU meet once for each.
+    # As one array, since CPU devices synchronise once for each.
     flat, unravel = ravel_pytree((nats, count, grads))
     return unravel(jax.lax.psum(flat, "data")), after if config.recipe == "stream" else ()
 
 
 def start_carry(model: LanguageModel, config: TrainConfig, carry: Carry, key: jax.Array, rows: int) -> Carry:
-    """The carry that each row of a batch begins with: in `stream` what its last step left, unless that is reset."""
+    """The carry that each row of a batch starts from: zero, or in `stream` that of the last step unless reset."""
     if config.recipe != "stream":
         return model.initial_carry(rows)
     if not config.reset:
@@ -233,9 +234,9 @@ def summed_loss(
     ids: jax.Array,
     starts: jax.Array,
 ) -> tuple[jax.Array, tuple[jax.Array, Carry]]:
-    """The summed loss of windows of T tokens in nats, and (how many targets it covers, the carry after them).
+    """The summed loss of windows of T tokens, in nats, and (the number of targets, the carry after the windows).
 
-    The book's recipe predicts what follows the last token of a window; `stream` what follows each.
+    The book's recipe predicts only the token after each window; `stream` predicts the one after every token.
     """
     mask = starts >= 0
     positions = jnp.where(mask, starts, 0)[:, None] + jnp.arange(config.length + 1)[None]
@@ -251,6 +252,6 @@ def summed_loss(
 
 
 def moving_average(decay: float, average: Params, params: Params, step: jax.Array) -> Params:
-    """The exponential moving average of the weights after a step; shorter at first, while there is little past."""
+    """The exponential moving average of the weights after a step; its decay starts lower and rises to `decay`."""
     kept = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
     return jax.tree.map(lambda old, new: kept * old + (1 - kept) * new, average, params)
