@@ -20,11 +20,11 @@ from jaxlm.nn.scoring import score_carried
 from jaxlm.text.vocab import Vocab
 
 DRAWS = 2**23
-"""Random numbers that are drawn at once, 32 MB; of more texts than that is enough for, they are generated in groups."""
+"""The most random numbers drawn together, 32 MB; texts that need more are generated in groups."""
 
 
 class Drawing(TypedDict, total=False):
-    """How a text is drawn; what each means and defaults to says `TextGenerator.generate`."""
+    """How a text is drawn; see `TextGenerator.generate`."""
 
     temperature: float
     seed: int | None
@@ -37,8 +37,8 @@ class Text(NamedTuple):
 
     Attributes:
       temperature: its temperature.
-      seed: what repeats it.
-      pieces: the prompt, and then what is drawn, piece by piece.
+      seed: the seed that repeats it.
+      pieces: the prompt, then the continuation, piece by piece.
     """
 
     temperature: float
@@ -65,11 +65,11 @@ class TextGenerator:
       model: the network.
       params: its parameters.
       vocab: text to tokens and back.
-      lowercase: whether it has only seen lowercased text; prompts are lowercased too.
-      seed_text: the prompt where none is given.
+      lowercase: whether its corpus was lowercased; prompts then are, too.
+      seed_text: the default prompt.
       length: T, tokens in the windows it was trained on.
-      mode: how it was trained, and generates unless told otherwise.
-      normalize: whether it has only seen text in Unicode's composed form, NFC; prompts are brought into it too.
+      mode: how it was trained, and the default for generation.
+      normalize: whether its corpus was normalized to Unicode's composed form, NFC; prompts then are, too.
     """
 
     model: LanguageModel
@@ -100,10 +100,10 @@ class TextGenerator:
         Args:
           prompt: text to continue; by default the run's seed text.
           length: characters to generate.
-          temperature: 0 (or below float32's smallest normal number) always takes the most probable token; 1 draws
-            from the distribution as learned; in general, from softmax(logits / temperature).
-          seed: repeats a text exactly; by default every text is another.
-          mode: `window` sees only the last T tokens, from a zero state, as in training on windows; `state` carries
+          temperature: tokens are drawn from softmax(logits / temperature): 1 is the distribution as learned, and 0 (or
+            anything below float32's smallest normal number) always takes the most probable token.
+          seed: repeats a text exactly; random by default.
+          mode: `window` predicts from the last T tokens and a zero state, as in training on windows; `state` carries
             the state from token to token. By default, as the model was trained.
           unknown: `skip` drops characters from the prompt that the model has never seen.
 
@@ -116,16 +116,16 @@ class TextGenerator:
         return "".join(self.pieces(prompt, length, temperature=temperature, seed=seed, mode=mode, unknown=unknown))
 
     def pieces(self, prompt: str | None = None, length: int = 400, **drawing: Unpack[Drawing]) -> Iterator[str]:
-        """The text of `generate` in pieces as they are drawn, the prompt first; arguments are checked at once."""
+        """The text of `generate` in pieces as they are drawn, the prompt first; bad arguments raise immediately."""
         [text] = self.texts(_settings(1, prompt, length, drawing))
         return text.pieces
 
     def generate_batch(
         self, count: int, prompt: str | None = None, length: int = 400, **drawing: Unpack[Drawing]
     ) -> list[str]:
-        """Generates `count` texts that continue a prompt, all at once, which is far faster than one after the other.
+        """Generates `count` texts that continue a prompt, in a batch, which is far faster than one by one.
 
-        Text i is what `generate` gives with seed + i, up to the rounding of sums that are taken in another order.
+        Text i is that of `generate` with seed + i, up to the rounding of sums in another order.
 
         Raises:
           ValueError: as in `generate`, or `count` is not 1 or more.
@@ -133,20 +133,20 @@ class TextGenerator:
         return ["".join(text.pieces) for text in self.texts(_settings(count, prompt, length, drawing))]
 
     def texts(self, config: SampleConfig) -> list[Text]:
-        """The texts that a config asks for: `count` of them at each temperature in turn.
+        """The texts for a config: `count` of them at each temperature.
 
         Raises:
-          ValueError: as in `generate`, and at once.
+          ValueError: as in `generate`, before anything is generated.
         """
         prompt = self.as_read(self.seed_text if config.prompt is None else config.prompt, config.unknown)
         if not prompt:
             raise InputError(
                 "prompt: found no text that the model knows, expected at least one character; leave the prompt out "
-                "for the run's own seed text"
+                "for the run's seed text"
             )
         seed = secrets.randbelow(2**32) if config.seed is None else config.seed
         seeds = (seed + np.arange(config.count)).astype(np.uint32)
-        # Chunks that are needed for certain: a byte is at most a character, but a word may be many.
+        # The chunks that are certainly needed: a byte is at most one character, but a word may be many.
         needed = 1 if self.vocab.kind == "word" else -(-config.length // CHUNK)
         tokens, together = self.vocab.encode(prompt), max(1, DRAWS // (CHUNK * len(self.vocab)))
         texts = []
@@ -161,16 +161,16 @@ class TextGenerator:
         return texts
 
     def score(self, text: str, *, unknown: Unknown = "error") -> np.ndarray:
-        """What the model thinks of a text: the log-probability of each token, given all before it.
+        """The log-probability of each token of a text, given all previous ones.
 
         -score(text).mean(dtype=float) is the loss in nats per token.
 
         Args:
-          text: at least two tokens; lowercased if the model has only seen such.
+          text: at least two tokens; lowercased and normalized as prompts are.
           unknown: `skip` drops characters from the text that the model has never seen.
 
         Returns:
-          float32[N - 1], in nats, for the N tokens `vocab.encode` makes of the text: the first has nothing before it.
+          float32[N - 1], in nats, for the N tokens of the text: the first has no score.
 
         Raises:
           ValueError: an argument is out of range, or the text is too short or has unknown characters.
@@ -181,10 +181,10 @@ class TextGenerator:
         return score_carried(self.model, self.params, self.vocab.encode(self.as_read(text, unknown), "text"))
 
     def as_read(self, text: str, unknown: Unknown) -> str:
-        """A text as the model reads it: lowercased and normalised as its corpus was; `skip` drops unknown characters.
+        """A text as the model reads it: lowercased and normalized as its corpus was; `skip` drops unknown characters.
 
-        A model whose corpus was not normalised may know only the composed or only the decomposed form of a text. They
-        look the same, so it reads the one that it knows.
+        A model whose corpus was not normalized may know only the composed or only the decomposed form of a text. They
+        look the same, so the known one is used.
         """
         if self.lowercase:
             text = text.lower()
@@ -201,9 +201,9 @@ class TextGenerator:
     def _chunks(
         self, mode: Mode, tokens: np.ndarray, seeds: np.ndarray, temperature: np.float32, needed: int
     ) -> Iterator[np.ndarray]:
-        """Continuations of tokens, int32[CHUNK, S] at a time, without end.
+        """Yields endless continuations of `tokens`, int32[CHUNK, S] at a time.
 
-        While one is looked at, the device computes the next, if it is among the first `needed`.
+        While the caller uses one chunk, the device computes the next, if that is among the first `needed`.
         """
         memory = self._memory(mode, tokens, len(seeds))
 
@@ -222,7 +222,7 @@ class TextGenerator:
 
     @reproducible
     def _memory(self, mode: Mode, tokens: np.ndarray, count: int) -> Any:
-        """What `count` texts that begin with these tokens remember of them."""
+        """The memory of `count` texts that begin with these tokens."""
         if mode == "window":
             last = tokens[-self.length :]
             window = np.pad(last, (0, self.length - len(last)))
@@ -231,7 +231,7 @@ class TextGenerator:
         return StateMemory(carry, jnp.tile(tokens[-1], count))
 
     def _read(self, tokens: np.ndarray) -> Carry:
-        """The carry after tokens, from the start of a text."""
+        """The carry after reading tokens from the start of a text."""
         carry = self.model.initial_carry(1)
         for start in range(0, len(tokens), CHUNK):
             block = tokens[start : start + CHUNK]
@@ -240,7 +240,7 @@ class TextGenerator:
         return carry
 
     def _cut(self, prompt: str, length: int, chunks: Iterator[np.ndarray], column: int) -> Iterator[str]:
-        """The prompt, then exactly `length` characters of the text in a column of the chunks."""
+        """Yields the prompt, then exactly `length` characters from a column of the chunks."""
         yield prompt
         decode = self.vocab.decoder()
         while length > 0:

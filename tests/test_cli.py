@@ -168,7 +168,7 @@ MISTAKES = {
         cli.train,
         "--corpus good.txt --run foreign",
         lambda: train("good.txt", run="foreign"),
-        "run checkpoints/foreign: found something that is no run of jaxlm there",
+        "run checkpoints/foreign: found something that is not a run there",
     ),
     "a run that is none": (
         cli.sample,
@@ -237,7 +237,7 @@ REFUSED = {
     "--corpus /dev/null": "corpus /dev/null: found something that",
     "--corpus good.txt --checkpoints good.txt": "checkpoints good.txt: ",
     "--corpus good.txt --run good.txt/new": "checkpoints good.txt: ",
-    "--corpus good.txt --run file": "run checkpoints/file: found something that is no run of jaxlm there",
+    "--corpus good.txt --run file": "run checkpoints/file: found something that is not a run there",
     "--corpus good.txt --run fox": "run checkpoints/fox: found a run there",
     "--corpus good.txt --run=": "run: found '', expected a name, or a path",
     "--corpus good.txt --impl cudnn": "impl: found cudnn on a machine whose device is CPU",
@@ -400,7 +400,7 @@ def test_a_path_with_a_line_break_takes_one_line(place, capsys):
 @pytest.mark.parametrize("checkpoints", ["nothing", "missing", "good.txt"])
 def test_no_run_to_resume(place, capsys, checkpoints):
     line = refused(capsys, cli.train, "--checkpoints", checkpoints, "--resume")
-    assert line.startswith(f"checkpoints {checkpoints}: found no run there, expected one; train one with")
+    assert line.startswith(f"checkpoints {checkpoints}: found no run there; train one with")
 
 
 @pytest.mark.parametrize(
@@ -426,7 +426,7 @@ def test_a_resumed_run_keeps_its_corpus(place, capsys):
     line = refused(capsys, cli.train, "--resume")
     assert line.startswith("corpus fox.txt: found ")
     assert "run checkpoints/fox was trained on" in line
-    with pytest.raises(ValueError, match="expected it unchanged") as caught:
+    with pytest.raises(ValueError, match="not the same text") as caught:
         jaxlm.resume("checkpoints/fox")
     assert str(caught.value) == line
     assert "corpus good.txt: found 560 characters, not the same" in refused(capsys, cli.train, "--resume", *WITH)
@@ -780,7 +780,7 @@ def test_other_tokens_are_measured_per_character_too(place, capsys, tokens):
 
 def test_nothing_held_out_and_nothing_named_cannot_be_measured(place, capsys):
     line = refused(capsys, cli.evaluate)
-    assert line.startswith("corpus: run checkpoints/fox holds out nothing from training")
+    assert line.startswith("corpus: run checkpoints/fox has no validation text")
     assert line.endswith("name one with --corpus")
 
 
@@ -793,4 +793,4 @@ def test_the_run_s_own_text_is_wanted_as_it_was(place, capsys, argv):
     Path("fox.txt").unlink()
     line = refused(capsys, cli.evaluate, *argv)
     assert line.startswith("corpus fox.txt: found nothing there")
-    assert "run checkpoints/fox learns from it: bring it back" in line
+    assert "run checkpoints/fox learns from it: restore it" in line

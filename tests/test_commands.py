@@ -215,7 +215,7 @@ print(text)
 try:
     jaxlm.resume("nietzsche")
 except jaxlm.InputError as error:
-    assert "weights alone" in str(error), error
+    assert "holds only weights" in str(error), error
 else:
     raise AssertionError
 """

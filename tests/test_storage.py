@@ -127,7 +127,7 @@ def test_an_export_writes_the_same_and_is_not_trained_on(trained, tmp_path):
     assert sizes[0] < sizes[1] / 3
     before = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
     for attempt in (run.restore, lambda: resume(run.path, epochs=9)):
-        with pytest.raises(jaxlm.InputError, match=r"found weights alone, .* go on with another"):
+        with pytest.raises(jaxlm.InputError, match=r"holds only weights, .* resume another run"):
             attempt()
     with pytest.raises(jaxlm.InputError, match="found a run there"):
         Run.open(trained).export(run.path)
@@ -570,12 +570,12 @@ DEEP = "[" * 100_000
         ("config.json", halve, "config.json cannot be read"),
         ("config.json", lambda path: path.write_text(DEEP), "config.json cannot be read"),
         ("config.json", lambda path: path.write_bytes(b"\xff\x00"), "config.json cannot be read"),
-        ("config.json", lambda path: path.write_text("[]"), "without a good 'format'"),
-        ("config.json", lambda path: path.write_text("7"), "without a good 'format'"),
-        ("config.json", change(format=2), "without a good 'format'"),
-        ("config.json", without("format"), "without a good 'format'"),
-        ("config.json", without("seed_text"), "without a good 'seed_text'"),
-        ("config.json", change(created=7), "without a good 'created'"),
+        ("config.json", lambda path: path.write_text("[]"), "config.json has no 'format'"),
+        ("config.json", lambda path: path.write_text("7"), "config.json has no 'format'"),
+        ("config.json", change(format=2), "config.json has no 'format'"),
+        ("config.json", without("format"), "config.json has no 'format'"),
+        ("config.json", without("seed_text"), "config.json has no 'seed_text'"),
+        ("config.json", change(created=7), "config.json has no 'created'"),
         ("config.json", change(config={"corpus": ["a"], "hiddden": 1}), "stored settings: found .*hiddden"),
         ("config.json", change(config=[]), "stored settings"),
         ("config.json", change_hidden, NOTHING_GOOD),

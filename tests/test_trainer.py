@@ -177,7 +177,7 @@ def test_a_held_out_loss_that_is_not_finite_is_a_divergence(stream, tmp_path, mo
 def test_a_text_too_short_to_hold_out_some_of_it(stream, tmp_path):
     before = contents(tmp_path)
     for share, words in (
-        (0.0001, "validation: found 0.0001, which holds out 1 tokens"),
+        (0.0001, "validation: 0.0001 leaves 1 of the corpus's tokens for validation"),
         (0.9999, "corpus: found a text of only 0 tokens.* or hold out less than the last 1,032 characters"),
     ):
         with pytest.raises(jaxlm.InputError, match=words):
@@ -252,7 +252,7 @@ def test_killed_before_the_first_checkpoint(small, tmp_path, trained, caplog):
             train(small, run="fox", checkpoints=tmp_path, reporter=reporter)
     run = jaxlm.Run.open(tmp_path / "fox")
     assert run.restore() is None
-    with pytest.raises(jaxlm.InputError, match="no checkpoint in it yet"):
+    with pytest.raises(jaxlm.InputError, match="has no checkpoint yet"):
         jaxlm.load(tmp_path / "fox")
     # What a kill leaves in the middle of the first save.
     (tmp_path / "fox" / str(STEPS) / "params").mkdir(parents=True)
@@ -346,7 +346,7 @@ def once(change):
 
 LOST = {
     "not finite": (lambda step, nats: float("nan") if step == 15 else nats, "step 15: found a loss of nan"),
-    "risen": (lambda step, nats: nats * 1000 if step == 15 else nats, "step 22: found the loss risen to "),
+    "risen": (lambda step, nats: nats * 1000 if step == 15 else nats, "step 22: the loss rose to "),
 }
 
 
@@ -391,7 +391,7 @@ def test_a_checkpoint_in_the_middle_of_the_first_epoch_is_no_place_to_go_back_to
         spoil_steps(patch, once(lambda step, nats: nats * 1000 if step == 3 else nats))
         train(small, run="fox", checkpoints=tmp_path, reporter=told)
     [(reason, *rest)] = told.divergences
-    assert reason.startswith("step 11: found the loss risen")
+    assert reason.startswith("step 11: the loss rose to")
     assert rest == [0, 1, 0.0025]
     train(dataclasses.replace(small, learning_rate=0.0025), run="slow", checkpoints=tmp_path)
     assert metrics(tmp_path / "fox") == metrics(tmp_path / "slow")
@@ -418,7 +418,7 @@ def test_a_hard_passage_is_no_divergence(stream, tmp_path, monkeypatch):
 def test_a_run_that_diverges_again_and_again_ends_with_its_best_checkpoint(small, tmp_path, trained, monkeypatch):
     told = Told()
     spoil_steps(monkeypatch, lambda step, nats: float("nan") if step == 15 else nats)
-    words = r"step 15: found a loss of nan.* cut 5 times, to 9\.8e-06, in vain; the best checkpoint is kept"
+    words = r"step 15: found a loss of nan.* 5 times, to 9\.8e-06, did not help; the best checkpoint is kept"
     with pytest.raises(jaxlm.RunError, match=words):
         train(small, run="fox", checkpoints=tmp_path, reporter=told)
     assert [cuts for _, _, cuts, _ in told.divergences] == [1, 2, 3, 4, 5]
@@ -457,7 +457,7 @@ def test_learning_rate_that_is_too_large(corpus, tmp_path, capsys):
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 1
     assert errors[0].startswith("error: step ")
-    assert "cut 5 times, to 9.8e+34, in vain; train a new run with a smaller --learning-rate, or with" in errors[0]
+    assert "5 times, to 9.8e+34, did not help; train a new run with a lower --learning-rate, or with" in errors[0]
     assert not (tmp_path / "fox").exists()  # It had no good checkpoint.
 
 

@@ -1,1 +1,1 @@
-"""A training run and its directory: the only wing that knows what lies in it."""
+"""Training runs and their directories, whose layout only this wing knows."""

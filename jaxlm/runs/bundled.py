@@ -1,4 +1,4 @@
-"""Where the model is that comes with jaxlm."""
+"""Finds the bundled model."""
 
 from pathlib import Path
 
@@ -6,9 +6,9 @@ NAME = "nietzsche"
 
 
 def bundled() -> Path | None:
-    """The directory of the bundled model, which is not to be written to; None where it was taken away.
+    """The directory of the bundled model, which is read-only; None if it has been removed.
 
-    An installed package has it inside, copied there when it was built; a clone has it among its checkpoints.
+    The build copies it into the package; a clone has it among its checkpoints.
     """
     package = Path(__file__).parents[1]
     for folder in (package / "bundled", package.parent / "checkpoints"):

@@ -1,4 +1,4 @@
-"""What a run learns from, and is measured on."""
+"""A run's training and validation text."""
 
 import dataclasses
 import random
@@ -14,20 +14,20 @@ from jaxlm.text.corpus import Corpus, Received, load_corpus
 from jaxlm.text.vocab import Vocab
 
 SEED_LENGTH = 60
-"""Characters at most in the prompt of a run's samples (the book's: 60)."""
+"""The most characters in the prompt of a run's samples (the book's: 60)."""
 
 
 def own_corpus(run: Run, sources: Sequence[str] | None, remedy: str, progress: Received | None = None) -> Corpus:
-    """The corpus that a run learns from, read again.
+    """Reads a run's corpus again.
 
     Args:
       run: the run.
       sources: where its corpus is now.
-      remedy: what to do where it is not there.
+      remedy: the advice if it cannot be read.
       progress: as in `load_corpus`.
 
     Raises:
-      InputError: it cannot be read, or is not the text that the run began with.
+      InputError: the corpus cannot be read, or is not the text that the run was started on.
     """
     try:
         corpus = load_corpus(
@@ -42,16 +42,15 @@ def own_corpus(run: Run, sources: Sequence[str] | None, remedy: str, progress: R
     if corpus.sha256 != run.record.sha256:
         raise InputError(
             f"corpus {' '.join(corpus.sources)}: found {len(corpus.text):,} characters, not the same text as the "
-            f"{run.record.characters:,} that run {run.path} was trained on, expected it unchanged; bring it back, "
-            "or train a new run"
+            f"{run.record.characters:,} that run {run.path} was trained on; restore that text, or train a new run"
         )
     return corpus
 
 
 def seed_text(text: str, length: int) -> str:
-    """The prompt of a run's samples, `length` characters of its corpus.
+    """The prompt of a run's samples: `length` characters of its corpus.
 
-    Source: Deep Learning with Python, 8.1, which draws its start so, after random.seed(42).
+    Source: Deep Learning with Python, 8.1, which draws the start this way, after random.seed(42).
     """
     start = random.Random(42).randint(0, max(0, len(text) - length - 1))
     return text[start : start + length]
@@ -59,14 +58,14 @@ def seed_text(text: str, length: int) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """What a run learns from, and is measured on.
+    """A run's training and validation text.
 
     Attributes:
-      corpus: all of it.
-      text: what is learned from.
+      corpus: the whole corpus.
+      text: the training text.
       ids: its tokens, int[N].
-      order: what each step reads of them.
-      held_out: the text that is only measured on; maybe empty.
+      order: which of them each step reads.
+      held_out: the validation text; empty if there is none.
       held_out_ids: its tokens.
     """
 
@@ -83,8 +82,8 @@ class Data:
         ids, held_out_ids = vocab.encode(text), vocab.encode(held_out)
         if config.validation and len(held_out_ids) < 2:
             raise InputError(
-                f"validation: found {config.validation:g}, which holds out {len(held_out_ids)} tokens, expected at "
-                "least 2; use more text, or hold out more of it"
+                f"validation: {config.validation:g} leaves {len(held_out_ids)} of the corpus's tokens for validation, "
+                "expected at least 2; use more text, or a larger share"
             )
         order: Windows | Streams
         try:
@@ -95,5 +94,5 @@ class Data:
         except InputError as error:
             if not config.validation:
                 raise
-            raise InputError(f"{error}, or hold out less than the last {len(held_out):,} characters") from error
+            raise InputError(f"{error}, or validate on less than the last {len(held_out):,} characters") from error
         return cls(corpus, text, ids, order, held_out, held_out_ids)

@@ -21,14 +21,14 @@ from jaxlm.text.corpus import load_corpus
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-    """The loss of a model on a text, in the units that people compare.
+    """The loss of a model on a text, in the usual units.
 
     Attributes:
       loss: nats per token.
-      nats_per_character: the same, per character whatever the tokens.
+      nats_per_character: the same loss, per character.
       bits_per_character: the same, in bits.
       perplexity: exp(loss).
-      tokens: how many were scored.
+      tokens: the number of tokens scored.
       tokens_per_second: once compiled.
     """
 
@@ -42,17 +42,17 @@ class Figures:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found.
+    """The result of `evaluate`.
 
     Attributes:
       run: the run's directory.
-      progress: how far its best checkpoint is, which was measured.
-      text: the text's name, in words.
-      characters: of the text, those skipped too.
-      skipped: characters that the model has never seen, if they were to be skipped.
+      progress: the progress of the checkpoint that was evaluated, the run's best.
+      text: a description of the text.
+      characters: the text's length, including skipped characters.
+      skipped: the number of unknown characters that were skipped.
       protocol: what each token was predicted from.
-      static: the figures of the model as it is.
-      dynamic: those of the model that learns from what it has just read; None unless asked for.
+      static: the figures of the model as trained.
+      dynamic: the figures under dynamic evaluation; None unless asked for.
     """
 
     run: str
@@ -72,17 +72,17 @@ def evaluate(
     impl: Impl = "auto",
     **settings: Any,
 ) -> Evaluation:
-    """Measures the best checkpoint of a run on a text.
+    """Evaluates the best checkpoint of a run on a text.
 
     Args:
       run: the run, its directory, or its name, as in `load`; the newest if left out.
-      config: which text, and how; by default the part of the run's corpus that was held out from training.
-      impl: how the recurrence is computed.
-      **settings: those of EvaluateConfig that differ: `evaluate("nietzsche", corpus="my.txt", dynamic=True)`.
+      config: which text, and how; by default the run's validation text.
+      impl: the implementation of the recurrence.
+      **settings: fields of EvaluateConfig that differ: `evaluate("nietzsche", corpus="my.txt", dynamic=True)`.
 
     Raises:
       InputError: there is no such run or text, the run's corpus has changed, or the text has unknown characters.
-      RunError: something other than damage keeps the checkpoint from being read.
+      RunError: the checkpoint cannot be read, for a reason other than damage.
     """
     run = run if isinstance(run, Run) else Run.open(find(run, trained=True))
     config = dataclasses.replace(config or EvaluateConfig(), **settings)
@@ -93,12 +93,12 @@ def evaluate(
     ids = vocab.encode(text, "text")
 
     def measured(score: Callable[[np.ndarray], np.ndarray]) -> Figures:
-        score(ids[:1000])  # Compiles: a text of any length is the same program.
+        score(ids[:1000])  # Compiles: one program serves texts of any length.
         began = time.perf_counter()
         scores = score(ids)
         seconds = time.perf_counter() - began
         loss = -float(scores.mean(dtype=float))
-        characters = len(text) / len(ids)  # In a token.
+        characters = len(text) / len(ids)  # Per token.
         return Figures(
             loss=loss,
             nats_per_character=loss / characters,
@@ -126,20 +126,17 @@ def evaluate(
 
 
 def _read_texts(run: Run, config: EvaluateConfig) -> tuple[str, str, str]:
-    """The text to measure on, its name, and what the run learns from, which is read where something is to learn.
+    """The text to evaluate on, its description, and the run's training text, which only dynamic evaluation needs.
 
     Raises:
       InputError: there is no such text, or the run's corpus has changed.
     """
     settings = run.record.config
     if config.corpus is None and not settings.validation:
-        raise InputError(
-            f"corpus: run {run.path} holds out nothing from training, so there is no text to measure on; name one with "
-            "--corpus"
-        )
+        raise InputError(f"corpus: run {run.path} has no validation text to evaluate on; name a text with --corpus")
     learned = held_out = ""
     if config.corpus is None or config.dynamic:
-        remedy = "bring it back" if config.dynamic else "bring it back, or name another text with --corpus"
+        remedy = "restore it" if config.dynamic else "restore it, or name another text with --corpus"
         learned, held_out = split_text(own_corpus(run, settings.corpus, remedy).text, settings.validation)
     if config.corpus is None:
         return held_out, f"the end of {run.record.corpus}, held out from training", learned

@@ -1,4 +1,4 @@
-"""All runs at a glance."""
+"""Lists runs."""
 
 import contextlib
 import dataclasses
@@ -26,13 +26,13 @@ class Summary:
       name: its directory's name.
       path: its directory.
       corpus: the corpus's name.
-      recipe: what it learns by.
-      parameters: of its model.
+      recipe: book or stream.
+      parameters: the model's number of parameters.
       epoch: completed epochs.
-      epochs: those that it was asked for.
+      epochs: epochs in total.
       loss: the best epoch's, in nats per token: the validation loss, if there is one; None before the first.
-      bytes: of its files.
-      created: when it began, ISO 8601 in UTC.
+      bytes: the size of its files.
+      created: when it started, ISO 8601 in UTC.
     """
 
     name: str
@@ -48,9 +48,9 @@ class Summary:
 
 
 def list_runs(checkpoints: str | os.PathLike[str]) -> list[Summary]:
-    """The runs in a folder, the newest first, and the bundled model, unless one there has its name.
+    """The runs in a folder, newest first, and the bundled model, unless a run there has its name.
 
-    A run that cannot be opened is named in a warning.
+    Warns of runs that cannot be opened.
     """
     return sorted(_summaries(Path(checkpoints)), key=lambda run: run.created, reverse=True)
 
@@ -87,7 +87,7 @@ def _summary(run: Run) -> Summary:
 
 
 def _size(folder: Path) -> int:
-    """The bytes of the files in a folder, where a trainer may be deleting some."""
+    """The total size of a folder's files in bytes, while a trainer may be deleting some."""
     total = 0
     for place, _, names in os.walk(folder):
         for name in names:

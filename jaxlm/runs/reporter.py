@@ -1,4 +1,4 @@
-"""What a run reports."""
+"""Reporters: how a run shows its progress."""
 
 import dataclasses
 
@@ -16,13 +16,13 @@ class Plan:
     Attributes:
       run: its directory.
       corpus: the text.
-      held_out: characters at its end that are held out for validation.
-      order: the windows or streams that the rest is read as.
-      steps: in an epoch.
-      parameters: of the model.
-      devices: what it trains on, in words.
-      start: completed updates; more than 0 when the run is resumed.
-      best: how far its best epoch is; None before the end of the first.
+      held_out: the number of characters at its end that are held out for validation.
+      order: the windows or streams in which the rest is read.
+      steps: the number of steps per epoch.
+      parameters: the model's number of parameters.
+      devices: a description of the devices.
+      start: completed steps; more than 0 when the run is resumed.
+      best: the progress at the end of the best epoch; None before the end of the first.
       finished: whether nothing is left to do: all epochs are trained, or patience has run out.
     """
 
@@ -44,14 +44,14 @@ class EpochMetrics:
 
     Attributes:
       epoch: completed epochs, this one included.
-      step: completed updates.
-      loss: the epoch's mean training loss, in nats per token; each step's is taken before its update.
-      bits_per_character: the same loss, per character.
-      perplexity: the same, exp(loss).
-      validation_loss: the loss on the held-out text, in nats per token; like the next two None where there is none.
-      validation_bits_per_character: the same, per character.
-      validation_perplexity: the same, exp(loss).
-      seconds: since the epoch began, or was resumed.
+      step: completed steps.
+      loss: the epoch's mean training loss, in nats per token; each step's loss is taken before its update.
+      bits_per_character: the same loss, in bits per character.
+      perplexity: exp(loss).
+      validation_loss: the loss on the validation text, in nats per token; like the next two, None if there is none.
+      validation_bits_per_character: the same loss, in bits per character.
+      validation_perplexity: exp(validation_loss).
+      seconds: since the epoch started, or was resumed.
     """
 
     epoch: int
@@ -66,31 +66,31 @@ class EpochMetrics:
 
 
 class Reporter:
-    """What a run reports. Subclasses show it, and override what they need: every method here does nothing."""
+    """Receives a run's events. Every method does nothing; subclasses override those they need."""
 
     def download(self, done: int, total: int) -> None:
-        """A corpus is being downloaded: bytes so far, and in total."""
+        """A corpus is being downloaded: bytes so far, and the total."""
 
     def start(self, plan: Plan) -> None:
-        """The run is about to begin, or to resume."""
+        """The run is about to start, or to resume."""
 
     def step(self, step: int, loss: float) -> None:
-        """An update is complete; `loss` is the epoch's mean so far, in nats per token."""
+        """A step is complete; `loss` is the epoch's mean so far, in nats per token."""
 
     def epoch(self, metrics: EpochMetrics, generator: TextGenerator) -> None:
-        """An epoch is complete and saved. `generator` has its weights.
+        """An epoch is complete and saved; `generator` has its weights.
 
-        A signal that stops the run ends this method at once, by an exception: nothing is left to save.
+        Since nothing is left to save, a signal that stops the run interrupts this method with an exception.
         """
 
     def diverged(self, reason: str, progress: Progress, learning_rate: float) -> None:
-        """The run diverged; it is rolled back to `progress`, and continues with a lower learning rate."""
+        """The run diverged; it rolls back to `progress`, and continues with a lower learning rate."""
 
     def stopped(self, run: Run, step: int) -> None:
-        """The run was asked to stop; it is saved at `step`."""
+        """The run was asked to stop, and is saved at `step`."""
 
     def end(self, run: Run, progress: Progress, best: Progress | None) -> None:
         """The run is complete: all its epochs are trained, or its patience has run out."""
 
     def close(self) -> None:
-        """Nothing more will be reported, whatever happened."""
+        """The last call, however the run ended."""

@@ -1,6 +1,6 @@
 """A run's directory: checkpoints/<run>/{config.json, vocab.json, metrics.jsonl, <step>/}.
 
-It holds all that it takes to resume the run or to generate with it, on any machine.
+It holds everything needed to resume the run or to generate with it, on any machine.
 """
 
 import contextlib
@@ -32,20 +32,20 @@ from jaxlm.runs.storage import Progress, Saver, Storage, disk_of, write_json, wr
 from jaxlm.text.vocab import Vocab
 
 FORMAT = 1
-"""Version of the directory's layout; a reader refuses others."""
+"""Version of the directory's layout; other versions are refused."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What config.json says of a run.
+    """The contents of config.json.
 
     Attributes:
-      config: all settings, with the corpus's sources spelled out.
+      config: all settings, with the corpus's sources filled in.
       corpus: the corpus's name.
       characters: its length.
-      sha256: its digest, once lowercased if the config says so.
-      seed_text: the prompt of samples where none is given.
-      created: when the run began, ISO 8601 in UTC; the newest run is the one with the latest.
+      sha256: its digest, after lowercasing and normalization.
+      seed_text: the default prompt.
+      created: when the run started, ISO 8601 in UTC; it decides which run is the newest.
     """
 
     config: TrainConfig
@@ -57,7 +57,7 @@ class Record:
 
 
 def now() -> str:
-    """This moment, as Record has it."""
+    """The current time, in the format of `Record.created`."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
 
 
@@ -65,8 +65,8 @@ class Run:
     """A run's directory.
 
     Attributes:
-      path: where it is.
-      record: what config.json says.
+      path: the directory.
+      record: the contents of config.json.
       vocab: the vocabulary.
       storage: its checkpoints.
     """
@@ -82,10 +82,10 @@ class Run:
 
     @classmethod
     def create(cls, path: Path, record: Record, vocab: Vocab) -> "Run":
-        """Makes the directory of a new run.
+        """Creates the directory of a new run.
 
         Raises:
-          InputError: it exists, or cannot be written.
+          InputError: it exists, or cannot be written to.
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,14 +95,14 @@ class Run:
                 refuse(path)
             if error.errno == errno.ENAMETOOLONG:
                 raise InputError(
-                    f"run {path.name[:40]}...: found a name of {len(path.name)} characters, expected a shorter one, "
-                    "which a folder can have"
+                    f"run {path.name[:40]}...: {len(path.name)} characters are too long for a folder's name; choose a "
+                    "shorter one"
                 ) from error
             raise _unwritable(path.parent, error) from error
         run = cls(path, record, vocab)
         try:
             write_json(path / "vocab.json", vocab.to_json())
-            run.write_record(record)  # Last, since it is what makes the directory a run.
+            run.write_record(record)  # Last, since config.json makes the directory a run.
         except OSError as error:
             shutil.rmtree(path, ignore_errors=True)
             raise _unwritable(path.parent, error) from error
@@ -113,12 +113,12 @@ class Run:
         """Opens the directory of a run.
 
         Raises:
-          InputError: there is none, or it is damaged or of another version.
+          InputError: there is none, it is damaged, or another version wrote it.
         """
         path = Path(os.path.expanduser(path))
         if not os.path.lexists(path):
             raise missing(path)
-        # os.path, unlike Path, answers False where it may not look.
+        # os.path, unlike Path, returns False where permission is missing.
         if not os.path.isfile(path / "config.json"):
             found = "a folder without config.json" if os.path.isdir(path) else "a file"
             raise InputError(
@@ -141,25 +141,25 @@ class Run:
                     raise KeyError(field.name)
             record = Record(**{field.name: values[field.name] for field in dataclasses.fields(Record)})
         except (KeyError, TypeError) as error:
-            missing = error.args[0] if isinstance(error, KeyError) else "format"  # It is no object at all.
+            missing = error.args[0] if isinstance(error, KeyError) else "format"  # It is not even an object.
             raise InputError(
-                f"found a config.json without a good {missing!r}, expected one as jaxlm "
-                f"{jaxlm.__version__} writes it; restore it from a backup, or use the version that made the run"
+                f"config.json has no {missing!r} that jaxlm {jaxlm.__version__} can use; restore it from a backup, or "
+                "use the version that made the run"
             ) from error
         return cls(path, record, Vocab.from_json(vocab))
 
     def write_record(self, record: Record) -> None:
-        """Makes `record` what config.json says."""
+        """Replaces the contents of config.json."""
         self.record = record
         values = {**vars(record), "config": config_lib.to_json(record.config)}
         write_json(self.path / "config.json", {"format": FORMAT, "jaxlm": jaxlm.__version__, **values})
 
     def checkpoints(self) -> list[int]:
-        """The steps of the checkpoints, damaged ones too, in order."""
+        """The steps of all checkpoints, including damaged ones, in order."""
         return self.storage.steps()
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl, one for each epoch; those that a kill cut off are left out."""
+        """The lines of metrics.jsonl, one per epoch, without those that a kill cut off."""
         path, lines = self.path / "metrics.jsonl", []
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
             with contextlib.suppress(ValueError, TypeError, KeyError):
@@ -169,16 +169,16 @@ class Run:
         return lines
 
     def append_metrics(self, values: dict[str, Any]) -> None:
-        """Adds a line to metrics.jsonl.
+        """Appends a line to metrics.jsonl.
 
         Raises:
-          RunError: the disk refused it.
+          RunError: it cannot be written.
         """
         with disk_of(self.path, "metrics.jsonl"), open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
 
     def set_aside_after(self, step: int) -> None:
-        """Makes room for what comes after `step`: sets aside its checkpoints, and drops the lines of metrics.jsonl.
+        """Sets aside the checkpoints after `step`, and drops their lines of metrics.jsonl.
 
         Raises:
           RunError: the disk refused it.
@@ -187,16 +187,16 @@ class Run:
         self._write_metrics([values for values in self.metrics() if values["step"] <= step])
 
     def remove_if_untrained(self) -> None:
-        """Deletes the directory if no checkpoint has come into it: a run that failed at once leaves nothing."""
+        """Deletes the directory if it has no checkpoint, so that a run that failed early leaves nothing behind."""
         if not self.checkpoints():
             shutil.rmtree(self.path)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Keeps other trainers out while the context lasts; a killed process lets go of it too.
+        """Keeps other trainers out of this run; the lock of a killed process is released.
 
         Raises:
-          InputError: another trainer is at work in this run.
+          InputError: another process is training this run.
         """
         lock = filelock.FileLock(self.path / ".lock", timeout=0, mode=0o666)
         try:
@@ -213,24 +213,24 @@ class Run:
             lock.release()
 
     def check_trainable(self) -> None:
-        """Raises InputError if the checkpoints are weights alone, as `export` writes them."""
+        """Raises InputError if the checkpoints hold only weights, as `export` saves them."""
         if self.storage.hold_only_weights():
             raise InputError(
-                f"run {self.path}: found weights alone, which generate text but cannot be trained further; go on with "
+                f"run {self.path}: holds only weights, which can generate text but not be trained further; resume "
                 f"another run, or train a new one: {invocation.train()}"
             )
 
     def restore(self, *, best: bool = False) -> tuple[TrainState, Progress] | None:
-        """The whole state of the last checkpoint, or of the best, on the host.
+        """The training state of the last checkpoint, or of the best, on the host.
 
-        A damaged checkpoint is named in a warning, and the next in question taken.
+        Skips damaged checkpoints, with a warning.
 
         Returns:
-          The state, of NumPy arrays, and how far it is; None where no checkpoint was saved yet.
+          The state, of NumPy arrays, and its progress; None if no checkpoint has been saved yet.
 
         Raises:
           InputError: there were checkpoints, and all of them are damaged or gone.
-          RunError: something other than damage keeps it from being read.
+          RunError: the checkpoint cannot be read, for a reason other than damage.
         """
         self.check_trainable()
         devices()
@@ -241,36 +241,34 @@ class Run:
             # An epoch's line is written before its checkpoint, so that a kill leaves one line more, never two.
             if len(epochs := self.metrics()) > 1:
                 raise InputError(
-                    f"run {self.path}: found no checkpoint, but {len(epochs)} epochs in metrics.jsonl, expected the "
-                    "last one's; restore the directory from a backup, or train a new run"
+                    f"run {self.path}: found no checkpoint, but {len(epochs)} epochs in metrics.jsonl; restore the "
+                    "directory from a backup, or train a new run"
                 )
             return None
         items, progress = found
         return like.from_items(items), progress
 
     def generator(self, impl: Impl = "auto") -> tuple[TextGenerator, Progress]:
-        """The best checkpoint as a generator of text, on JAX's default device, and how far it is.
+        """A text generator with the best checkpoint, on JAX's default device; and that checkpoint's progress.
 
-        Best is the epoch with the lowest loss, the validation loss where there is one; before the end of the first,
-        the last checkpoint.
+        The best epoch has the lowest validation loss, or training loss without validation; before the end of the
+        first, the last checkpoint is taken.
 
         Raises:
-          InputError: the run has no checkpoint yet, or all of them are damaged; or this machine cannot do `impl`.
-          RunError: something other than damage keeps it from being read.
+          InputError: the run has no checkpoint yet, or all of them are damaged; or this machine cannot run `impl`.
+          RunError: the checkpoint cannot be read, for a reason other than damage.
         """
         devices()
         model = build_model(self.record.config, len(self.vocab), impl)
         like = jax.eval_shape(lambda: model.init_params(jax.random.key(0)))
         found = self.storage.restore({"params": like}, best=True)
         if found is None:
-            raise InputError(
-                f"run {self.path}: found no checkpoint in it yet; train on with: {invocation.resume(self.path)}"
-            )
+            raise InputError(f"run {self.path}: has no checkpoint yet; resume it with: {invocation.resume(self.path)}")
         items, progress = found
         return self.generator_of(model, jax.device_put(items["params"])), progress
 
     def generator_of(self, model: LanguageModel, params: Params) -> TextGenerator:
-        """A generator of text with this network and these parameters, and this run's settings."""
+        """A text generator with this network and these parameters, and the run's settings."""
         config = self.record.config
         return TextGenerator(
             model=model,
@@ -284,15 +282,15 @@ class Run:
         )
 
     def export(self, path: str | os.PathLike[str]) -> "Run":
-        """Copies what it takes to generate with the best checkpoint, to share or keep: half the run's size or less.
+        """Copies what is needed to generate with the best checkpoint: at most half the run's size.
 
-        The copy is a run that is sampled from, evaluated and loaded like any other, but not trained on.
+        The copy can be sampled, evaluated and loaded like any run, but not trained further.
 
         Args:
-          path: the directory to make.
+          path: the directory to create.
 
         Raises:
-          InputError: this run has no good checkpoint, or `path` exists or cannot be written.
+          InputError: this run has no good checkpoint, or `path` exists or cannot be written to.
           RunError: the disk is full; nothing is left at `path`.
         """
         generator, progress = self.generator()
@@ -313,14 +311,14 @@ class Run:
 def refuse(path: Path) -> NoReturn:
     """Raises the InputError for a new run's path that is taken."""
     if (path / "config.json").exists():
-        found, remedy = "a run", f"go on with it ({invocation.resume(path)}), or choose another name"
+        found, remedy = "a run", f"resume it ({invocation.resume(path)}), or choose another name"
     else:
-        found, remedy = "something that is no run of jaxlm", "choose another name"
-    raise InputError(f"run {path}: found {found} there, expected nothing, as none is ever overwritten; {remedy}")
+        found, remedy = "something that is not a run", "choose another name"
+    raise InputError(f"run {path}: found {found} there, and nothing is ever overwritten; {remedy}")
 
 
 def locate(run: str | os.PathLike[str], checkpoints: str | os.PathLike[str]) -> Path:
-    """The directory of a run given by its name, or by a path (which has a separator in it).
+    """The directory of a run, given its name or a path (which contains a separator).
 
     Raises:
       InputError: the name is empty.
@@ -330,7 +328,7 @@ def locate(run: str | os.PathLike[str], checkpoints: str | os.PathLike[str]) -> 
 
 
 def missing(path: Path, *others: str) -> InputError:
-    """The mistake of naming a run that does not exist, with those that do: beside it, and others."""
+    """The error for a run that does not exist; it lists the runs beside that path, and `others`."""
     names = sorted({*(other.parent.name for other in path.parent.glob("*/config.json")), *others})
     shown = [*names[:10], *([f"{len(names) - 10} more"] if len(names) > 10 else [])]
     there = f"there {'is' if len(names) == 1 else 'are'} {', '.join(shown) or 'no runs'}"
@@ -343,11 +341,11 @@ def find(
     *,
     trained: bool = False,
 ) -> Path:
-    """The directory of a run that exists; the bundled model is found behind a user's own.
+    """The directory of an existing run; the user's own take precedence over the bundled model.
 
     Args:
       run: its name, or a path; the newest if left out.
-      checkpoints: the folder in which a name is looked up; `$JAXLM_CHECKPOINTS` or `checkpoints` if left out.
+      checkpoints: the folder in which names are looked up; `$JAXLM_CHECKPOINTS` or `checkpoints` if left out.
       trained: as in `newest`.
 
     Raises:
@@ -369,12 +367,12 @@ def find(
 
 
 def newest(checkpoints: str | os.PathLike[str], *, trained: bool = False) -> Path:
-    """The directory of the run in `checkpoints` that was begun last; the bundled model if there is none to read.
+    """The directory of the newest run in `checkpoints`; the bundled model if there is none and `trained`.
 
     Args:
       checkpoints: the folder of runs.
-      trained: pass over runs that have no checkpoint yet, where others have one; otherwise, over those that cannot
-        be trained on.
+      trained: whether to prefer runs that have a checkpoint; otherwise, runs that cannot be trained further are
+        skipped.
 
     Raises:
       InputError: there is none.
@@ -389,15 +387,13 @@ def newest(checkpoints: str | os.PathLike[str], *, trained: bool = False) -> Pat
     if not found and trained and (model := bundled()):
         return model
     if not found:
-        raise InputError(
-            f"checkpoints {checkpoints}: found no run there, expected one; train one with: {invocation.train()}"
-        )
+        raise InputError(f"checkpoints {checkpoints}: found no run there; train one with: {invocation.train()}")
     return max(found)[2]
 
 
 def unused_path(checkpoints: str | os.PathLike[str], corpus: str, recipe: str) -> Path:
-    """The directory for a new run of a corpus and a recipe: numbered, if their names are taken."""
-    # Cut, as a file system's names are at most 255 bytes.
+    """The directory for a new run, named after its corpus and recipe; numbered if that name is taken."""
+    # Shortened, since most file systems limit names to 255 bytes.
     name = re.sub(r"[^\w.-]+", "-", f"{corpus[:50]}-{recipe}").strip("-.")
     path = Path(checkpoints) / name
     number = 1
@@ -411,28 +407,26 @@ def load(path: str | os.PathLike[str] | None = None, *, impl: Impl = "auto") -> 
     """The best checkpoint of a run, ready to generate: `load("nietzsche").generate("the truth ")`.
 
     Args:
-      path: the run's directory, or its name in `$JAXLM_CHECKPOINTS` or `checkpoints`; `nietzsche` is the bundled model
-        where there is no other. The newest run if left out. Nothing but the directory is needed, whatever machine it
-        was trained on.
-      impl: how the recurrence is computed: `scan` is the plain reference, `auto` the fastest here.
+      path: the run's directory, or its name in `$JAXLM_CHECKPOINTS` or `checkpoints`; `nietzsche` is the bundled model,
+        unless there is a run of that name. The newest run if left out. A run can be loaded on any machine.
+      impl: the implementation of the recurrence: `scan` is the plain reference, `auto` the fastest here.
 
     Raises:
-      ValueError: there is no run, or no checkpoint in it, or this machine cannot do `impl`.
+      ValueError: there is no run, or no checkpoint in it, or this machine cannot run `impl`.
     """
     return Run.open(find(path, trained=True)).generator(impl)[0]
 
 
 def _unwritable(path: Path, error: OSError) -> InputError:
-    found = "a file" if os.path.isfile(path) else f"what cannot be written to ({error.strerror})"
-    return InputError(
-        f"checkpoints {path}: found {found}, expected a folder for runs; choose another with --checkpoints"
-    )
+    if os.path.isfile(path):
+        found = "found a file, expected a folder for runs"
+    else:
+        found = f"cannot be written to ({error.strerror})"
+    return InputError(f"checkpoints {path}: {found}; choose another folder with --checkpoints")
 
 
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"{path.name} cannot be read ({error}), expected what jaxlm wrote; restore it from a backup"
-        ) from error
+        raise InputError(f"{path.name} cannot be read ({error}); restore it from a backup") from error

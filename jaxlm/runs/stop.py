@@ -1,4 +1,4 @@
-"""How a run is asked to stop: by signals, or by an event."""
+"""Requests to stop a run: by signals, or by an event."""
 
 import _thread
 import contextlib
@@ -19,20 +19,20 @@ def _existing(*names: str) -> tuple[signal.Signals, ...]:
 
 
 FROM_PERSON = _existing("SIGINT", "SIGTERM")
-"""Ctrl-C and `kill`: a second one means that the sender will not wait."""
+"""Ctrl-C and `kill`: a second one means that the user will not wait."""
 
 FROM_SYSTEM = _existing("SIGHUP", "SIGBREAK")
 """A closed terminal or connection."""
 
 FROM_SCHEDULER = _existing("SIGUSR1", "SIGUSR2", "SIGXCPU")
-"""What Slurm, Grid Engine and a CPU time limit send before they kill; programs use them for other things, too."""
+"""Sent by Slurm, Grid Engine and CPU time limits before they kill; programs also use them for other purposes."""
 
 
 class Stop:
-    """Whether a run was asked to stop. It stops after the step at hand, saved; asked a second time, at once.
+    """Whether a run was asked to stop. It stops after the current step, saved; at a second request, immediately.
 
     Args:
-      event: once set, it asks the run to stop, as a signal does.
+      event: asks the run to stop once it is set, as a signal does.
     """
 
     def __init__(self, event: threading.Event | None = None) -> None:
@@ -49,14 +49,14 @@ class Stop:
         return self._signal is not None or (self._event is not None and self._event.is_set())
 
     def end(self, message: str) -> NoReturn:
-        """Raises what the request stands for: KeyboardInterrupt, SystemExit, or Stopped with a message."""
+        """Raises KeyboardInterrupt or SystemExit, depending on the signal, or Stopped with a message."""
         if self._signal is None:
             raise Stopped(message)
         raise _exception(self._signal)
 
     @contextlib.contextmanager
     def nothing_to_save(self) -> Iterator[None]:
-        """For what follows a save: even a first signal ends the block at once, and `asked` is true after it."""
+        """For code that follows a save: a first signal, too, ends the block immediately; `asked` is then true."""
         self._nothing_to_save = True
         try:
             yield
@@ -70,7 +70,7 @@ class Stop:
         """The handler of every signal."""
         if self._signal is not None and not self._lost:
             if number not in FROM_PERSON:
-                return  # It repeats what was said: a limit that is passed, a terminal that is closed.
+                return  # A repetition, such as a limit that stays exceeded.
             self._impatient = True
         self._signal, self._lost = number, False
         if self._impatient or self._nothing_to_save:
@@ -79,19 +79,19 @@ class Stop:
             raise self._raised
 
     def _send_again(self, lost: "sys.UnraisableHookArgs") -> None:
-        """Repeats a signal whose exception Python dropped, as in a finalizer or in JAX's callback of the collector."""
+        """Repeats a signal whose exception Python dropped, as in a finalizer or JAX's garbage collection callback."""
         if lost.exc_value is not self._raised:
             self._others_lost(lost)
             return
         self._lost = True
-        # From another thread, a little later: a signal that arrived now would be dropped in the same callback.
+        # Later, from another thread: a signal sent now would be dropped in the same callback.
         threading.Timer(0.05, self._interrupt).start()
 
     def _interrupt(self) -> None:
         if self._signal is None or signal.getsignal(self._signal) != self.handle:
-            return  # The run has ended meanwhile.
+            return  # The run has ended in the meantime.
         if hasattr(signal, "pthread_kill"):
-            signal.pthread_kill(threading.main_thread().ident or 0, self._signal)  # Wakes it if it waits.
+            signal.pthread_kill(threading.main_thread().ident or 0, self._signal)  # Wakes the thread if it waits.
         else:
             _thread.interrupt_main(signal.Signals(self._signal))
 
@@ -100,8 +100,8 @@ class Stop:
 def stop_on_signals(event: threading.Event | None = None) -> Iterator[Stop]:
     """Lets signals, or an event, ask a run to stop while the context lasts.
 
-    A signal that was ignored stays ignored: `nohup` ignores SIGHUP, and a script's background jobs ignore SIGINT. A
-    scheduler's signal is only taken where nothing else handles it.
+    A signal that was ignored stays ignored: `nohup` ignores SIGHUP, and a script's background jobs ignore SIGINT.
+    Schedulers' signals are handled only if nothing else handles them.
     """
     stop = Stop(event)
     if threading.current_thread() is not threading.main_thread():
@@ -111,7 +111,7 @@ def stop_on_signals(event: threading.Event | None = None) -> Iterator[Stop]:
     try:
         for number in FROM_PERSON + FROM_SYSTEM + FROM_SCHEDULER:
             handler = signal.getsignal(number)
-            # None is a handler of C code, which could not be put back.
+            # None is a handler in C, which could not be restored.
             if handler in (signal.SIG_IGN, None) or (number in FROM_SCHEDULER and not _is_free(number)):
                 continue
             previous[number] = signal.signal(number, stop.handle)
@@ -123,7 +123,7 @@ def stop_on_signals(event: threading.Event | None = None) -> Iterator[Stop]:
 
 
 def _is_free(number: int) -> bool:
-    """Whether nothing handles a signal. Python does not see handlers in C, such as faulthandler's; Linux does."""
+    """Whether nothing handles a signal. Python cannot see handlers in C, such as faulthandler's; Linux lists them."""
     if signal.getsignal(number) is not signal.SIG_DFL:
         return False
     try:
@@ -134,5 +134,5 @@ def _is_free(number: int) -> bool:
 
 
 def _exception(number: int) -> BaseException:
-    """What a signal stands for: SystemExit with the status that a shell gives it, but for Ctrl-C."""
+    """The exception for a signal: KeyboardInterrupt for Ctrl-C, else SystemExit with the shell's status for it."""
     return KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)

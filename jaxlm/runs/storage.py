@@ -1,8 +1,8 @@
-"""Checkpoints on disk: <run>/<step>/, by Orbax, with the digests that tell damage.
+"""Checkpoints on disk: <run>/<step>/, saved by Orbax, with digests that reveal damage.
 
-A step's directory is Orbax's, with the items `params` and `training` (what only the next step needs). The file
-progress.json, written into it last, makes it a checkpoint: it says how far that is, and holds the digests of the
-files, since Orbax itself does not notice a changed bit. A save is believed once it was read back.
+Orbax saves the items `params` and `training` (what only the next step needs) in a step's directory. progress.json,
+written there last, makes it a checkpoint: it holds the progress, and the digests of the files, since Orbax itself does
+not detect flipped bits. A save counts only once it has been read back.
 """
 
 import contextlib
@@ -27,26 +27,26 @@ from jaxlm.errors import Diverged, InputError, RunError
 log = logging.getLogger("jaxlm")
 
 PROGRESS = "progress.json"
-"""The file without which a step's directory is no checkpoint."""
+"""The file that makes a step's directory a checkpoint."""
 
 DELETED = ".deleted-"
-"""What the name of a checkpoint begins with while it is deleted."""
+"""Name prefix of a checkpoint that is being deleted."""
 
 Items = dict[str, Any]
-"""The trees of a checkpoint by name: `params`, and `training`."""
+"""The pytrees of a checkpoint by name: `params` and `training`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far a checkpoint is.
+    """How far a run had come at a checkpoint.
 
     Attributes:
-      step: completed updates.
+      step: completed steps.
       epoch: completed epochs.
       nats: summed loss of the unfinished epoch so far.
       count: targets in that sum.
-      loss: mean training loss of the last epoch, in nats, if the checkpoint is of its end; otherwise None.
-      validation: validation loss then, if there is any; otherwise None.
+      loss: mean training loss of the last epoch, in nats, at its end; otherwise None.
+      validation: validation loss at that point, if there is one; otherwise None.
       cuts: how often the learning rate has been cut after a divergence.
     """
 
@@ -60,32 +60,32 @@ class Progress:
 
     @property
     def judged(self) -> float | None:
-        """The loss that decides which checkpoint is best: the validation loss, where there is one."""
+        """The loss that decides which checkpoint is best: the validation loss, if there is one."""
         return self.loss if self.validation is None else self.validation
 
 
 class _Damaged(Exception):
-    """A checkpoint's files are not what was saved, or not of this run."""
+    """A checkpoint's files have changed since they were saved, or belong to another run."""
 
 
 class _Unreadable(Exception):
-    """A checkpoint could not be read, whatever its files are."""
+    """A checkpoint could not be read; its files may be good."""
 
 
 class Storage:
     """The checkpoints in a run's directory."""
 
     def __init__(self, path: Path, vocabulary: Any) -> None:
-        """Takes the directory, and the JSON values of the vocabulary, without which no checkpoint means anything."""
+        """Takes the directory, and the vocabulary as JSON values: with another, its checkpoints count as damaged."""
         self.path = path
         self._vocabulary = digest(vocabulary)
 
     def steps(self) -> list[int]:
-        """The checkpoints, damaged ones too, in order."""
+        """The steps of all checkpoints, including damaged ones, in order."""
         return sorted(step for step, path in self._numbered().items() if (path / PROGRESS).exists())
 
     def good(self) -> dict[int, Progress]:
-        """How far the checkpoints are that say so, by step."""
+        """The progress of each checkpoint whose progress.json is good, by step."""
         found = {}
         for step in self.steps():
             with contextlib.suppress(_Damaged):
@@ -93,29 +93,29 @@ class Storage:
         return found
 
     def hold_only_weights(self) -> bool:
-        """Whether there are checkpoints, and none that can be trained on."""
+        """Whether there are checkpoints, but none that training can resume from."""
         steps = self.steps()
         return bool(steps) and not any((self.path / str(step) / "training").exists() for step in steps)
 
     def restore(self, like: Items, *, best: bool) -> tuple[Items, Progress] | None:
         """The last checkpoint, or the best.
 
-        A damaged one is named in a warning, and the next in question taken.
+        Skips damaged checkpoints, with a warning.
 
         Args:
-          like: the trees wanted, of arrays or of their shapes and types.
-          best: whether the one with the lowest loss is wanted, and not the last.
+          like: the trees to restore, of arrays or of their shapes and types.
+          best: whether to restore the checkpoint with the lowest loss instead of the last.
 
         Returns:
-          (trees of NumPy arrays, how far it is); None where no checkpoint was saved yet.
+          (trees of NumPy arrays, the progress); None if no checkpoint has been saved yet.
 
         Raises:
           InputError: there were checkpoints, and all of them are damaged or gone.
-          RunError: something other than damage keeps it from being read.
+          RunError: the checkpoint cannot be read, for a reason other than damage.
         """
         damaged: dict[int, _Damaged] = {}
         while True:
-            # Listed anew each time: a trainer may have replaced the steps meanwhile.
+            # Listed again each time: a trainer may have replaced checkpoints in the meantime.
             steps = self.steps()
             candidates = [step for step in steps if step not in damaged]
             if steps and not candidates:
@@ -138,17 +138,17 @@ class Storage:
             except (OSError, _Unreadable) as error:
                 if step not in self.steps():
                     continue
-                # What keeps it from being read is not in its files: no other is taken, and nothing is called damaged.
+                # The cause is not in its files, so this is not damage, and no other checkpoint is tried.
                 raise RunError(
-                    f"run {self.path}: checkpoint {step} could not be read ({error}); the run is left as it is; try "
-                    "again once the cause is gone"
+                    f"run {self.path}: checkpoint {step} could not be read ({error}); the run is unchanged; try again "
+                    "once the cause is fixed"
                 ) from error
             for other in sorted(damaged.keys() & set(steps)):
-                log.warning("%s: passing over checkpoint %s", self.path, _explain({other: damaged[other]}))
+                log.warning("%s: skipping damaged checkpoint %s", self.path, _explain({other: damaged[other]}))
             return items, progress
 
     def set_aside_after(self, step: int) -> None:
-        """Renames what comes after `step`, and whatever else has such a number for a name, to damaged-<number>.
+        """Renames everything that is named by a step after `step` to damaged-<step>.
 
         Raises:
           RunError: the disk refused it.
@@ -156,7 +156,7 @@ class Storage:
         with disk_of(self.path, "the directory"):
             for pattern in ("*.orbax-checkpoint-tmp*", f"{DELETED}*"):
                 for path in self.path.glob(pattern):
-                    _delete(path)  # Left by a kill in the middle of a save.
+                    _delete(path)  # Left by a kill during a save.
             for other, path in sorted(self._numbered().items()):
                 if other > step:
                     target, number = self.path / f"damaged-{other}", 1
@@ -167,15 +167,15 @@ class Storage:
                     log.warning("%s: checkpoint %s is set aside as %s", self.path, other, target.name)
 
     def _numbered(self) -> dict[int, Path]:
-        """Everything with a step for a name."""
+        """Everything that is named by a step."""
         return {int(path.name): path for path in self.path.iterdir() if re.fullmatch("0|[1-9][0-9]*", path.name)}
 
     def _read_progress(self, step: int) -> tuple[Progress, dict[str, str]]:
-        """How far a checkpoint is, and the digests of its files.
+        """The progress of a checkpoint, and the digests of its files.
 
         Raises:
           _Damaged: it is damaged, or gone.
-          OSError: it may be good, but cannot be read.
+          OSError: it cannot be read, but may be good.
         """
         with _damage_only(PROGRESS):
             text = (self.path / str(step) / PROGRESS).read_text(encoding="utf-8")
@@ -183,12 +183,12 @@ class Storage:
             values = json.loads(text)
             stated = values.pop("sha256")
         except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
-            raise _Damaged(f"{PROGRESS} is not what was saved") from error
+            raise _Damaged(f"{PROGRESS} has changed since it was saved") from error
         if stated != digest(values):
-            raise _Damaged(f"{PROGRESS} is not what was saved")
-        # From here on, it is what jaxlm wrote.
+            raise _Damaged(f"{PROGRESS} has changed since it was saved")
+        # The digest is right, so these are the values that jaxlm wrote.
         if values.pop("vocab") != self._vocabulary:
-            raise _Damaged("vocab.json is not what was saved with it")
+            raise _Damaged("vocab.json has changed since it was saved")
         files = values.pop("files")
         if values["step"] != step:
             raise _Damaged(f"it is a copy of checkpoint {values['step']}")
@@ -196,17 +196,17 @@ class Storage:
 
     def _read_items(self, step: int, like: Items, files: dict[str, str]) -> Items:
         for name, stated in files.items():
-            # An item that is not asked for need not be good.
+            # Items that are not restored need not be good.
             if name.partition("/")[0] in {"params", "training"} - like.keys():
                 continue
             with _damage_only(name):
                 found = _file_digest(self.path / str(step) / name)
             if found != stated:
-                raise _Damaged(f"{name} is not what was saved")
+                raise _Damaged(f"{name} has changed since it was saved")
         return _restore(self.path / str(step), like)
 
     def _seal(self, path: Path, progress: Progress) -> None:
-        """Makes what Orbax saved a checkpoint."""
+        """Writes progress.json, which makes what Orbax saved a checkpoint."""
         files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != PROGRESS)
         values = {
             **vars(progress),
@@ -226,28 +226,28 @@ class Saver:
 
     @property
     def best(self) -> Progress | None:
-        """How far the best epoch is; None before the end of the first."""
+        """The progress at the end of the best epoch; None before the end of the first."""
         return best_epoch(self._good)
 
     def save(self, items: Items, progress: Progress) -> None:
-        """Saves a checkpoint; it is on disk and was read back, or the error is raised, when this returns.
+        """Saves a checkpoint and reads it back.
 
-        The two last are kept, so that damage to one loses little, and the best.
+        The best and the last two checkpoints are kept, so that damage to one loses little.
 
         Args:
           items: trees of NumPy arrays.
-          progress: how far it is.
+          progress: how far the run has come.
 
         Raises:
           Diverged: a number is not finite; earlier checkpoints are untouched.
-          RunError: the disk refused it; as above.
+          RunError: the checkpoint cannot be written or read back; earlier ones are untouched.
         """
         step = progress.step
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(items)):
             raise Diverged(f"step {step}: found weights that are not finite")
         path = self._path / str(step)
         if os.path.lexists(path) or step <= max(self._good, default=-1):
-            raise RunError(f"run {self._path}: refused to save step {step}, as that or a later one is there already")
+            raise RunError(f"run {self._path}: refused to save step {step}, since this or a later checkpoint exists")
         try:
             with disk_of(self._path, f"checkpoint {step}"):
                 _save(path, items)
@@ -255,13 +255,13 @@ class Saver:
                 self._storage._seal(path, progress)
         except RunError:
             for part in (path, *self._path.glob(f"{step}.orbax-checkpoint-tmp*")):
-                shutil.rmtree(part, ignore_errors=True)  # It takes the room that is missing.
+                shutil.rmtree(part, ignore_errors=True)  # Frees the space it takes.
             raise
         self._good[step] = progress
         self._delete_all_but({*sorted(self._good)[-2:], best_step(self._good)})
 
     def roll_back(self, progress: Progress) -> None:
-        """Deletes what came after a checkpoint, and has that one say `progress`, which may differ in `cuts` alone.
+        """Deletes the checkpoints after `progress`, and stores it in its own, where only `cuts` may differ.
 
         Raises:
           RunError: the disk refused it.
@@ -274,10 +274,10 @@ class Saver:
             self._good[step] = progress
 
     def _check(self, path: Path, items: Items) -> None:
-        """Reads a save back as a reader would: only then may earlier checkpoints go.
+        """Reads a save back as `restore` would; only then may earlier checkpoints be deleted.
 
         Raises:
-          RunError: it cannot be read, or is not what was saved.
+          RunError: it cannot be read, or differs from what was saved.
         """
         try:
             if _are_same(items, _restore(path, items)):
@@ -287,19 +287,19 @@ class Saver:
             found = str(error)
         raise RunError(
             f"run {self._path}: checkpoint {path.name} was written, but could not be read back ({found}); earlier "
-            "checkpoints are untouched; check the disk, then train on with --resume"
+            "checkpoints are untouched; check the disk, then resume the run"
         )
 
     def _delete_all_but(self, kept: set[int]) -> None:
         for step in self._good.keys() - kept:
             with disk_of(self._path, f"checkpoint {step}"):
-                # By another name first, so that no reader, and no kill, finds half a checkpoint.
+                # Renamed first, so that neither a reader nor a kill can leave or see half a checkpoint.
                 _delete((self._path / str(step)).rename(self._path / f"{DELETED}{step}"))
             del self._good[step]
 
 
 def best_step(checkpoints: dict[int, Progress]) -> int:
-    """The first step with the lowest loss, or the last where none has one."""
+    """The first step with the lowest loss, or the last step if none has a loss."""
 
     def rank(step: int) -> tuple[float, int]:
         judged = checkpoints[step].judged
@@ -309,20 +309,20 @@ def best_step(checkpoints: dict[int, Progress]) -> int:
 
 
 def best_epoch(checkpoints: dict[int, Progress]) -> Progress | None:
-    """How far the best epoch is; None before the end of the first."""
+    """The progress at the end of the best epoch; None before the end of the first."""
     best = checkpoints[best_step(checkpoints)] if checkpoints else None
     return best if best and best.judged is not None else None
 
 
 @contextlib.contextmanager
 def disk_of(run: Path, name: str) -> Iterator[None]:
-    """Turns the disk's refusal to write `name`, a part of a run, into a RunError."""
+    """Turns a failure to write `name`, a part of a run, into a RunError."""
     try:
         yield
     except (OSError, ValueError) as error:  # TensorStore reports a full disk as a ValueError.
         raise RunError(
             f"run {run}: {name} could not be written ({(str(error).splitlines() or [''])[0][:200]}); earlier "
-            "checkpoints are untouched; make room, then train on with --resume"
+            "checkpoints are untouched; free some disk space, then resume the run"
         ) from error
 
 
@@ -332,12 +332,12 @@ def digest(values: Any) -> str:
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Replaces a file whole, as `write_text` does."""
+    """Replaces a file atomically, as `write_text` does."""
     write_text(path, json.dumps(values, indent=1) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces a file whole: a reader, or a power loss, finds the old or the new one."""
+    """Replaces a file atomically: after a power cut, too, it is either the old or the new one."""
     temporary = path.with_name(f".{path.name}.tmp")
     with open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
@@ -348,17 +348,17 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def _damage_only(name: str) -> Iterator[None]:
-    """Takes a missing file, or what is none, for damage; other refusals of the system come through."""
+    """Turns errors of a missing or undecodable file into _Damaged; other system errors pass through."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise _Damaged(f"{name} is missing") from error
     except UnicodeDecodeError as error:
-        raise _Damaged(f"{name} is not what was saved") from error
+        raise _Damaged(f"{name} has changed since it was saved") from error
 
 
 def _delete(path: Path) -> None:
-    """Deletes a directory; of a link to one, the link alone, so that it never blocks a run."""
+    """Deletes a file, a directory, or a link but not its target."""
     if path.is_symlink() or not path.is_dir():
         path.unlink()
     else:
@@ -367,10 +367,10 @@ def _delete(path: Path) -> None:
 
 @contextlib.contextmanager
 def _plain(path: Path) -> Iterator[Path]:
-    """A path to the same place that is nothing but a path, wherever a user has put it.
+    """A path to the same place that Orbax and TensorStore can handle.
 
-    Orbax looks for its own files by a pattern made of the path, where `[v1]` stands for one letter; TensorStore
-    takes UTF-8 only. Such places are reached by a link.
+    Orbax uses the path in a glob pattern, where `[v1]` means one letter; TensorStore accepts only UTF-8. Other paths
+    are reached through a link.
     """
     path = path.resolve()
     try:
@@ -387,10 +387,10 @@ def _plain(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _merged(path: Path, names: Iterable[str]) -> Iterator[Path]:
-    """A checkpoint as Orbax reads it, at least the items of these names: usually as it lies there.
+    """A checkpoint whose items of these names Orbax can read: usually the one at `path` itself.
 
-    Where its path looked like a pattern, jaxlm before 0.1.0 left the data whole in `ocdbt.process_0`, and not where
-    Orbax looks for them; such a checkpoint is read from a copy that has them in place.
+    If the path looked like a glob pattern, jaxlm before 0.1.0 left the data in `ocdbt.process_0`, complete but not
+    where Orbax looks. Such a checkpoint is read from a corrected copy.
     """
     unmerged = [path / name / "ocdbt.process_0" for name in names if not (path / name / "manifest.ocdbt").exists()]
     if not unmerged:
@@ -411,23 +411,23 @@ def _checkpointer() -> ocp.Checkpointer:
 
 
 def _save(path: Path, items: Items) -> None:
-    """Saves trees of NumPy arrays by Orbax as the new directory `path`."""
+    """Saves trees of NumPy arrays with Orbax, in the new directory `path`."""
     arguments = {name: ocp.args.StandardSave(item) for name, item in items.items()}
     with _plain(path) as plain, _checkpointer() as checkpointer:
         checkpointer.save(plain, args=ocp.args.Composite(**arguments))
     for file in path.rglob("commit_success.txt"):
-        file.unlink()  # It says nothing but where on this machine the checkpoint lies.
+        file.unlink()  # It contains nothing but the checkpoint's path on this machine.
 
 
 def _restore(path: Path, like: Items) -> Items:
-    """The trees that Orbax saved as `path`, as NumPy arrays.
+    """The trees that Orbax saved in `path`, as NumPy arrays.
 
     Raises:
-      _Damaged: its trees or shapes are others.
+      _Damaged: its trees or shapes differ from those of `like`.
       _Unreadable: Orbax failed.
-      OSError: it cannot be looked at.
+      OSError: the directory cannot be read.
     """
-    # NumPy targets: with others, Orbax wants the devices that a checkpoint was saved from.
+    # NumPy targets: with others, Orbax needs the devices that the checkpoint was saved from.
     arguments = {
         name: ocp.args.StandardRestore(jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), target))
         for name, target in like.items()
@@ -436,9 +436,9 @@ def _restore(path: Path, like: Items) -> Items:
         for name, target in like.items():
             with _orbax_may_fail():
                 stored = ocp.StandardCheckpointHandler().metadata(plain / name).tree
-            # Orbax takes other shapes than a NumPy target's without a word.
+            # Orbax silently restores shapes that differ from a NumPy target's.
             if _stored_shapes(stored) != _shapes(target):
-                raise _Damaged(f"its {name} do not fit the model in config.json")
+                raise _Damaged(f"its {name} do not match the model in config.json")
         with _orbax_may_fail():
             restored = checkpointer.restore(plain, args=ocp.args.Composite(**arguments))
         return {name: restored[name] for name in like}
@@ -446,7 +446,7 @@ def _restore(path: Path, like: Items) -> Items:
 
 @contextlib.contextmanager
 def _orbax_may_fail() -> Iterator[None]:
-    """Turns whatever a call of Orbax raises, bare Exceptions among it, into _Unreadable; for nothing of ours."""
+    """Turns any exception of an Orbax call, even a bare Exception, into _Unreadable; not for our own code."""
     try:
         yield
     except Exception as error:
@@ -464,7 +464,7 @@ def _are_same(saved: Any, read: Any) -> bool:
 
 
 def _shapes(tree: Any) -> dict[str, Any]:
-    """The shape and type of each array by its name, as Orbax names them."""
+    """The shape and type of each array, by the name that Orbax gives it."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): (tuple(leaf.shape), np.dtype(leaf.dtype))
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
@@ -472,7 +472,7 @@ def _shapes(tree: Any) -> dict[str, Any]:
 
 
 def _stored_shapes(tree: Any) -> dict[str, Any]:
-    """The same of what Orbax says is stored."""
+    """The same, from Orbax's metadata."""
     return {leaf.name: (tuple(leaf.shape), np.dtype(leaf.dtype)) for leaf in jax.tree.leaves(tree)}
 
 

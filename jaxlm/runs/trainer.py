@@ -31,20 +31,20 @@ from jaxlm.text.corpus import load_corpus
 from jaxlm.text.vocab import Vocab
 
 SAVE_SECONDS = 300.0
-"""A checkpoint is saved after each epoch, and in long ones this often, so that a power cut costs minutes."""
+"""A checkpoint is saved after each epoch, and during long ones this often, so that a power cut costs only minutes."""
 
 JUDGED_STEPS = 100
-"""Steps of an epoch after which its mean loss can tell a divergence, where windows come in random order."""
+"""Steps of an epoch after which its mean loss can reveal a divergence, if windows come in random order."""
 
 RATE_CUT, MAX_CUTS = 0.25, 5
-"""What a divergence leaves of the learning rate, and how often that may happen."""
+"""The factor by which a divergence scales the learning rate, and how often that may happen."""
 
 
 def worst_loss(best: float) -> float:
-    """The loss, in nats, over which an epoch that follows one of loss `best` has diverged.
+    """The loss, in nats, above which an epoch has diverged, given the best epoch's loss.
 
-    Far above what a healthy run does from epoch to epoch, and soon passed by one that is lost: the book's published
-    run goes from 1.30 to 14.57.
+    It is far above what a healthy run reaches, and a diverging one soon exceeds it: the book's published run jumps
+    from 1.30 to 14.57.
     """
     return 1.25 * best + 0.25
 
@@ -59,32 +59,32 @@ def train(
 ) -> TextGenerator:
     """Trains a new run.
 
-    Ctrl-C, SIGTERM or SIGHUP stops it: it completes the step at hand, saves, and raises. So do SIGUSR1, SIGUSR2 and
-    SIGXCPU, where nothing else handles them. A signal that was ignored stays ignored. Signals reach the main thread
-    only; a run in another thread is stopped by `stop`.
+    Ctrl-C, SIGTERM or SIGHUP stops it: it completes the current step, saves, and raises. So do SIGUSR1, SIGUSR2 and
+    SIGXCPU, unless something else handles them. A signal that was ignored stays ignored. Signals reach only the main
+    thread; `stop` stops a run in another.
 
     Args:
       config: all settings.
       run: the name of the run's directory, or a path; by default made from corpus and recipe.
-      checkpoints: the folder of runs, where a name is looked up; `$JAXLM_CHECKPOINTS` or `checkpoints` if left out.
-      reporter: what it reports to; by default nothing.
-      stop: an event that stops the run, saved, with Stopped, once it is set.
+      checkpoints: the folder of runs; `$JAXLM_CHECKPOINTS` or `checkpoints` if left out.
+      reporter: receives the run's events; by default nothing does.
+      stop: saves and stops the run, with Stopped, once it is set.
 
     Returns:
       The best epoch's model.
 
     Raises:
-      InputError: the corpus or a directory will not do; nothing was written.
+      InputError: the corpus or a directory cannot be used; nothing was written.
       RunError: the loss diverged again and again, or the disk is full; the best checkpoint is kept.
       Stopped: `stop` was set; the run is saved.
       KeyboardInterrupt: Ctrl-C; the run is saved.
-      SystemExit: another signal, with 128 more than its number; the run is saved.
+      SystemExit: another signal; the status is 128 plus its number; the run is saved.
     """
     reporter = reporter or Reporter()
     folder = checkpoints_folder() if checkpoints is None else os.path.expanduser(checkpoints)
     with contextlib.closing(reporter):
         if run is not None and os.path.lexists(locate(run, folder)):
-            refuse(locate(run, folder))  # Before a corpus is fetched for nothing.
+            refuse(locate(run, folder))  # Before a needless download.
         lstm.choose(config.impl)
         corpus = load_corpus(
             config.corpus,
@@ -130,10 +130,10 @@ def resume(
 
     Args:
       run: its directory, or its name, as in `load`; the newest if left out.
-      epochs: epochs in total, if other than the run was begun with; a falling learning rate falls until the last.
-      patience: epochs without a better validation loss to stop after, if others.
-      corpus: where the same text is now, if elsewhere.
-      impl: how the recurrence is computed, if otherwise.
+      epochs: a new number of epochs in total; a cosine schedule then ends with the last of them.
+      patience: a new number of epochs without a better validation loss to stop after.
+      corpus: the new location of the same text.
+      impl: another implementation of the recurrence.
       reporter: as in `train`.
       stop: as in `train`.
 
@@ -152,7 +152,7 @@ def resume(
         config = dataclasses.replace(directory.record.config, **given)
         directory.check_trainable()
         lstm.choose(config.impl)  # Before anything is written.
-        text = own_corpus(directory, config.corpus, "if it has moved, name its new place", reporter.download)
+        text = own_corpus(directory, config.corpus, "if it has moved, give its new path", reporter.download)
         config = dataclasses.replace(config, corpus=text.sources)
         data = Data.of(config, text, directory.vocab)
         with stop_on_signals(stop) as asked, directory.lock():
@@ -160,7 +160,7 @@ def resume(
 
 
 class Trainer:
-    """The training of a locked run, from its last checkpoint, or from the start, to its last epoch."""
+    """Trains a locked run from its last checkpoint, or from the start, to its last epoch."""
 
     def __init__(self, run: Run, config: TrainConfig, data: Data, reporter: Reporter, stop: Stop) -> None:
         sharding.split_cpu()
@@ -172,11 +172,11 @@ class Trainer:
         self._saved_at = time.monotonic()
 
     def run(self) -> TextGenerator:
-        """Trains, rolling back where the loss is lost; returns the best epoch's model.
+        """Trains, rolling back whenever the loss diverges; returns the best epoch's model.
 
         Raises:
           InputError: the run has trained for more epochs already, or all its checkpoints are damaged.
-          RunError: the loss diverged again and again, the memory is too small, or the disk is full.
+          RunError: the loss diverged too often, memory is too small, or the disk is full.
           Stopped, KeyboardInterrupt, SystemExit: the run was asked to stop, and is saved.
         """
         run, config = self._run, self._config
@@ -205,7 +205,7 @@ class Trainer:
         return run.generator(config.impl)[0]
 
     def _announce(self, state: TrainState, progress: Progress, best: Progress | None) -> None:
-        """Reports what is about to be done."""
+        """Reports the plan."""
         self._reporter.start(
             Plan(
                 run=self._run,
@@ -225,7 +225,7 @@ class Trainer:
         """Trains to the last epoch, or until patience runs out.
 
         Raises:
-          Diverged: the loss or the weights are lost.
+          Diverged: the loss or the weights diverged.
           Stopped, KeyboardInterrupt, SystemExit: the run was asked to stop, and is saved.
         """
         config, run = self._config, self._run
@@ -241,7 +241,7 @@ class Trainer:
             progress = Progress(
                 step=tally.step, epoch=metrics.epoch, loss=tally.loss, validation=validation, cuts=progress.cuts
             )
-            # The line before the checkpoint: one that is too new is trimmed by `resume`, a missing one never found.
+            # The line before the checkpoint: `resume` drops one that is too new, but could not restore a missing one.
             run.append_metrics(dataclasses.asdict(metrics))
             self._save(saver, host_state, progress)
             if not self._stop.asked:
@@ -257,7 +257,7 @@ class Trainer:
         for batch in range(tally.step - epoch * self._steps, self._steps):
             state, nats, count = step(state, self._ids, sharding.split_rows(starts[batch], self._mesh, NO_WINDOW))
             tally.add(nats, count)
-            # Streams come in the text's order: before the end, a hard passage looks like a loss that has risen.
+            # Streams come in the text's order: before the end, a hard passage would look like a divergence.
             if batch >= JUDGED_STEPS and isinstance(order, Windows):
                 tally.judge()
             late = time.monotonic() - self._saved_at > SAVE_SECONDS
@@ -270,7 +270,7 @@ class Trainer:
         return state
 
     def _recover(self, error: Diverged, progress: Progress, saver: Saver) -> tuple[TrainState, Progress]:
-        """Rolls the run back to its best state so far, with a smaller learning rate; returns it and how far it is.
+        """Rolls the run back to its best state so far, with a lower learning rate; returns it and its progress.
 
         Raises:
           RunError: the learning rate has been cut too often.
@@ -279,10 +279,10 @@ class Trainer:
             kept = "the best checkpoint is kept; " if saver.best else ""
             clip = "" if self._config.clip else ", or with --clip 1"
             raise RunError(
-                f"{error}; the learning rate was cut {MAX_CUTS} times, to {self._rate(MAX_CUTS):.2g}, in vain; {kept}"
-                f"train a new run with a smaller --learning-rate{clip}"
+                f"{error}; cutting the learning rate {MAX_CUTS} times, to {self._rate(MAX_CUTS):.2g}, did not help; "
+                f"{kept}train a new run with a lower --learning-rate{clip}"
             ) from error
-        # A checkpoint in the middle of the first epoch may be lost already.
+        # A checkpoint within the first epoch may have diverged already.
         found = self._run.restore(best=True) if saver.best else None
         state, best = found or (initial_state(self._model, self._config), Progress())
         best = dataclasses.replace(best, cuts=progress.cuts + 1)
@@ -308,18 +308,18 @@ class Trainer:
         return impatient or epoch >= self._config.epochs
 
     def _worst(self, best: Progress | None) -> float:
-        """The loss over which an epoch has diverged."""
-        # Before it has learned, a model gives all tokens about the same probability.
+        """The loss above which an epoch has diverged."""
+        # An untrained model gives all tokens about the same probability.
         return worst_loss(math.log(len(self._run.vocab)) if best is None or best.loss is None else best.loss)
 
     def _rate(self, cuts: int) -> float:
         return self._config.learning_rate * RATE_CUT**cuts
 
     def _validate(self, params: Params, step: int) -> float | None:
-        """The loss on the held-out text, in nats per token, read from end to end; None where there is none.
+        """The loss on the whole validation text, in nats per token; None if there is none.
 
         Raises:
-          Diverged: it is not finite.
+          Diverged: the loss is not finite.
         """
         ids = self._data.held_out_ids
         if not len(ids):
@@ -331,7 +331,7 @@ class Trainer:
 
     def _metrics(self, epoch: int, tally: "_Tally", validation: float | None, seconds: float) -> EpochMetrics:
         data = self._data
-        # All characters in a token; a stride that favours some of them must not tell here.
+        # Characters per token of the whole text: the stride must not skew the figure.
         bits = bits_per_character(tally.loss, len(data.text) / len(data.ids))
         held_out_bits = None
         if validation is not None:
@@ -350,7 +350,7 @@ class Trainer:
 
 
 class _Tally:
-    """The steps and losses of an epoch, each fetched a step late, so that the device never waits for the host."""
+    """The steps and losses of an epoch, each fetched one step late, so that the device never waits for the host."""
 
     def __init__(self, progress: Progress, worst: float, reporter: Reporter) -> None:
         self._start, self._worst, self._reporter = progress, worst, reporter
@@ -363,22 +363,22 @@ class _Tally:
         return self.nats / self.count
 
     def progress(self) -> Progress:
-        """How far the unfinished epoch is."""
+        """The progress within the unfinished epoch."""
         return dataclasses.replace(
             self._start, step=self.step, nats=self.nats, count=self.count, loss=None, validation=None
         )
 
     def add(self, nats: jax.Array, count: jax.Array) -> None:
-        """Takes the sums of the step just sent to the device, and looks at those of the step before.
+        """Takes the sums of the step just dispatched, and fetches those of the previous one.
 
         Raises:
-          Diverged: its loss is not finite.
+          Diverged: the previous step's loss is not finite.
         """
         self.settle()
         self._pending = nats, count
 
     def settle(self) -> None:
-        """Looks at the last step too.
+        """Fetches the sums of the last step.
 
         Raises:
           Diverged: its loss is not finite.
@@ -395,26 +395,23 @@ class _Tally:
         self._reporter.step(self.step, self.loss)
 
     def judge(self) -> None:
-        """Compares the epoch's mean with what a healthy run has.
+        """Compares the epoch's mean loss with the best epoch's.
 
         Raises:
-          Diverged: it is far worse than that of the best epoch.
+          Diverged: it is far worse.
         """
         if self.loss > self._worst:
-            raise Diverged(
-                f"step {self.step}: found the loss risen to {self.loss:.3f}, expected {self._worst:.3f} at most"
-            )
+            raise Diverged(f"step {self.step}: the loss rose to {self.loss:.3f}, expected {self._worst:.3f} at most")
 
 
 @contextlib.contextmanager
 def _enough_memory() -> Iterator[None]:
-    """Turns a device's refusal of memory into a RunError."""
+    """Turns a device's lack of memory into a RunError."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise RunError(
-            "memory: found less than this model and batch need, expected more; choose a smaller --hidden, --batch or "
-            "--length"
+            "memory: the device has too little for this model and batch; choose a smaller --hidden, --batch or --length"
         ) from error
