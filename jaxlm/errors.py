@@ -25,6 +25,11 @@ class Diverged(RunError):
     """A run's loss or weights are lost: not finite, or far worse than they were."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
+
+
 class Stopped(RunError):
     """A run was asked to stop by the event that it was given, and is saved."""
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxlm.config import Mode, SampleConfig, Unknown
 from jaxlm.errors import InputError, check_choice, reject
 from jaxlm.nn.ambient import reproducible
-from jaxlm.nn.model import Carry, LanguageModel, Params
+from jaxlm.nn.model import Carry, LanguageModel, Params, count_parameters
 from jaxlm.nn.sampling import CHUNK, StateMemory, WindowMemory, generate, prefill
 from jaxlm.nn.scoring import score_carried
 from jaxlm.text.vocab import Vocab
@@ -82,8 +82,7 @@ class TextGenerator:
     normalize: bool = False
 
     def __repr__(self) -> str:
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(self.params))
-        return f"TextGenerator({parameters:,} parameters, {len(self.vocab):,} distinct tokens)"
+        return f"TextGenerator({count_parameters(self.params):,} parameters, {len(self.vocab):,} distinct tokens)"
 
     def generate(
         self,

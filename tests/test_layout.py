@@ -93,26 +93,80 @@ def test_the_package_itself_is_only_asked_for_its_version(module):
     assert names <= {"__version__"}
 
 
-@pytest.mark.parametrize("module", ROOMS, ids=str)
-def test_text_and_settings_know_no_jax(module):
-    roots = {name.split(".")[0] for name in imports(module)}
-    jax = roots & {"jax", "jaxlib", "flax", "optax", "orbax", "tensorstore"}
-    if module.parts[0] in GROUND | {"text", "__main__"}:
-        assert jax == set()
-    assert "orbax" not in jax or module.parts[0] == "runs"
+def roots(module):
+    """The top-level packages that a module imports."""
+    return {name.split(".")[0] for name in imports(module)}
+
+
+def calls(module):
+    """The names of all functions and methods that a module calls."""
+    for node in ast.walk(parse(module)):
+        if isinstance(node, ast.Call):
+            function = node.func
+            yield function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
 @pytest.mark.parametrize("module", ROOMS, ids=str)
-def test_the_network_knows_no_files(module):
-    if module.parts[0] == "nn" and module.name != "compilation":
-        roots = {name.split(".")[0] for name in imports(module)}
-        assert roots & {"pathlib", "json", "tempfile", "shutil", "io", "urllib"} == set()
-        calls = {
-            node.func.id
-            for node in ast.walk(parse(module))
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+def test_only_nn_and_what_is_above_it_knows_jax(module):
+    found = roots(module) & {"jax", "jaxlib", "flax", "optax", "orbax", "tensorstore"}
+    assert found <= {"nn": {"jax", "flax", "optax"}, "generator": {"jax"}, "runs": {"jax", "orbax"}}.get(
+        module.parts[0], set()
+    )
+    assert "orbax" not in found or module.name == "storage"
+
+
+@pytest.mark.parametrize("module", ROOMS, ids=str)
+def test_the_network_knows_no_strings_and_no_files_and_the_generator_no_files(module):
+    if module.parts[0] not in ("nn", "generator") or module.name == "compilation":  # That one keeps JAX's cache.
+        return
+    files = {"pathlib", "json", "tempfile", "shutil", "io", "urllib", "os"}
+    strings = {"unicodedata", "codecs", "re"} if module.parts[0] == "nn" else set()
+    allowed = {"os", "re"} if module.name == "sharding" else set()  # It reads the environment.
+    assert roots(module) & (files | strings) - allowed == set()
+    assert set(calls(module)) & {"open", "print", "fdopen", "read_text", "write_text", "save", "load", "loads"} == set()
+    if module.parts[0] == "nn":
+        assert {path[0] for path in own(module)} <= {"nn", "config", "errors"}
+
+
+@pytest.mark.parametrize("module", ROOMS, ids=str)
+def test_only_runs_knows_what_lies_in_a_run_s_directory(module):
+    names = {"config.json", "vocab.json", "metrics.jsonl", "progress.json"}
+    constants = {node.value for node in ast.walk(parse(module)) if isinstance(node, ast.Constant)}
+    if module.parts[0] != "runs":
+        assert constants & names == set()
+
+
+@pytest.mark.parametrize("module", ROOMS, ids=str)
+def test_the_commands_leave_mathematics_to_the_rooms_below(module):
+    if module.parts[0] == "cli":
+        assert {path for path in own(module) if path[0] in ("nn", "text")} <= {
+            ("nn", "compilation"),
+            ("text", "batches", "Windows"),
         }
-        assert calls & {"open", "print"} == set()
+
+
+@pytest.mark.parametrize("module", ROOMS, ids=str)
+def test_nothing_is_imported_unseen(module):
+    assert "importlib" not in roots(module)
+    assert set(calls(module)) & {"__import__", "import_module"} == set()
+
+
+def test_no_two_constants_have_one_name():
+    found = {}
+    for module in ROOMS:
+        for node in parse(module).body:
+            targets = (
+                node.targets
+                if isinstance(node, ast.Assign)
+                else [node.target]
+                if isinstance(node, ast.AnnAssign)
+                else []
+            )
+            for target in targets:
+                for name in target.elts if isinstance(target, ast.Tuple) else [target]:
+                    if isinstance(name, ast.Name) and name.id[0].isupper() and len(name.id) > 1:
+                        found.setdefault(name.id, []).append(str(module))
+    assert {name: modules for name, modules in found.items() if len(modules) > 1} == {}
 
 
 @pytest.mark.parametrize("module", MODULES, ids=str)

@@ -11,7 +11,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-GUARDS = ("jax_transfer_guard_host_to_device", "jax_transfer_guard_device_to_device")
+GUARDS = tuple(f"jax_transfer_guard_{way}" for way in ("host_to_device", "device_to_device", "device_to_host"))
 
 
 @contextlib.contextmanager
@@ -54,3 +54,8 @@ def reproducible(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
 
     return call
+
+
+device_put = reproducible(jax.device_put)
+device_get = reproducible(jax.device_get)
+"""JAX's own, which no guard stops."""

@@ -22,8 +22,8 @@ from jaxlm.config import Impl
 from jaxlm.errors import InputError, check_choice
 from jaxlm.nn.sharding import devices
 
-Params = dict[str, Any]
-Carry = tuple[jax.Array, jax.Array]
+LayerParams = dict[str, Any]
+LayerCarry = tuple[jax.Array, jax.Array]
 """(c, h), float[B, H] each."""
 
 GATES = ("i", "f", "g", "o")
@@ -38,7 +38,7 @@ glorot_uniform = nn.initializers.glorot_uniform()
 orthogonal = nn.initializers.orthogonal()
 
 
-def init_params(key: jax.Array, width: int, hidden: int) -> Params:
+def init_params(key: jax.Array, width: int, hidden: int) -> LayerParams:
     """Keras's initial weights of an LSTM layer, under the names of Flax's LSTM cell.
 
     The input kernel (D, 4H) is Glorot-uniform and the recurrent kernel U (H, 4H) orthogonal, U Uᵀ = I; each is
@@ -50,7 +50,7 @@ def init_params(key: jax.Array, width: int, hidden: int) -> Params:
     input_key, recurrent_key = jax.random.split(key)
     inputs = jnp.split(glorot_uniform(input_key, (width, 4 * hidden), jnp.float32), 4, axis=1)
     recurrent = jnp.split(orthogonal(recurrent_key, (hidden, 4 * hidden), jnp.float32), 4, axis=1)
-    params: Params = {}
+    params: LayerParams = {}
     for gate, kernel, recurrent_kernel in zip(GATES, inputs, recurrent, strict=True):
         bias = jnp.full(hidden, 1.0 if gate == "f" else 0.0, jnp.float32)
         params[f"i{gate}"] = {"kernel": kernel}
@@ -58,24 +58,24 @@ def init_params(key: jax.Array, width: int, hidden: int) -> Params:
     return params
 
 
-def initial_carry(batch: int, hidden: int) -> Carry:
+def initial_carry(batch: int, hidden: int) -> LayerCarry:
     """The carry at the start of a text: zeros."""
     zeros = jnp.zeros((batch, hidden), jnp.float32)
     return zeros, zeros
 
 
-def last_output(carry: Carry) -> jax.Array:
+def last_output(carry: LayerCarry) -> jax.Array:
     """The output of the step that left this carry, float[B, H]: outputs[:, -1], with a cheaper gradient."""
     return carry[1]
 
 
-def map_recurrent(function: Callable[[jax.Array], jax.Array], params: Params) -> Params:
+def map_recurrent(function: Callable[[jax.Array], jax.Array], params: LayerParams) -> LayerParams:
     """A layer's parameters with `function` applied to each recurrent kernel, float[H, H]."""
     thinned = {f"h{gate}": params[f"h{gate}"] for gate in GATES}
     return {**params, **{name: {**leaves, "kernel": function(leaves["kernel"])} for name, leaves in thinned.items()}}
 
 
-def fold_embedding(params: Params, embedding: jax.Array) -> Params:
+def fold_embedding(params: LayerParams, embedding: jax.Array) -> LayerParams:
     """A layer's parameters with an embedding, float[V, D], folded in, so that the layer takes ids.
 
     A row of the embedding times a kernel is a row of their product. For many tokens, looking up rows of that product
@@ -84,7 +84,7 @@ def fold_embedding(params: Params, embedding: jax.Array) -> Params:
     return {**params, **{f"i{gate}": {"kernel": embedding @ params[f"i{gate}"]["kernel"]} for gate in GATES}}
 
 
-def scan(params: Any, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
+def scan(params: Any, carry: LayerCarry, inputs: jax.Array) -> tuple[LayerCarry, jax.Array]:
     """The reference: `nn.scan` over Flax's LSTM cell.
 
     `OptimizedLSTMCell` has the parameters of `LSTMCell`, and computes the four gates in one product.
@@ -134,7 +134,7 @@ def _halve(kernels: _Kernels) -> _Kernels:
     return _Kernels(*(leaf * half if leaf.ndim == 1 else leaf * half[None] for leaf in kernels))
 
 
-def _step(recurrent: jax.Array, carry: Carry, projected: jax.Array) -> tuple[Carry, jax.Array]:
+def _step(recurrent: jax.Array, carry: LayerCarry, projected: jax.Array) -> tuple[LayerCarry, jax.Array]:
     """One step, from halved kernels.
 
     Args:
@@ -152,7 +152,7 @@ def _step(recurrent: jax.Array, carry: Carry, projected: jax.Array) -> tuple[Car
     return (c, o * jnp.tanh(c)), tanhs
 
 
-def fused(params: Any, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
+def fused(params: Any, carry: LayerCarry, inputs: jax.Array) -> tuple[LayerCarry, jax.Array]:
     """A fast recurrence with a hand-written gradient, which keeps as much work as possible out of the loops.
 
     A step takes one matrix product and one tanh. Inputs are projected before the loop (ids within it, one row each);
@@ -164,11 +164,11 @@ def fused(params: Any, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Arra
 
 
 @jax.custom_vjp
-def _fused(kernels: _Kernels, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
+def _fused(kernels: _Kernels, carry: LayerCarry, inputs: jax.Array) -> tuple[LayerCarry, jax.Array]:
     return _forward(kernels, carry, inputs)[0]
 
 
-def _forward(kernels: _Kernels, carry: Carry, inputs: jax.Array):
+def _forward(kernels: _Kernels, carry: LayerCarry, inputs: jax.Array):
     halved = _halve(kernels)
     if _are_ids(inputs):
         # A one-hot times a matrix is a row of it.
@@ -177,7 +177,7 @@ def _forward(kernels: _Kernels, carry: Carry, inputs: jax.Array):
     else:
         xs, projected = inputs @ halved.inputs + halved.bias[None, None], lambda x: x
 
-    def body(before: Carry, x: jax.Array):
+    def body(before: LayerCarry, x: jax.Array):
         after, tanhs = _step(halved.recurrent, before, projected(x))
         return after, (tanhs, *before)
 
@@ -255,7 +255,7 @@ def _forward_of(*primals: Any):
 _fused.defvjp(_forward_of, _backward, symbolic_zeros=True)
 
 
-def cudnn(params: Any, carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
+def cudnn(params: Any, carry: LayerCarry, inputs: jax.Array) -> tuple[LayerCarry, jax.Array]:
     """cuDNN's recurrence, for NVIDIA GPUs; float32 throughout, without TF32.
 
     Source: `unpack_lstm_weights` in jax/experimental/rnn.py, for the layout of the weights.

@@ -13,10 +13,9 @@ from jaxlm.config import Impl, ModelConfig, TrainConfig
 from jaxlm.nn import lstm
 
 Params = dict[str, Any]
-Carry = tuple[lstm.Carry, ...]
+Carry = tuple[lstm.LayerCarry, ...]
 """The carry of each layer."""
 
-glorot_uniform = nn.initializers.glorot_uniform()
 normal = nn.initializers.normal(0.3)
 
 
@@ -45,7 +44,7 @@ class LanguageModel(nn.Module):
         self.drop_output = nn.Dropout(config.output_dropout, broadcast_dims=(1,))
         # DropConnect (Merity et al. 2018, arXiv:1708.02182).
         self.drop_weights = nn.Dropout(config.recurrent_dropout)
-        self.dense = nn.Dense(self.vocabulary, kernel_init=glorot_uniform)
+        self.dense = nn.Dense(self.vocabulary, kernel_init=lstm.glorot_uniform)
 
     def __call__(self, tokens: jax.Array, carry: Carry, train: bool = False) -> tuple[jax.Array, Carry]:
         """The logits at every position: `logits(states(...))`.
@@ -106,9 +105,19 @@ class LanguageModel(nn.Module):
         return lstm.last_output(carry[-1])
 
     @nn.nowrap
+    def abstract_params(self) -> Params:
+        """The shapes and types of the parameters, without computing them."""
+        return jax.eval_shape(lambda: self.init_params(jax.random.key(0)))
+
+    @nn.nowrap
     def init_params(self, key: jax.Array) -> Params:
         """Initial parameters; those of the LSTM and softmax layers as in Keras."""
         return self.init(key, jnp.zeros((1, 1), jnp.int32), self.initial_carry(1))["params"]
+
+
+def count_parameters(params: Params) -> int:
+    """How many numbers a model has learned, or will learn."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def build_model(config: TrainConfig, vocabulary: int, impl: Impl = "auto") -> LanguageModel:

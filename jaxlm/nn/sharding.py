@@ -9,7 +9,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxlm.errors import RunError
+from jaxlm.errors import RunError, first_line
+from jaxlm.nn.ambient import device_put
 
 MIN_ROWS = 16
 """Batch rows per device: with fewer, another device would cost more in communication than it saves."""
@@ -43,8 +44,7 @@ def devices() -> list[jax.Device]:
         asked = {name: os.environ[name] for name in DEVICE_SETTINGS if name in os.environ}
         settings = ", ".join(f"{name}={value}" for name, value in asked.items())
         cause = f" with {settings}; unset it, or name what this machine has" if asked else ""
-        reason = (str(error).splitlines() or [type(error).__name__])[0] or type(error).__name__
-        raise RunError(f"JAX cannot start its devices{cause} ({reason})") from error
+        raise RunError(f"JAX cannot start its devices{cause} ({first_line(error)})") from error
 
 
 DEVICE_SETTINGS = ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES", "CUDA_VISIBLE_DEVICES", "XLA_FLAGS")
@@ -72,19 +72,19 @@ def make_mesh(batch: int) -> Mesh:
 
 def replicate(tree, mesh: Mesh):
     """Copies a pytree of host arrays to every device of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def split_rows(rows: np.ndarray, mesh: Mesh, padding: int) -> jax.Array:
     """Splits an array of B rows over the mesh, padded to a multiple of its size."""
     missing = [(0, -len(rows) % mesh.size)] + [(0, 0)] * (rows.ndim - 1)
-    return jax.device_put(np.pad(rows, missing, constant_values=padding), NamedSharding(mesh, PartitionSpec("data")))
+    return device_put(np.pad(rows, missing, constant_values=padding), NamedSharding(mesh, PartitionSpec("data")))
 
 
 def describe(mesh: Mesh) -> str:
     """The devices of a mesh in words."""
     device = mesh.devices.flat[0]
     if device.platform == "cpu":
-        return f"CPU, {mesh.size} core{'s' * (mesh.size != 1)}"
+        return "CPU, 1 core" if mesh.size == 1 else f"CPU, {mesh.size} cores"
     count = f"{mesh.size} x " if mesh.size > 1 else ""
     return f"{device.platform.upper()}, {count}{device.device_kind}"

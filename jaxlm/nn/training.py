@@ -1,6 +1,5 @@
 """One training step, compiled once per run."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,9 +11,9 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxlm.config import TrainConfig
+from jaxlm.config import BOOK, TrainConfig
 from jaxlm.nn import sharding
-from jaxlm.nn.ambient import reproducible
+from jaxlm.nn.ambient import device_get, reproducible
 from jaxlm.nn.metrics import nll_sum
 from jaxlm.nn.model import Carry, LanguageModel, Params
 
@@ -83,10 +82,30 @@ def make_optimizer(config: TrainConfig, steps: int, factor: float = 1.0) -> opta
     return update if config.clip is None else optax.chain(optax.clip_by_global_norm(config.clip), update)
 
 
+STEP_SETTINGS = (
+    "recipe",
+    "length",
+    "batch",
+    "optimizer",
+    "learning_rate",
+    "schedule",
+    "weight_decay",
+    "clip",
+    "average",
+    "reset",
+)
+"""All settings, beside the network's own, that a step and its state depend on."""
+
+
+def _of_a_step(config: TrainConfig) -> TrainConfig:
+    """A config with STEP_SETTINGS alone, so that runs which differ in others share what is compiled."""
+    stride = None if config.recipe == "stream" else BOOK.stride
+    return TrainConfig(stride=stride, **{name: getattr(config, name) for name in STEP_SETTINGS})
+
+
 def initial_state(model: LanguageModel, config: TrainConfig) -> TrainState:
     """The state before the first step, on the host; its random numbers depend only on the seed."""
-    shared = dataclasses.replace(config, corpus=None, encoding=None, seed=0, epochs=1, patience=None, impl="auto")
-    state: TrainState = _initial_state(model, shared, np.uint32(config.seed))
+    state: TrainState = _initial_state(model, _of_a_step(config), np.uint32(config.seed))
     return to_host(state, config.batch)
 
 
@@ -118,7 +137,7 @@ def to_devices(state: TrainState, mesh: Mesh) -> TrainState:
 
 def to_host(state: TrainState, batch: int) -> TrainState:
     """Moves a state to the host, as NumPy arrays, without the carry's padding."""
-    host: TrainState = jax.device_get(state)
+    host: TrainState = device_get(state)
     return host._replace(carry=jax.tree.map(lambda leaf: leaf[:batch], host.carry))
 
 
@@ -140,9 +159,7 @@ def compiled_step(model: LanguageModel, config: TrainConfig, steps: int, factor:
       devices, the 32 that JAX allows can deadlock. Fetching each step's sums after dispatching the next, as
       `runs.trainer` does, keeps it at two.
     """
-    # Settings that a step does not depend on get one value, so that runs share a compilation.
-    shared = dataclasses.replace(config, corpus=None, encoding=None, seed=0, epochs=1, patience=None)
-    return _compiled_step(model, shared, steps if config.schedule == "cosine" else 1, factor, mesh)
+    return _compiled_step(model, _of_a_step(config), steps if config.schedule == "cosine" else 1, factor, mesh)
 
 
 @functools.lru_cache(maxsize=8)
@@ -190,7 +207,10 @@ def train_step(
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     average = moving_average(config.average, state.average, params, state.step) if config.average else state.average
-    return TrainState(state.step + 1, params, average, opt_state, carry, state.key), nats, count
+    after = TrainState(
+        step=state.step + 1, params=params, average=average, opt_state=opt_state, carry=carry, key=state.key
+    )
+    return after, nats, count
 
 
 def batch_sums(

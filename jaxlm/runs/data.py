@@ -95,4 +95,4 @@ class Data:
             if not config.validation:
                 raise
             raise InputError(f"{error}, or validate on less than the last {len(held_out):,} characters") from error
-        return cls(corpus, text, ids, order, held_out, held_out_ids)
+        return cls(corpus=corpus, text=text, ids=ids, order=order, held_out=held_out, held_out_ids=held_out_ids)

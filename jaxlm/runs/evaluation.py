@@ -118,7 +118,7 @@ def evaluate(
         progress=progress,
         text=name,
         characters=len(part),
-        skipped=len(part) - len(text),
+        skipped=len(generator.as_read(part, "error")) - len(text),
         protocol=config.protocol,
         static=static,
         dynamic=adapted,

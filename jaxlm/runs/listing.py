@@ -7,10 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
-
 from jaxlm.errors import InputError
-from jaxlm.nn.model import build_model
+from jaxlm.nn.model import build_model, count_parameters
 from jaxlm.runs.bundled import bundled
 from jaxlm.runs.run import Run
 from jaxlm.runs.storage import best_epoch
@@ -70,14 +68,13 @@ def _summaries(checkpoints: Path) -> Iterator[Summary]:
 def _summary(run: Run) -> Summary:
     record, good = run.record, run.storage.good()
     model = build_model(record.config, len(run.vocab))
-    params = jax.eval_shape(lambda: model.init_params(jax.random.key(0)))
     best = best_epoch(good)
     return Summary(
         name=run.path.name,
         path=str(run.path),
         corpus=record.corpus,
         recipe=record.config.recipe,
-        parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
+        parameters=count_parameters(model.abstract_params()),
         epoch=good[max(good)].epoch if good else 0,
         epochs=record.config.epochs,
         loss=best.judged if best else None,

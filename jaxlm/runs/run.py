@@ -8,6 +8,7 @@ import dataclasses
 import datetime
 import errno
 import json
+import logging
 import os
 import re
 import shutil
@@ -16,20 +17,22 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import filelock
-import jax
 
 import jaxlm
 from jaxlm import config as config_lib
 from jaxlm import invocation
 from jaxlm.config import Impl, TrainConfig, checkpoints_folder
-from jaxlm.errors import InputError, did_you_mean, file_path
+from jaxlm.errors import InputError, RunError, did_you_mean, file_path
 from jaxlm.generator import TextGenerator
+from jaxlm.nn.ambient import device_get, device_put
 from jaxlm.nn.model import LanguageModel, Params, build_model
 from jaxlm.nn.sharding import devices
 from jaxlm.nn.training import TrainState, abstract_state
 from jaxlm.runs.bundled import bundled
 from jaxlm.runs.storage import Progress, Saver, Storage, disk_of, write_json, write_text
 from jaxlm.text.vocab import Vocab
+
+log = logging.getLogger("jaxlm")
 
 FORMAT = 1
 """Version of the directory's layout; other versions are refused."""
@@ -78,7 +81,7 @@ class Run:
         self.storage = Storage(path, vocab.to_json())
 
     def __repr__(self) -> str:
-        return f"Run({str(self.path)!r}, {len(self.checkpoints())} checkpoints)"
+        return f"Run({str(self.path)!r}, checkpoints={self.checkpoints()})"
 
     @classmethod
     def create(cls, path: Path, record: Record, vocab: Vocab) -> "Run":
@@ -189,7 +192,7 @@ class Run:
     def remove_if_untrained(self) -> None:
         """Deletes the directory if it has no checkpoint, so that a run that failed early leaves nothing behind."""
         if not self.checkpoints():
-            shutil.rmtree(self.path)
+            shutil.rmtree(self.path, ignore_errors=True)  # What made the run fail is what the user must hear of.
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -206,7 +209,9 @@ class Run:
                 f"run {self.path}: another process is training it; wait for it, or stop it first"
             ) from error
         except OSError as error:
-            raise _unwritable(self.path, error) from error
+            raise RunError(
+                f"run {self.path}: cannot be locked for training ({error.strerror}); nothing was changed"
+            ) from error
         try:
             yield
         finally:
@@ -260,12 +265,11 @@ class Run:
         """
         devices()
         model = build_model(self.record.config, len(self.vocab), impl)
-        like = jax.eval_shape(lambda: model.init_params(jax.random.key(0)))
-        found = self.storage.restore({"params": like}, best=True)
+        found = self.storage.restore({"params": model.abstract_params()}, best=True)
         if found is None:
             raise InputError(f"run {self.path}: has no checkpoint yet; resume it with: {invocation.resume(self.path)}")
         items, progress = found
-        return self.generator_of(model, jax.device_put(items["params"])), progress
+        return self.generator_of(model, device_put(items["params"])), progress
 
     def generator_of(self, model: LanguageModel, params: Params) -> TextGenerator:
         """A text generator with this network and these parameters, and the run's settings."""
@@ -297,7 +301,7 @@ class Run:
         copy = Run.create(Path(os.path.expanduser(path)), self.record, self.vocab)
         try:
             copy._write_metrics(self.metrics())
-            Saver(copy.storage).save({"params": jax.device_get(generator.params)}, progress)
+            Saver(copy.storage).save({"params": device_get(generator.params)}, progress)
         except BaseException:  # Ctrl-C, too, leaves nothing half-written.
             shutil.rmtree(copy.path, ignore_errors=True)
             raise
@@ -324,7 +328,7 @@ def locate(run: str | os.PathLike[str], checkpoints: str | os.PathLike[str]) -> 
       InputError: the name is empty.
     """
     name = file_path("run", run)
-    return Path(name) if os.sep in name or name in (".", "..") else Path(checkpoints) / name
+    return Path(name) if Path(name).name != name else Path(checkpoints) / name
 
 
 def missing(path: Path, *others: str) -> InputError:
@@ -379,11 +383,15 @@ def newest(checkpoints: str | os.PathLike[str], *, trained: bool = False) -> Pat
     """
     found = []
     for path in Path(checkpoints).glob("*/config.json"):
-        with contextlib.suppress(InputError):
+        try:
             run = Run.open(path.parent)
             if not trained:
                 run.check_trainable()
             found.append((trained and bool(run.checkpoints()), run.record.created, run.path))
+        except InputError:
+            continue
+        except OSError as error:
+            log.warning("run %s: passed over, as it cannot be read (%s)", path.parent, error.strerror)
     if not found and trained and (model := bundled()):
         return model
     if not found:
@@ -397,7 +405,7 @@ def unused_path(checkpoints: str | os.PathLike[str], corpus: str, recipe: str) -
     name = re.sub(r"[^\w.-]+", "-", f"{corpus[:50]}-{recipe}").strip("-.")
     path = Path(checkpoints) / name
     number = 1
-    while path.exists():
+    while os.path.lexists(path):
         number += 1
         path = Path(checkpoints) / f"{name}-{number}"
     return path

@@ -7,6 +7,7 @@ not detect flipped bits. A save counts only once it has been read back.
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import logging
@@ -22,7 +23,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxlm.errors import Diverged, InputError, RunError
+from jaxlm import invocation
+from jaxlm.errors import Diverged, InputError, RunError, first_line
 
 log = logging.getLogger("jaxlm")
 
@@ -82,7 +84,7 @@ class Storage:
 
     def steps(self) -> list[int]:
         """The steps of all checkpoints, including damaged ones, in order."""
-        return sorted(step for step, path in self._numbered().items() if (path / PROGRESS).exists())
+        return sorted(step for step, path in self._numbered().items() if is_there(path / PROGRESS))
 
     def good(self) -> dict[int, Progress]:
         """The progress of each checkpoint whose progress.json is good, by step."""
@@ -95,7 +97,7 @@ class Storage:
     def hold_only_weights(self) -> bool:
         """Whether there are checkpoints, but none that training can resume from."""
         steps = self.steps()
-        return bool(steps) and not any((self.path / str(step) / "training").exists() for step in steps)
+        return bool(steps) and not any(is_there(self.path / str(step) / "training") for step in steps)
 
     def restore(self, like: Items, *, best: bool) -> tuple[Items, Progress] | None:
         """The last checkpoint, or the best.
@@ -314,15 +316,30 @@ def best_epoch(checkpoints: dict[int, Progress]) -> Progress | None:
     return best if best and best.judged is not None else None
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where there is no more room."""
+
+
+def is_there(path: Path) -> bool:
+    """Whether a path exists. Unlike `Path.exists` since Python 3.14, raises OSError where that cannot be seen."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def disk_of(run: Path, name: str) -> Iterator[None]:
     """Turns a failure to write `name`, a part of a run, into a RunError."""
     try:
         yield
     except (OSError, ValueError) as error:  # TensorStore reports a full disk as a ValueError.
+        is_full = not isinstance(error, OSError) or error.errno in FULL
+        remedy = "free some disk space" if is_full else "see to the cause"
         raise RunError(
-            f"run {run}: {name} could not be written ({(str(error).splitlines() or [''])[0][:200]}); earlier "
-            "checkpoints are untouched; free some disk space, then resume the run"
+            f"run {run}: {name} could not be written ({first_line(error)[:200]}); earlier checkpoints are untouched; "
+            f"{remedy}, then resume: {invocation.resume(run)}"
         ) from error
 
 
@@ -392,7 +409,7 @@ def _merged(path: Path, names: Iterable[str]) -> Iterator[Path]:
     If the path looked like a glob pattern, jaxlm before 0.1.0 left the data in `ocdbt.process_0`, complete but not
     where Orbax looks. Such a checkpoint is read from a corrected copy.
     """
-    unmerged = [path / name / "ocdbt.process_0" for name in names if not (path / name / "manifest.ocdbt").exists()]
+    unmerged = [path / name / "ocdbt.process_0" for name in names if not is_there(path / name / "manifest.ocdbt")]
     if not unmerged:
         yield path
         return

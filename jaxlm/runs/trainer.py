@@ -17,8 +17,9 @@ from jaxlm.config import Impl, TrainConfig, checkpoints_folder
 from jaxlm.errors import Diverged, InputError, RunError
 from jaxlm.generator import TextGenerator
 from jaxlm.nn import lstm, sharding
+from jaxlm.nn.ambient import device_get, device_put
 from jaxlm.nn.metrics import bits_per_character, perplexity
-from jaxlm.nn.model import Params, build_model
+from jaxlm.nn.model import Params, build_model, count_parameters
 from jaxlm.nn.scoring import score_carried
 from jaxlm.nn.training import Step, TrainState, compiled_step, initial_state, to_devices, to_host
 from jaxlm.runs.data import SEED_LENGTH, Data, own_corpus, seed_text
@@ -107,11 +108,11 @@ def train(
         path = locate(run, folder) if run is not None else unused_path(folder, corpus.name, config.recipe)
         with stop_on_signals(stop) as asked:
             directory = Run.create(path, record, vocab)
-            try:
-                with directory.lock():
+            with directory.lock():
+                try:
                     return Trainer(directory, config, data, reporter, asked).run()
-            finally:
-                directory.remove_if_untrained()
+                finally:
+                    directory.remove_if_untrained()
 
 
 def resume(
@@ -213,7 +214,7 @@ class Trainer:
                 held_out=len(self._data.held_out),
                 order=self._data.order,
                 steps=self._steps,
-                parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+                parameters=count_parameters(state.params),
                 devices=sharding.describe(self._mesh),
                 start=progress.step,
                 best=best,
@@ -246,7 +247,7 @@ class Trainer:
             self._save(saver, host_state, progress)
             if not self._stop.asked:
                 with self._stop.nothing_to_save():
-                    self._reporter.epoch(metrics, run.generator_of(self._model, jax.device_put(host_state.weights)))
+                    self._reporter.epoch(metrics, run.generator_of(self._model, device_put(host_state.weights)))
             self._end_if_asked(progress.step)
         self._reporter.end(run, progress, saver.best)
 
@@ -385,7 +386,7 @@ class _Tally:
         """
         if self._pending is None:
             return
-        nats, count = (float(value) for value in jax.device_get(self._pending))
+        nats, count = (float(value) for value in device_get(self._pending))
         self._pending = None
         self.step += 1
         if not math.isfinite(nats):

@@ -35,7 +35,7 @@ TIMEOUT = 10.0
 EMBEDDED = "python-docs"
 """The corpus that needs neither a network nor a file: the help topics that come with every CPython."""
 
-SHOWN = 5
+NAMES_SHOWN = 5
 """Files that a sentence names before it counts the rest."""
 
 
@@ -130,7 +130,13 @@ def load_corpus(
         text = unicodedata.normalize("NFC", text)
     first = sources[0]
     name = first if _is_name(first) else Path(os.path.expanduser(first)).resolve().stem
-    return Corpus(name, tuple(sources), text, tuple(map(str, reading.files)), (*reading.remarks, *_remarks(text)))
+    return Corpus(
+        name=name,
+        sources=tuple(sources),
+        text=text,
+        files=tuple(map(str, reading.files)),
+        remarks=(*reading.remarks, *_remarks(text)),
+    )
 
 
 class DownloadError(InputError):
@@ -303,7 +309,7 @@ def _counts(others: collections.Counter[str]) -> str:
     return _listing([f"{kind} {count}" for kind, count in sorted(others.items())], 10)
 
 
-def _listing(names: Sequence[str], shown: int = SHOWN) -> str:
+def _listing(names: Sequence[str], shown: int = NAMES_SHOWN) -> str:
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more
 

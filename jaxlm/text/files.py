@@ -122,6 +122,15 @@ def read_text(path: Path, encoding: str | None = None) -> str:
     except UnicodeError as error:
         start = len(mark) + (error.start if isinstance(error, UnicodeDecodeError) else 0)
         raise _misread(path, content, start, marked, bool(mark)) from error
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:  # As unicode_escape makes of `\\ud800`.
+        raise BadFile(
+            path,
+            f"found half a character (U+{ord(text[error.start]):04X})",
+            f"{marked} is not its encoding",
+            "not text",
+        ) from error
     if encoding is None and "\0" in text and (wide := guess_wide(content)):
         raise BadFile(
             path,
