@@ -10,7 +10,7 @@ MODEL = Path("checkpoints/nietzsche")
 
 
 class BuildWithModel(build_py):
-    """Copies the model from where a clone has it, its checkpoints, into what is built; an editable install has none."""
+    """Copies the model from the clone's checkpoints into the build; an editable install finds it in the clone."""
 
     def run(self) -> None:
         super().run()

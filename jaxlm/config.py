@@ -1,7 +1,7 @@
 """Every setting of a run, each in one place: its type, default, check and help; and the recipes as plain instances.
 
-What is said here of a setting is all there is: `--help`, docs/options.md and the classes' docstrings are made of it.
-This is the lowest room: it knows neither JAX nor a run's files, so `--help` can be answered from it.
+`--help`, docs/options.md and the classes' docstrings are generated from the settings. Nothing here needs JAX or a
+run's files, so `--help` is fast.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ Optimizer = Literal["rmsprop", "adam"]
 Schedule = Literal["constant", "cosine"]
 Impl = Literal["auto", "scan", "fused", "cudnn"]
 
-# The groups that settings are shown in.
+# The groups of settings in `--help`.
 TEXT = "What to learn from"
 RECIPE = "Recipe"
 NETWORK = "Network"
@@ -56,16 +56,16 @@ OURS = "our choice"
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What a field of settings has beside its name, type and default.
+    """What defines a setting besides its name, type and default.
 
     Attributes:
-      help: what it decides, in a sentence without a full stop.
-      check: takes its name and value; returns the value as it is kept, or raises InputError.
-      group: the settings that it is shown among.
+      help: a description, without a full stop.
+      check: takes its name and value; returns the value to store, or raises InputError.
+      group: the group that it is shown in.
       source: where its default comes from.
-      unset: what is done where it is None, in words.
+      unset: the meaning of None, in words.
       short: the letter of its short flag.
-      metavar: what stands for its value in help.
+      metavar: the placeholder for its value in `--help`.
     """
 
     help: str
@@ -88,13 +88,13 @@ def setting(
     short: str = "",
     metavar: str = "",
 ) -> T:
-    """A dataclass's field that is a setting; the arguments are those of `Setting`."""
+    """A dataclass field that is a setting; the arguments are those of `Setting`."""
     about = Setting(help, check, group, source=source, unset=unset, short=short, metavar=metavar)
     return cast(T, dataclasses.field(default=default, metadata={"setting": about}))
 
 
 def settings_in(config: object) -> Iterator[tuple[str, Setting, Any]]:
-    """The settings of a dataclass, and of those in it, in order: name, what is said of it, value."""
+    """Yields the name, definition and value of each setting of a dataclass, including nested ones, in order."""
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
         value = getattr(config, field.name)
         if "setting" in field.metadata:
@@ -105,7 +105,7 @@ def settings_in(config: object) -> Iterator[tuple[str, Setting, Any]]:
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-    """Settings that are checked as soon as they are made, and kept as plain Python values."""
+    """Settings that are checked on creation, and stored as plain Python values."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -115,7 +115,7 @@ class Checked:
 
 
 def changed(config: T, changes: Mapping[str, Any]) -> T:
-    """A dataclass with other settings, be they its own or those of a dataclass in it."""
+    """A dataclass with some settings changed, its own or those of a nested one."""
     fields = dataclasses.fields(config)  # type: ignore[arg-type]
     own = {field.name: changes[field.name] for field in fields if field.name in changes}
     for field in fields:
@@ -128,7 +128,7 @@ def changed(config: T, changes: Mapping[str, Any]) -> T:
 _share = real_number(0.0, 1.0)
 
 
-# Settings that several dataclasses have.
+# Settings that several dataclasses share.
 
 
 def _corpus(group: str, left_out: str, unset: str, source: str = "") -> tuple[str, ...] | None:
@@ -155,7 +155,7 @@ def _encoding(group: str) -> str | None:
 
 
 def implementation(group: str) -> Impl:
-    """The setting of how to compute."""
+    """The setting for the implementation of the recurrence."""
     return setting(
         "auto",
         "scan: the plain reference; fused: faster; cudnn: for NVIDIA GPUs; all agree up to rounding",
@@ -168,7 +168,7 @@ def implementation(group: str) -> Impl:
 class ModelConfig(Checked):
     """The network: `layers` LSTM layers of `hidden` units, then a softmax over the vocabulary.
 
-    Each dropout but the recurrent one drops the same units at all steps of a window (Gal and Ghahramani 2016,
+    All dropout except the recurrent one drops the same units at all steps of a window (Gal and Ghahramani 2016,
     arXiv:1512.05287).
     """
 
@@ -222,14 +222,14 @@ class TrainConfig(Checked):
     )
     words: int = setting(
         2000,
-        "for word tokens: how many frequent words to know; the others are spelled out",
+        "word tokens: size of the vocabulary of frequent words; other words are spelled out",
         whole_number(1, 2**24),
         TEXT,
         source=OURS,
     )
     recipe: Recipe = setting(
         "book",
-        "book: learn one character per window of text; stream: learn every character, for better text sooner",
+        "book: predict one character per window of text; stream: predict every character, for better text sooner",
         one_of(*get_args(Recipe)),
         RECIPE,
     )
@@ -246,7 +246,7 @@ class TrainConfig(Checked):
     learning_rate: float = setting(0.01, "peak learning rate", real_number(0.0, above=True), LEARNING, source=BOOK_SAYS)
     batch: int = setting(
         128,
-        "windows per step; in the stream recipe, streams read side by side",
+        "windows per step; in the stream recipe, streams read in parallel",
         whole_number(1, 2**20),
         LEARNING,
         source=BOOK_SAYS,
@@ -260,7 +260,7 @@ class TrainConfig(Checked):
     )
     stride: int | None = setting(
         3,
-        "book recipe: tokens from the start of a window to the next one's",
+        "book recipe: tokens between the starts of successive windows",
         optional(whole_number(1, 2**31 - 1)),
         LEARNING,
         source=BOOK_SAYS,
@@ -298,14 +298,14 @@ class TrainConfig(Checked):
     weight_decay: float = setting(0.0, "decoupled weight decay, for adam", real_number(0.0), LEARNING, source=BOOK_SAYS)
     average: float = setting(
         0.0,
-        "decay of an EMA of the weights, which is then what is evaluated and generates; 0: no EMA",
+        "EMA decay of the weights; the EMA is used to evaluate and generate; 0: no EMA",
         real_number(0.0, 1.0, remedy="0.999, for example"),
         LEARNING,
         source=BOOK_SAYS,
     )
     reset: float = setting(
         0.0,
-        "stream recipe: probability of clearing a stream's memory before a step",
+        "stream recipe: probability of resetting a stream's state before a step",
         _share,
         LEARNING,
     )
@@ -333,11 +333,11 @@ class TrainConfig(Checked):
 
 @dataclasses.dataclass(frozen=True)
 class WatchConfig(Checked):
-    """What is shown while a run learns; it changes nothing that is learned."""
+    """What is shown during training; it has no effect on the model."""
 
     temperature: tuple[float, ...] = setting(
         (0.2, 0.5, 1.0, 1.2),
-        "temperatures of the samples after each epoch; without any, none are shown",
+        "temperatures of the samples shown after each epoch; give none for no samples",
         temperatures,
         SHOWN,
         source=BOOK_SAYS,
@@ -369,24 +369,24 @@ class SampleConfig(Checked):
     )
     count: int = setting(
         1,
-        "texts at each temperature; their seeds count up from the first",
+        "texts per temperature; their seeds count up from the first",
         whole_number(1, 2**20),
         GENERATE,
         short="n",
     )
     seed: int | None = setting(
-        None, "repeats a text exactly", optional(seed), GENERATE, unset="a new one, which is shown"
+        None, "random seed; the same one repeats a text exactly", optional(seed), GENERATE, unset="random, and shown"
     )
     mode: Mode | None = setting(
         None,
-        "window: predict from the last tokens, as many as in training; state: from all, and much faster",
+        "window: predict from as many tokens as in training; state: from all of them, and much faster",
         optional(one_of(*get_args(Mode))),
         GENERATE,
         unset="as trained",
     )
     unknown: Unknown = setting(
         "error",
-        "what to do with characters in the prompt that the model has never seen",
+        "how to handle characters in the prompt that the model has never seen",
         one_of(*get_args(Unknown)),
         GENERATE,
     )
@@ -399,26 +399,26 @@ class SampleConfig(Checked):
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig(Checked):
-    """Which text to measure a model on, and how."""
+    """Which text to evaluate a model on, and how."""
 
     corpus: tuple[str, ...] | None = _corpus(MEASURE, "the run's validation text", "the run's own validation text")
     encoding: str | None = _encoding(MEASURE)
     protocol: Protocol = setting(
         "carried",
-        "what each token is predicted from. carried: all before it; cold-256: its block of 256, as nanoGPT does; "
-        "window-60: the last 60, as the book does",
+        "context of each prediction. carried: all previous tokens; cold-256: those in the same block of 256, as in "
+        "nanoGPT; window-60: the last 60, as in the book",
         one_of(*get_args(Protocol)),
         MEASURE,
     )
     dynamic: bool = setting(
         False,
-        "dynamic evaluation: learn from what was just read; the run stays as it is",
+        "dynamic evaluation: keep learning while reading the text; the run does not change",
         yes_or_no,
         MEASURE,
     )
     unknown: Unknown = setting(
         "error",
-        "what to do with characters that the model has never seen",
+        "how to handle characters that the model has never seen",
         one_of(*get_args(Unknown)),
         MEASURE,
     )
@@ -440,11 +440,11 @@ for _kind in (ModelConfig, TrainConfig, WatchConfig, SampleConfig, EvaluateConfi
     _explain(_kind)
 
 
-# The book's own system. Expected on Nietzsche: the curve in README.md.
+# The book's system. For its loss on Nietzsche, see the curve in README.md.
 BOOK = TrainConfig()
 
 # Every setting of the stream recipe comes from benchmarks/SWEEPS.md; the losses are those of benchmarks/RESULTS.md, in
-# nats per character on held-out text, with the memory carried on.
+# nats per character on held-out text, with the state carried through it.
 # Small, in under a minute: Nietzsche 1.364 - 1.369.
 _SMALL = TrainConfig(
     recipe="stream",
@@ -463,7 +463,7 @@ _SMALL = TrainConfig(
     model=ModelConfig(hidden=128, embedding=64),
 )
 
-# Larger and longer, so regularised more, and with an average that makes the epochs on the way better. In half an hour:
+# Larger and longer, so regularised more, and with an EMA, which improves the epochs before the last. In half an hour:
 # Nietzsche 1.2460 (fastai's split), tiny Shakespeare 1.402 (30 epochs).
 _MEDIUM = dataclasses.replace(
     _SMALL,
@@ -478,7 +478,7 @@ _MEDIUM = dataclasses.replace(
 SIZES: dict[Size, TrainConfig] = {
     "small": _SMALL,
     "medium": _MEDIUM,
-    # Wider, with more dropout: chosen on a smaller proxy, and not yet trained to the end.
+    # Wider, with more dropout: tuned on a smaller proxy, not yet trained to completion.
     "large": dataclasses.replace(
         _MEDIUM,
         learning_rate=5e-3,
@@ -491,10 +491,10 @@ STREAM = SIZES
 
 
 def recipe_settings(recipe: Recipe, size: Size | None = None) -> TrainConfig:
-    """What a recipe starts from; for `stream`, the small size unless one is named.
+    """A recipe's settings; `stream` is small by default.
 
     Raises:
-      InputError: a size is named for `book`.
+      InputError: `book` was given a size.
     """
     if recipe == "stream":
         return SIZES[size or "small"]
@@ -512,7 +512,7 @@ def settings(recipe: Recipe = "book", size: Size | None = None, **changes: Any) 
       **changes: settings of TrainConfig and ModelConfig by name.
 
     Raises:
-      InputError: a setting does not exist, or its value will not do.
+      InputError: a setting does not exist, or its value is invalid.
     """
     one_of(*get_args(Recipe))("recipe", recipe)
     optional(one_of(*get_args(Size)))("size", size)
@@ -520,10 +520,10 @@ def settings(recipe: Recipe = "book", size: Size | None = None, **changes: Any) 
 
 
 def with_settings(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
-    """All settings of a run with some of them changed, those of the model among them.
+    """A run's settings with some of them changed, including the model's.
 
     Raises:
-      InputError: a setting does not exist, or its value will not do.
+      InputError: a setting does not exist, or its value is invalid.
     """
     known = [name for name, _, _ in settings_in(config)]
     for name in changes:
@@ -533,7 +533,7 @@ def with_settings(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfi
 
 
 def checkpoints_folder() -> str:
-    """The folder of runs where none is named."""
+    """The default folder of runs."""
     return os.path.expanduser(os.environ.get("JAXLM_CHECKPOINTS") or "checkpoints")
 
 
@@ -543,13 +543,13 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
 
 
 RETIRED = {"warmup": 0, "input_dropout": 0.0}
-"""Settings that there are no more, with the value at which they did nothing (why: benchmarks/SWEEPS.md)."""
+"""Removed settings, with the value at which each had no effect (why: benchmarks/SWEEPS.md)."""
 
 
 def from_json(values: Mapping[str, Any]) -> TrainConfig:
-    """Reads what `to_json` wrote; a setting that it lacks, being older, takes its default.
+    """Reads the values of `to_json`; settings that an older version did not have take their defaults.
 
-    One that is retired may be there, if it did nothing.
+    Removed settings are accepted if they had no effect.
 
     Raises:
       InputError: a setting is unknown to this version, or out of range.
@@ -559,17 +559,17 @@ def from_json(values: Mapping[str, Any]) -> TrainConfig:
         return {name: value for name, value in values.items() if name not in RETIRED or value != RETIRED[name]}
 
     try:
-        # Runs begun when texts were read as they came.
+        # Runs older than this setting did not normalize.
         values = {"normalize": False, **values}
         return TrainConfig(**{**current(values), "model": ModelConfig(**current(values.get("model", {})))})
     except (TypeError, AttributeError) as error:
         raise InputError(
-            f"stored settings: found some that this version of jaxlm does not know ({error}), expected its own; use "
-            "the version that made the run"
+            f"stored settings: found some that this version of jaxlm does not know ({error}); use the version that "
+            "made the run"
         ) from error
 
 
 def differences(config: TrainConfig, asked: Mapping[str, Any]) -> list[str]:
-    """The settings that are asked for and are not those of a config, one phrase each."""
+    """The requested settings that differ from a config's, one phrase each."""
     own = {name: value for name, _, value in settings_in(config) if name in asked}
     return [f"{name} {asked[name]!r} instead of {own[name]!r}" for name in own if asked[name] != own[name]]

@@ -1,4 +1,4 @@
-"""Mistakes and failures, and the checks that tell of them: what was wrong, what was found, what to do."""
+"""Errors, and the checks that raise them: what was wrong, what was found, what to do."""
 
 import codecs
 import functools
@@ -14,15 +14,15 @@ Check = Callable[[str, Any], Any]
 
 
 class InputError(ValueError):
-    """A mistake in what the user gave; the command line prints it as one line and exits with 2."""
+    """A mistake in the user's input; the command line prints it in one line and exits with 2."""
 
 
 class RunError(RuntimeError):
-    """A run that cannot go on though its input was right; the command line exits with 1."""
+    """A failure that is not the user's mistake; the command line prints it in one line and exits with 1."""
 
 
 class Diverged(RunError):
-    """A run's loss or weights are lost: not finite, or far worse than they were."""
+    """A run diverged: its loss or weights are not finite, or its loss is far worse than before."""
 
 
 def first_line(error: BaseException) -> str:
@@ -31,23 +31,23 @@ def first_line(error: BaseException) -> str:
 
 
 class Stopped(RunError):
-    """A run was asked to stop by the event that it was given, and is saved."""
+    """A run was stopped by its `stop` event, and is saved."""
 
 
 def reject(name: str, found: object, expected: str, remedy: str = "") -> NoReturn:
-    """Raises InputError in the one form that all settings share."""
+    """Raises InputError in the form that all settings share."""
     if isinstance(found, numbers.Number) and hasattr(found, "item"):
         found = found.item()  # NumPy's 3 is shown as 3.
     raise InputError(f"{name}: found {found!r}, expected {expected}{'; ' if remedy else ''}{remedy}")
 
 
 def reject_idle(name: str, value: object, where: str, remedy: str) -> NoReturn:
-    """Raises InputError for a setting that would do nothing beside the others."""
+    """Raises InputError for a setting that the others make ineffective."""
     raise InputError(f"{name}: {value!r} has no effect {where}; {remedy}")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a message about a name or flag that does not exist: the nearest that does, if any is near."""
+    """The end of a message about an unknown name or flag: the nearest known one, if any is near."""
     import difflib  # Only mistakes need it.
 
     names = {name.lstrip("-").casefold(): name for name in known}
@@ -57,7 +57,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def whole_number(low: int, high: int | None = None, remedy: str = "") -> Check:
-    """A check for a whole number in [low, high], NumPy's too."""
+    """A check for a whole number in [low, high], Python's or NumPy's."""
     span = f"of {low} or more" if high is None else f"from {low} to {high}"
 
     def check(name: str, value: Any) -> int:
@@ -73,7 +73,7 @@ def whole_number(low: int, high: int | None = None, remedy: str = "") -> Check:
 
 
 def real_number(low: float, high: float = math.inf, *, above: bool = False, remedy: str = "") -> Check:
-    """A check for a finite number over `low` (or at it, unless `above`) and under `high`, NumPy's too."""
+    """A check for a finite number in [low, high), or (low, high) if `above`, Python's or NumPy's."""
     span = f"above {low:g}" if above else f"of {low:g} or more"
     if high != math.inf:
         span += f" and below {high:g}"
@@ -81,7 +81,7 @@ def real_number(low: float, high: float = math.inf, *, above: bool = False, reme
     def check(name: str, value: Any) -> float:
         try:
             number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
-        except OverflowError:  # An int beyond all floats.
+        except OverflowError:  # An int too large for a float.
             number = math.inf
         if not math.isfinite(number) or number < low or (above and number == low) or number >= high:
             reject(name, value, f"a finite number {span}", remedy)
@@ -130,7 +130,7 @@ def file_path(name: str, value: object) -> str:
 
 
 def corpus_sources(left_out: str) -> Check:
-    """A check for one name or path, or several, as a tuple; `left_out` says what is taken where there is none."""
+    """A check for one name or path, or several, as a tuple; `left_out` is the default in words."""
 
     def check(name: str, value: Any) -> tuple[str, ...]:
         sources = (value,) if isinstance(value, str | os.PathLike) else value
@@ -157,7 +157,7 @@ def text_encoding(name: str, value: object) -> str:
 
 
 seed = whole_number(0, 2**32 - 1)
-"""A check for what fits the 32 bits that every generator here takes."""
+"""A check for a seed: 32 bits, which every generator here accepts."""
 
 _temperature = real_number(0.0, remedy="0 is greedy, 0.5 is cautious, 1 is as learned")
 

@@ -1,4 +1,4 @@
-"""How jaxlm was called, so that messages name what the same person would type next."""
+"""How jaxlm was called, so that messages can show the command to type next."""
 
 import contextlib
 import os
@@ -12,12 +12,12 @@ SCRIPTS = "python"
 MODULE = "python -m jaxlm"
 
 program: str | None = None
-"""What was started: `jaxlm`, MODULE or SCRIPTS; None where Python code calls the package."""
+"""The program that was started: `jaxlm`, MODULE or SCRIPTS; None if Python code calls the package."""
 
 
 @contextlib.contextmanager
 def called_as(name: str) -> Iterator[None]:
-    """While the context lasts, messages speak of this program's commands."""
+    """Makes messages show this program's commands while the context lasts."""
     global program
     program, previous = name, program
     try:
@@ -27,7 +27,7 @@ def called_as(name: str) -> Iterator[None]:
 
 
 def of_process(arguments: Sequence[str]) -> str:
-    """The program that `sys.argv` names; MODULE, which works everywhere, where that is none of ours."""
+    """The program that `sys.argv` names; MODULE, which works everywhere, if it is not one of ours."""
     path = Path(arguments[0]) if arguments else Path()
     if path.name in ("train.py", "sample.py"):
         return SCRIPTS
@@ -35,19 +35,19 @@ def of_process(arguments: Sequence[str]) -> str:
 
 
 def command(name: str) -> str:
-    """A command as it is typed here: `jaxlm train`, or `python train.py`."""
+    """A command as typed here: `jaxlm train`, or `python train.py`."""
     if program == SCRIPTS:
         return f"python {name}.py" if name in ("train", "sample") else f"{MODULE} {name}"
     return f"{program or MODULE} {name}"
 
 
 def train() -> str:
-    """What trains a new run."""
+    """The command or call that trains a new run."""
     return "jaxlm.train(...)" if program is None else command("train")
 
 
 def resume(path: str | os.PathLike[str], **settings: int) -> str:
-    """What resumes the run at a path, with settings that differ from its own."""
+    """The command or call that resumes the run at a path, with changed settings."""
     given = [setting(name, value) for name, value in settings.items()]
     if program is None:
         return f"jaxlm.resume({', '.join([repr(_path(path)), *given])})"
@@ -55,17 +55,17 @@ def resume(path: str | os.PathLike[str], **settings: int) -> str:
 
 
 def sample(path: str | os.PathLike[str]) -> str:
-    """What generates text with the run at a path."""
+    """The command or call that generates text with the run at a path."""
     if program is None:
         return f"jaxlm.load({_path(path)!r}).generate()"
     return f"{command('sample')} --run {shlex.quote(_path(path))}"
 
 
 def setting(name: str, value: int) -> str:
-    """A setting as it is given here: `--patience 8`, or `patience=8`."""
+    """A setting as given here: `--patience 8`, or `patience=8`."""
     return f"{name}={value}" if program is None else f"--{name} {value}"
 
 
 def _path(path: str | os.PathLike[str]) -> str:
-    """A path that is not taken for a name: a run's has a separator in it."""
+    """A path that cannot be mistaken for a run's name: it contains a separator."""
     return text if os.sep in (text := os.fspath(path)) else f".{os.sep}{text}"

@@ -313,7 +313,7 @@ def test_a_flag_that_cannot_be_read_is_explained(place, capsys, command, typed):
 def test_words_without_a_flag_are_the_corpus_and_nothing_else(place, capsys):
     assert "missing.txt: found nothing" in refused(capsys, cli.train, "good.txt", "--epochs", "1", "missing.txt")
     line = refused(capsys, cli.train, "good.txt", "--corpus", "good.txt")
-    assert line == "good.txt: found it beside --corpus; give all of them one way; see python -m jaxlm train --help"
+    assert line == "good.txt: given in addition to --corpus; use one or the other; see python -m jaxlm train --help"
     assert refused(capsys, cli.sample, "length", "9").startswith(
         "length: expected an option here; did you mean --length?"
     )
@@ -530,7 +530,7 @@ def test_without_a_command_it_says_what_it_can_do(capsys):
     [
         ("trian", "no such command; did you mean train?"),
         ("xyzzy", "no such command;"),
-        ("--corpus", "expected a command before it, one of train, sample, evaluate, runs;"),
+        ("--corpus", "expected a command first, one of train, sample, evaluate, runs;"),
     ],
 )
 def test_another_command_is_answered_with_the_nearest(place, capsys, word, answer):
@@ -781,7 +781,7 @@ def test_other_tokens_are_measured_per_character_too(place, capsys, tokens):
 def test_nothing_held_out_and_nothing_named_cannot_be_measured(place, capsys):
     line = refused(capsys, cli.evaluate)
     assert line.startswith("corpus: run checkpoints/fox has no validation text")
-    assert line.endswith("name one with --corpus")
+    assert line.endswith("name a text with --corpus")
 
 
 @pytest.mark.parametrize("argv", [(), ("--dynamic", *WITH)])

@@ -128,7 +128,7 @@ def test_output_that_fails_costs_nothing(small, tmp_path):
 def test_a_stream_tells_how_it_reads_and_its_validation_loss(small, tmp_path):
     stream = {"recipe": "stream", "stride": None, "validation": 0.25, "average": 0.9}
     text = watch(dataclasses.replace(small, **stream), tmp_path, io.StringIO(), temperature=())
-    assert "Streams:             32, reading 10 characters a step\n" in text
+    assert "Streams:             32, reading 10 characters per step\n" in text
     assert "Validation:          the last 258 characters\n" in text
     lines = re.findall(
         r"Epoch ./2  loss .*; validation loss ([\d.]+) nats, ([\d.]+) bits per character, perplexity ([\d.]+), in ",

@@ -178,7 +178,7 @@ def test_a_text_too_short_to_hold_out_some_of_it(stream, tmp_path):
     before = contents(tmp_path)
     for share, words in (
         (0.0001, "validation: 0.0001 leaves 1 of the corpus's tokens for validation"),
-        (0.9999, "corpus: found a text of only 0 tokens.* or hold out less than the last 1,032 characters"),
+        (0.9999, "corpus: found a text of only 0 tokens.* or validate on less than the last 1,032 characters"),
     ):
         with pytest.raises(jaxlm.InputError, match=words):
             train(dataclasses.replace(stream, validation=share), run="fox", checkpoints=tmp_path)

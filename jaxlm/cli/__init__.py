@@ -1,4 +1,4 @@
-"""The commands, and what they show."""
+"""The command line, and what it shows."""
 
 from jaxlm.cli.commands import evaluate, main, runs, sample, train
 

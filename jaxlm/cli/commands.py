@@ -1,4 +1,4 @@
-"""The commands: what each does with the settings that it was given, mistakes in one line."""
+"""The commands; each reports mistakes in one line."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # `--help` need not wait for them.
     from jaxlm.runs.storage import Progress
 
 KEPT_OPEN = "epochs", "patience", "impl", "corpus"
-"""Settings that may be others when a run is resumed; of the corpus, only its place."""
+"""Settings that may change when a run is resumed; the corpus may move, but must be the same text."""
 
 
 def train(argv: Sequence[str] | None = None) -> int:
@@ -56,12 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _overview(argv: Sequence[str]) -> None:
-    """What jaxlm can do, or its version."""
+    """Prints what jaxlm can do, or its version."""
     program = invocation.program or invocation.MODULE
     word = argv[0] if argv else "--help"
     if word not in ("--version", *parser.HELP):
         if word.startswith("-"):
-            raise parser.see_help(f"{word}: expected a command before it, one of {', '.join(COMMANDS)}", program)
+            raise parser.see_help(f"{word}: expected a command first, one of {', '.join(COMMANDS)}", program)
         raise parser.see_help(f"{word}: no such command{did_you_mean(word, COMMANDS)}", program)
     if word == "--version":
         print(f"jaxlm {jaxlm.__version__}", flush=True)
@@ -97,7 +97,7 @@ def _run(command: parser.Command, act: Callable[[dict[str, Any]], None], argv: S
             act(given)
         except ModuleNotFoundError as error:
             raise RunError(
-                f"{error.name} is not installed; in jaxlm's folder, install what it needs: python -m pip install -e ."
+                f"{error.name} is not installed; to install what jaxlm needs, in its folder: python -m pip install -e ."
             ) from error
 
     return guarded(answer, argv)
@@ -119,7 +119,7 @@ def _train(given: Mapping[str, Any]) -> None:
 
 def _resume(given: Mapping[str, Any]) -> None:
     if "size" in given:
-        reject_idle("size", given["size"], "with --resume, as a run keeps its own", "leave it out")
+        reject_idle("size", given["size"], "with --resume, since a run keeps its own", "leave it out")
     from jaxlm.cli.terminal import Terminal
     from jaxlm.nn import compilation
     from jaxlm.runs import trainer
@@ -127,7 +127,7 @@ def _resume(given: Mapping[str, Any]) -> None:
 
     compilation.keep_compiled()
     path = find(given.get("run"), given.get("checkpoints"))
-    # Another place for the corpus is fine, as long as it is the same text; `resume` sees to that.
+    # `resume` checks that the corpus is the same text.
     free = {name: given[name] for name in KEPT_OPEN if name in given}
     fixed = {name: value for name, value in given.items() if name not in free}
     if others := differences(Run.open(path).record.config, fixed):
@@ -192,7 +192,7 @@ def _evaluate(flags: EvaluateFlags) -> None:
     }
     if found.dynamic is None:
         del table["Evaluation"]
-    if found.static.loss == found.static.nats_per_character:  # As where tokens are characters.
+    if found.static.loss == found.static.nats_per_character:  # As for character tokens.
         del table["Nats per token"]
     facts |= {name: "".join(f"{value:<12}" for value in values).rstrip() for name, values in table.items()}
     for name, fact in facts.items():

@@ -1,4 +1,4 @@
-"""What is around a command: its streams, signals and warnings, and how its mistakes are reported in one line."""
+"""A command's surroundings: streams, signals, warnings, and errors, which are reported in one line."""
 
 import contextlib
 import io
@@ -16,22 +16,22 @@ from jaxlm.cli.output import Output, show
 from jaxlm.errors import InputError, RunError
 
 LIBRARIES = ("jax", "absl", "orbax", "asyncio")
-"""Loggers of what we build on; Orbax saves on an event loop of asyncio."""
+"""Loggers of our dependencies; Orbax saves on an asyncio event loop."""
 
 
 def guarded(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
-    """Runs a command. Mistakes, and trouble with what surrounds it, become one line on stderr.
+    """Runs a command. Mistakes, and trouble with its surroundings, become one line on stderr.
 
     A process that was started as one of our programs belongs to the command. In any other, such as a notebook,
-    signal handlers stay as they are, and streams, loggers and warnings are put back when it returns.
+    signal handlers stay as they are, and streams, loggers and warnings are restored when the command returns.
 
     Args:
       command: takes the arguments.
       argv: the arguments.
 
     Returns:
-      The exit status: 2 for a mistake of the caller, 1 for trouble, 130 for Ctrl-C, 141 where the reader of stdout
-      has gone, else 0.
+      The exit status: 2 for a mistake of the caller, 1 for trouble, 130 for Ctrl-C, 141 if the reader of stdout has
+      gone, else 0.
 
     Raises:
       KeyboardInterrupt: Ctrl-C, in a process that does not belong to the command.
@@ -71,19 +71,19 @@ def guarded(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> in
             return _fail(f"the device has too little memory ({_first_line(error)}); ask for less", 1)
         finally:
             if owns_process and _is_broken(sys.stdout):
-                # What it could not write would fail once more, noisily, when the interpreter exits.
+                # Otherwise the interpreter would try to write the rest again at exit, and complain.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
 def note(line: str) -> None:
-    """Prints one line on stderr, if that can be written to at all."""
-    text = " ".join(line.splitlines())  # A path may have line breaks in it.
+    """Prints one line on stderr, if possible."""
+    text = " ".join(line.splitlines())  # A path may contain line breaks.
     Output(sys.stderr).write(show(text, sys.stderr) + "\n")
 
 
 def quiet() -> None:
-    """Silences what JAX, Orbax and XLA log for their own developers; other warnings become plain lines."""
+    """Silences what JAX, Orbax and XLA log for their developers; other warnings become plain lines."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for name in LIBRARIES:
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -91,7 +91,7 @@ def quiet() -> None:
     logger.handlers = [_Warnings()]
     logger.propagate = False  # Orbax's import gives the root logger a handler, which would print them again.
     warnings.showwarning = _show_warning  # type: ignore[assignment]
-    # Where a file system has no locks, filelock falls back to a file, which will do.
+    # On a file system without locks, filelock falls back to a lock file, which is good enough.
     warnings.filterwarnings("ignore", "(?i).*soft ?file ?lock", UserWarning)
     sys.unraisablehook = _unraisable
 
@@ -112,10 +112,10 @@ def _is_interactive() -> bool:
 
 
 def _interrupt_by_default() -> None:
-    """Makes Ctrl-C end the process at once while there is nothing to save, unless it is ignored or handled.
+    """Makes Ctrl-C end the process immediately while there is nothing to save, unless it is ignored or handled.
 
-    As an exception it could arrive in the middle of an import, and be lost in a callback there. Training handles
-    the signal itself.
+    As an exception, it could be raised during an import, and dropped in a callback there. Training handles the signal
+    itself.
     """
     is_main = threading.current_thread() is threading.main_thread()
     if is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -123,7 +123,7 @@ def _interrupt_by_default() -> None:
 
 
 def _replace_missing_letters() -> None:
-    """Makes a stream whose encoding lacks a letter show `?` for it."""
+    """Makes stdout and stderr print `?` for characters that their encoding lacks."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -131,7 +131,7 @@ def _replace_missing_letters() -> None:
 
 @contextlib.contextmanager
 def _put_back() -> Iterator[None]:
-    """Puts back what `_replace_missing_letters` and `quiet` set for the whole process."""
+    """Restores what `_replace_missing_letters` and `quiet` set for the whole process."""
     streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
     errors = [stream.errors for stream in streams]
     levels = [(logging.getLogger(name), logging.getLogger(name).level) for name in LIBRARIES]
@@ -149,7 +149,7 @@ def _put_back() -> Iterator[None]:
 
 
 def _is_broken(stream: TextIO | None) -> bool:
-    """Whether a stream still holds what it could not write."""
+    """Whether a stream still holds output that it cannot write."""
     try:
         if stream is not None:
             stream.flush()
@@ -170,7 +170,7 @@ def _show_warning(message: Warning | str, *details: object) -> None:
 
 
 def _unraisable(found: "sys.UnraisableHookArgs") -> None:
-    # Where a disk is full, TensorStore reports each refused write to Orbax's event loop, which is closed by then.
-    # The refusal itself arrives as an exception of its own.
+    # When a disk is full, TensorStore reports each failed write to Orbax's event loop, which is closed by then. The
+    # failure itself arrives as another exception.
     if str(found.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(found)

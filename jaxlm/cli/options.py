@@ -1,4 +1,4 @@
-"""What each command takes: the settings of config, and those that are the command line's alone."""
+"""The commands' options: the settings in config, and those of the command line alone."""
 
 import dataclasses
 from typing import get_args
@@ -39,7 +39,7 @@ def _checkpoints(group: str) -> str | None:
 
 @dataclasses.dataclass(frozen=True)
 class Existing(Checked):
-    """Which run to take."""
+    """Which run to use."""
 
     run: str | None = setting(
         None, "name of a run, or a path to it", optional(file_path), MODEL, unset="the newest", metavar="RUN"
@@ -49,7 +49,7 @@ class Existing(Checked):
 
 @dataclasses.dataclass(frozen=True)
 class TrainFlags(Checked):
-    """What `train` takes."""
+    """The options of `train`."""
 
     config: TrainConfig = TrainConfig()
     size: Size | None = setting(
@@ -65,7 +65,7 @@ class TrainFlags(Checked):
         "name of the run, or a path to it",
         optional(file_path),
         WHERE,
-        unset="from corpus and recipe; to resume, the newest",
+        unset="from corpus and recipe; with --resume, the newest",
         metavar="RUN",
     )
     resume: bool = setting(
@@ -79,7 +79,7 @@ class TrainFlags(Checked):
 
 @dataclasses.dataclass(frozen=True)
 class SampleFlags(Checked):
-    """What `sample` takes."""
+    """The options of `sample`."""
 
     config: SampleConfig = SampleConfig()
     impl: Impl = implementation(GENERATE)
@@ -88,7 +88,7 @@ class SampleFlags(Checked):
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateFlags(Checked):
-    """What `evaluate` takes."""
+    """The options of `evaluate`."""
 
     config: EvaluateConfig = EvaluateConfig()
     impl: Impl = implementation(MEASURE)
@@ -97,10 +97,10 @@ class EvaluateFlags(Checked):
 
 @dataclasses.dataclass(frozen=True)
 class RunsFlags(Checked):
-    """What `runs` takes."""
+    """The options of `runs`."""
 
     checkpoints: str | None = _checkpoints(WHERE)
-    json: bool = setting(False, "print a list of JSON objects", yes_or_no, SHOWN)
+    json: bool = setting(False, "print the list as JSON", yes_or_no, SHOWN)
 
 
 TRAIN = Command(
@@ -111,8 +111,8 @@ TRAIN = Command(
 )
 SAMPLE = Command("sample", "Generate text with a trained model: the best epoch of a run.", lambda given: SampleFlags())
 EVALUATE = Command(
-    "evaluate", "Measure a trained model, the best epoch of a run, on a text.", lambda given: EvaluateFlags()
+    "evaluate", "Evaluate a trained model, the best epoch of a run, on a text.", lambda given: EvaluateFlags()
 )
-RUNS = Command("runs", "List your runs, the newest first.", lambda given: RunsFlags())
+RUNS = Command("runs", "List your runs, newest first.", lambda given: RunsFlags())
 
 COMMANDS = {command.name: command for command in (TRAIN, SAMPLE, EVALUATE, RUNS)}

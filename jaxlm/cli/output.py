@@ -1,4 +1,4 @@
-"""Output to a terminal, a pipe or a file: made safe to show, and lost in silence where it cannot be written."""
+"""Output to a terminal, a pipe or a file: made safe to show, and silently dropped if it cannot be written."""
 
 import contextlib
 import io
@@ -12,11 +12,11 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 
 
 def show(text: str, stream: IO[str] | None) -> str:
-    """Text as a stream should get it: on a terminal, control characters are made visible and have no effect.
+    """Makes text safe for a stream: on a terminal, control characters become visible and have no effect.
 
     Args:
-      text: anything that may come from strangers: a sample, a file name, a message about either.
-      stream: where it is going; a pipe or a file gets it unchanged.
+      text: untrusted text: a sample, a file name, a message about either.
+      stream: the destination; a pipe or a file gets the text unchanged.
     """
     if stream is None or not is_terminal(stream):
         return text
@@ -42,9 +42,9 @@ def is_terminal(stream: IO[str]) -> bool:
 
 
 class Output(io.TextIOBase):
-    """A text stream that never fails: what cannot be written is lost in silence.
+    """A text stream that never fails: output that cannot be written is silently dropped.
 
-    Its terminal may be closed, its reader gone or its disk full; letters that its encoding lacks become `?`.
+    The terminal may be closed, the reader gone or the disk full; characters that the encoding lacks become `?`.
     """
 
     def __init__(self, stream: IO[str] | None) -> None:
@@ -79,7 +79,7 @@ class Output(io.TextIOBase):
             stream.write(text)
             stream.flush()
             return
-        # Past the buffer: what could not be written would stay there, and fail again when the interpreter exits.
+        # Bypasses the buffer: unwritten output would stay there, and fail again when the interpreter exits.
         stream.flush()
         rest = text.replace("\n", os.linesep).encode(self.encoding)
         while rest:

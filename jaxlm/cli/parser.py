@@ -1,7 +1,7 @@
-"""Flags made of the settings of dataclasses: how they are read, and how they are shown.
+"""Command-line options from the settings of dataclasses: parsing and help.
 
-By hand rather than with argparse: half of its use would be to take its messages apart and say them in our words, and
-here a value may begin with a dash (`--prompt "--the"`).
+Written by hand: with argparse, half of the code would reword its messages, and no value could begin with a dash
+(`--prompt "--the"`).
 """
 
 import dataclasses
@@ -23,18 +23,18 @@ METAVARS = {int: "N", float: "X", str: "TEXT"}
 HELP = "-h", "--help"
 
 WIDE, LEFT = 60, 27
-"""Columns of a terminal from which help stands beside the flags, and the columns that flags then have."""
+"""The terminal width from which help is shown beside the flags, and the width of the flags' column."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """A command, and what it takes.
+    """A command and its options.
 
     Attributes:
       name: as it is typed.
       summary: what it does, in a sentence.
-      defaults: the settings where no others are given, as a dataclass; made from those that are.
-      files: the setting that words without a flag are for.
+      defaults: takes the given settings; returns the defaults, which may depend on them, as a dataclass.
+      files: the setting for positional arguments, if any.
     """
 
     name: str
@@ -48,13 +48,13 @@ class Option:
     """A setting as a flag.
 
     Attributes:
-      name: the setting's.
-      about: what is said of it.
-      kind: the type of its value, or of each, if several.
+      name: the setting's name.
+      about: the setting.
+      kind: the type of its value, or of each of several.
       several: whether it takes any number of values.
-      choices: the words that it takes; none: any.
-      default: what it is where it is not given.
-      turned_off: whether it is a switch that is there to be turned off.
+      choices: the allowed words; empty if any are.
+      default: the default value.
+      turned_off: whether it is a switch that is on by default.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Option:
 
     @property
     def flags(self) -> dict[str, bool]:
-        """All of its flags; False is for the one that turns it off."""
+        """All of its flags; the one that turns a switch off maps to False."""
         flags = {f"-{self.about.short}": True} if self.about.short else {}
         flags[self.flag] = True
         if self.kind is bool:
@@ -81,7 +81,7 @@ class Option:
 
     @property
     def shown(self) -> str:
-        """Its flags and what stands for a value, as help has them."""
+        """Its flags and the placeholder for its value, as `--help` shows them."""
         flags = ", ".join(flag for flag, on in self.flags.items() if on or self.turned_off)
         if self.kind is bool:
             return flags
@@ -90,7 +90,7 @@ class Option:
 
     @property
     def shown_default(self) -> str:
-        """Its default in words; nothing for a switch that is there to be turned on."""
+        """Its default in words; empty for a switch that is off by default."""
         if self.default is None:
             return self.about.unset
         if self.kind is bool:
@@ -100,10 +100,10 @@ class Option:
         return f"{self.default:g}" if self.kind is float else str(self.default)
 
     def read(self, word: str) -> Any:
-        """A value as it was typed.
+        """Parses a value.
 
         Raises:
-          InputError: the word cannot be one.
+          InputError: the word is not a valid value.
         """
         if self.choices and word not in self.choices:
             raise InputError(f"{self.flag}: found {word!r}, expected one of {', '.join(self.choices)}")
@@ -114,7 +114,7 @@ class Option:
 
 
 def options(config: Checked) -> Iterator[Option]:
-    """The settings of a dataclass, and of those in it, as flags; the values there are the defaults."""
+    """Yields the settings of a dataclass, including nested ones, as options; its values are the defaults."""
     hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
         value, kind = getattr(config, field.name), hints[field.name]
@@ -131,7 +131,7 @@ def options(config: Checked) -> Iterator[Option]:
 
 
 def groups(config: Checked) -> dict[str, list[Option]]:
-    """The same by the groups that they are shown in."""
+    """The options by group."""
     found: dict[str, list[Option]] = {}
     for option in options(config):
         found.setdefault(option.about.group, []).append(option)
@@ -139,7 +139,7 @@ def groups(config: Checked) -> dict[str, list[Option]]:
 
 
 def read(command: Command, argv: Sequence[str]) -> dict[str, Any]:
-    """The settings that a command line gives, by name, and `help` where it is asked for.
+    """The settings that a command line gives, by name, and `help` if it was requested.
 
     Raises:
       InputError: there is no such option, or its value is missing or cannot be read.
@@ -151,7 +151,7 @@ def read(command: Command, argv: Sequence[str]) -> dict[str, Any]:
 
 
 def see_help(message: str, program: str) -> InputError:
-    """A mistake on the command line, with the way to its help."""
+    """A mistake on the command line, with a pointer to `--help`."""
     return InputError(f"{message}{'' if message.endswith('?') else ';'} see {program} --help")
 
 
@@ -189,7 +189,7 @@ def _read(command: Command, argv: Sequence[str]) -> dict[str, Any]:
     if words and not command.files:
         raise InputError(f"{words[0]}: expected an option here{did_you_mean(f'--{words[0]}', flags)}")
     if words and command.files in given:
-        raise InputError(f"{words[0]}: found it beside --{command.files}; give all of them one way")
+        raise InputError(f"{words[0]}: given in addition to --{command.files}; use one or the other")
     return {**given, command.files: tuple(words)} if words else given
 
 
@@ -207,7 +207,7 @@ def _is_number(word: str) -> bool:
 
 
 def _split(word: str) -> tuple[str, str | None]:
-    """A flag, and the value that is joined to it, if any: --length=9, -l9."""
+    """A flag, and the value attached to it, if any: --length=9, -l9."""
     flag, value = word.split("=", 1) if word.startswith("--") and "=" in word else (word, "")
     if not word.startswith("--"):
         flag, value = word[:2], word[2:].removeprefix("=")
@@ -215,7 +215,7 @@ def _split(word: str) -> tuple[str, str | None]:
 
 
 def _values(rest: deque[str], option: Option) -> list[str]:
-    """Takes the values of an option that has several: up to the next flag, or to what is no number any more."""
+    """Takes the values of an option with several, up to the next flag or, among numbers, the next other word."""
     values: list[str] = []
     while rest and (_is_number(rest[0]) if option.kind is float and values else not _is_flag(rest[0])):
         values.append(rest.popleft())
@@ -223,7 +223,7 @@ def _values(rest: deque[str], option: Option) -> list[str]:
 
 
 def _next(flag: str, rest: deque[str], flags: Mapping[str, Any]) -> str:
-    """Takes the value of an option that has one, which may begin with a dash, as long as it is no flag itself."""
+    """Takes the value of an option, which may begin with a dash unless it is a flag itself."""
     if not rest:
         raise InputError(f"{flag}: expected a value after it")
     if rest[0] in flags or rest[0] in HELP:
@@ -234,7 +234,7 @@ def _next(flag: str, rest: deque[str], flags: Mapping[str, Any]) -> str:
 
 
 def help_text(command: Command, defaults: Checked) -> str:
-    """What `--help` shows, for the width of the terminal."""
+    """The text of `--help`, wrapped to the width of the terminal."""
     width = terminal_width()
     files = " [FILE ...]" if command.files else ""
     lines = [
@@ -251,12 +251,12 @@ def help_text(command: Command, defaults: Checked) -> str:
 
 
 def terminal_width() -> int:
-    """Columns to fill: those of the terminal, within reason."""
+    """The width to wrap to: the terminal's, but from 20 to 100 columns."""
     return max(20, min(shutil.get_terminal_size().columns, 100))
 
 
 def entry(term: str, text: str, width: int, left: int = LEFT) -> list[str]:
-    """A term in `left` columns, and beside it what it means; below it, where the terminal is narrow."""
+    """A term in `left` columns and, beside it or, on a narrow terminal, below it, its explanation."""
     if width < WIDE:
         below = textwrap.wrap(text, width, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
         return textwrap.wrap(term, width, break_on_hyphens=False) + below

@@ -1,4 +1,4 @@
-"""Training from Python, shown as the commands show it."""
+"""Training from Python, with the output of the commands."""
 
 import os
 import threading
@@ -16,7 +16,7 @@ from jaxlm.runs.reporter import Reporter
 Source = str | os.PathLike[str]
 
 _SHOWN = Reporter()
-"""Stands for a Terminal that is made when it is needed."""
+"""Stands for a Terminal, which is created when it is needed."""
 
 
 def train(
@@ -32,24 +32,24 @@ def train(
 ) -> TextGenerator:
     """Trains a model, saving as it goes: `train("my.txt", recipe="stream", epochs=5, hidden=256)`.
 
-    Ctrl-C stops the run: it completes the step at hand, saves, and raises; `resume` resumes it.
+    Ctrl-C stops the run: it completes the current step, saves, and raises; `resume` resumes it.
 
     Args:
       corpus: names of corpora, files and folders, as for `jaxlm train`; or all settings as a TrainConfig.
-      recipe: what the settings start from: book, the default, or stream.
+      recipe: book, the default, or stream.
       size: for the stream recipe: small, medium or large; small if left out.
       run: the name of the new run's directory, or a path; by default made from corpus and recipe.
       checkpoints: the folder of runs; `$JAXLM_CHECKPOINTS` or `checkpoints` if left out.
-      reporter: what the run reports to; by default a Terminal, which prints. None is silent.
-      stop: an event that stops a run in another thread, saved, once it is set.
+      reporter: receives the run's events; by default a Terminal, which prints. None is silent.
+      stop: saves and stops the run once it is set, also from another thread.
       **settings: any other settings of TrainConfig, ModelConfig and WatchConfig by name.
 
     Returns:
       The best epoch's model.
 
     Raises:
-      InputError: a setting, the corpus or a directory will not do; nothing was written.
-      RunError: the loss diverged again and again, or the disk is full; the best checkpoint is kept.
+      InputError: a setting, the corpus or a directory cannot be used; nothing was written.
+      RunError: the loss diverged too often, or the disk is full; the best checkpoint is kept.
       Stopped: `stop` was set; the run is saved.
       KeyboardInterrupt: Ctrl-C; the run is saved.
       SystemExit: another signal that stops it; the run is saved.
@@ -79,7 +79,7 @@ def resume(
       run: its name, or its directory; the newest if left out.
       reporter: as in `train`.
       stop: as in `train`.
-      **settings: epochs, patience, impl, and corpus, where the same text is now; and those of WatchConfig.
+      **settings: epochs, patience, impl, and corpus (the new location of the same text); and those of WatchConfig.
 
     Returns:
       The best epoch's model.
@@ -93,7 +93,7 @@ def resume(
 
 
 def _take_watched(settings: dict[str, Any]) -> WatchConfig:
-    """Takes the settings of what is shown out of these."""
+    """Removes the settings of WatchConfig from these, and returns them."""
     names = [name for name, _, _ in settings_in(WatchConfig())]
     return changed(WatchConfig(), {name: settings.pop(name) for name in names if name in settings})
 

@@ -1,4 +1,4 @@
-"""What a person sees while a run trains."""
+"""What a run prints while it trains."""
 
 import shutil
 import time
@@ -17,20 +17,20 @@ from jaxlm.runs.storage import Progress
 from jaxlm.text.batches import Windows
 
 PLAIN_SECONDS = 30.0
-"""Seconds between lines of progress where no bar can be drawn."""
+"""Seconds between lines of progress if no bar can be drawn."""
 
 KINDS = {"char": "characters", "byte": "bytes", "word": "words"}
-"""What the kinds of tokens are called."""
+"""The kinds of tokens in words."""
 
 TIMED_STEPS = 20
-"""Steps after the first, which compiles, that a run's time is estimated from."""
+"""Steps, after the first, which compiles, from which a run's duration is estimated."""
 
 HINT_EPOCHS, HINT_SHARE = 3, 0.25
-"""The best epoch is long ago after this many more epochs, and this share of all of them."""
+"""A hint at `--patience` appears once the best epoch is this many epochs ago, and this share of all of them."""
 
 
 def duration(seconds: float) -> str:
-    """A span of time as a person would say it: 4.5 s, 45 s, 12 min, 3 h 20 min."""
+    """A readable duration: 4.5 s, 45 s, 12 min, 3 h 20 min."""
     if seconds < 100:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -38,19 +38,19 @@ def duration(seconds: float) -> str:
 
 
 def fact_line(name: str, fact: str) -> str:
-    """A fact with its name, aligned with others."""
+    """A named fact, aligned with others."""
     return f"{name + ':':<21}{fact}"
 
 
 class Terminal(Reporter):
     """Prints a run: its facts, its progress (a bar on a terminal, lines elsewhere), losses and samples.
 
-    Output that cannot be written is lost, and never stops the run.
+    Output that cannot be written is dropped; it never stops the run.
     """
 
     def __init__(self, watch: WatchConfig | None = None, console: Console | None = None) -> None:
         self._watch = watch or WatchConfig()
-        # For Jupyter, rich would put each piece of a text into a block of its own.
+        # In Jupyter, rich would put each piece of a text into its own block.
         self._console = console or Console(force_jupyter=False)
         self._console.file = cast(TextIO, Output(self._console.file))
         self._plan: Plan
@@ -58,7 +58,7 @@ class Terminal(Reporter):
         self._first: tuple[int, float] = (0, 0.0)
         self._shown_at = 0.0
         self._best: tuple[int, float] | None = None
-        self._told: set[str] = set()
+        self._printed: set[str] = set()
 
     def _print(self, text: str = "", style: str | None = None) -> None:
         # Soft wrap: a terminal breaks long lines itself, and a file keeps them whole.
@@ -66,17 +66,17 @@ class Terminal(Reporter):
         self._console.print(text, style=style, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
     def _write(self, text: str) -> None:
-        # Past rich, which would change tabs and drop control characters.
+        # Bypasses rich, which would change tabs and drop control characters.
         self._console.file.write(show(text, self._console.file))
 
     def _is_first(self, message: str) -> bool:
-        """Whether this message was not printed before; it counts as printed from now on."""
-        first = message not in self._told
-        self._told.add(message)
+        """Whether this message is new; marks it as printed."""
+        first = message not in self._printed
+        self._printed.add(message)
         return first
 
     def _can_draw(self) -> bool:
-        """Whether a bar can be redrawn in its place; FORCE_COLOR, which notebooks set too, asks for colours alone."""
+        """Whether a bar can be redrawn in place; FORCE_COLOR, which notebooks set too, only asks for colours."""
         return self._console.file.isatty() and self._console.is_interactive
 
     def download(self, done: int, total: int) -> None:
@@ -92,7 +92,7 @@ class Terminal(Reporter):
             self.close()
 
     def start(self, plan: Plan) -> None:
-        self._plan, self._told = plan, set()
+        self._plan, self._printed = plan, set()
         self.close()
         self._best = _epoch_and_loss(plan.best) if plan.best else None
         record, corpus = plan.run.record, plan.corpus
@@ -122,12 +122,12 @@ class Terminal(Reporter):
             self._print(f"All {config.epochs} epochs are trained already. To train longer: {longer}")
 
     def _reading(self, plan: Plan) -> dict[str, str]:
-        """How the corpus is read, in words."""
+        """How the corpus is read."""
         config, facts = plan.run.record.config, {}
         if isinstance(plan.order, Windows):
             facts["Windows"] = f"{len(plan.order):,} of {config.length} at stride {config.stride}"
         else:
-            facts["Streams"] = f"{config.batch}, reading {config.length} {KINDS[config.tokens]} a step"
+            facts["Streams"] = f"{config.batch}, reading {config.length} {KINDS[config.tokens]} per step"
         if plan.held_out:
             facts["Validation"] = f"the last {plan.held_out:,} characters"
         return facts
@@ -138,7 +138,7 @@ class Terminal(Reporter):
         row = (step - 1) % plan.steps + 1
         epoch = f"Epoch {(step - 1) // plan.steps + 1}/{epochs}"
         if step == plan.start + 1 or row == 1:
-            self._first = step, now  # Compiling, saving and samples are no part of the speed.
+            self._first = step, now  # Compiling, saving and samples do not count.
         speed = (step - self._first[0]) / max(now - self._first[1], 1e-9)
         if step > plan.start + TIMED_STEPS and speed and self._is_first("time"):
             whole = (plan.steps * epochs - step) / speed
@@ -182,11 +182,11 @@ class Terminal(Reporter):
         self._shown_at = time.monotonic()
 
     def _standing(self, metrics: EpochMetrics) -> str:
-        """Which epoch is the best now, for the end of an epoch's line."""
+        """Which epoch is the best so far, for the end of an epoch's line."""
         loss = metrics.loss if metrics.validation_loss is None else metrics.validation_loss
         if self._best is None or loss < self._best[1]:
             self._best = metrics.epoch, loss
-            # A training loss falls nearly always: only the exception is worth a word.
+            # A training loss nearly always falls: only the exception is worth mentioning.
             return "" if metrics.validation_loss is None else " (best so far)"
         return f" (best: epoch {self._best[0]})"
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxlm.errors import InputError
 
 NO_WINDOW = -1
-"""The start that stands for no window, in the last batch of an epoch."""
+"""The start that pads the last batch of an epoch."""
 
 
 def smallest_ids(ids: np.ndarray, vocabulary: int) -> np.ndarray:
@@ -17,14 +17,14 @@ def smallest_ids(ids: np.ndarray, vocabulary: int) -> np.ndarray:
 
 
 def split_text(text: str, share: float) -> tuple[str, str]:
-    """A text without its held-out end, and that end: the last ceil(len(text) * share) characters."""
+    """Splits a text into training and validation text, which is the last ceil(len(text) * share) characters."""
     border = len(text) - math.ceil(len(text) * share)
     return text[:border], text[border:]
 
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """The overlapping windows of a corpus: `length` tokens each, and the token that follows as the target.
+    """The overlapping windows of a corpus: `length` tokens each, with the next token as the target.
 
     They start at range(0, tokens - length, stride), as in Deep Learning with Python, 8.1.
 
@@ -54,10 +54,10 @@ class Windows:
         return -(-len(self) // batch)
 
     def starts(self, seed: int, epoch: int, batch: int) -> np.ndarray:
-        """Where the windows of an epoch's batches start: every one once, in an order that seed and epoch decide.
+        """Where the windows of an epoch's batches start: each once, in an order that depends on seed and epoch.
 
         Returns:
-          int32[steps, batch]; the rest of the last batch is NO_WINDOW.
+          int32[steps, batch]; the last batch is padded with NO_WINDOW.
         """
         order = np.random.default_rng([seed, epoch]).permutation(len(self))
         starts = np.full(self.steps(batch) * batch, NO_WINDOW, np.int32)
@@ -69,8 +69,8 @@ class Windows:
 class Streams:
     """A corpus read straight through by several streams, which start at even distances.
 
-    The text is a circle: its end is followed by its beginning. So no token is left over, and the borders between chunks
-    differ from epoch to epoch.
+    The text is a circle: its beginning follows its end. So no token is left over, and chunk borders differ from epoch
+    to epoch.
 
     Attributes:
       tokens: N, the tokens in the corpus.

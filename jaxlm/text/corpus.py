@@ -1,4 +1,4 @@
-"""Corpora: from names, files and folders to a single text."""
+"""Corpora: a single text from names, files and folders."""
 
 import collections
 import dataclasses
@@ -30,18 +30,18 @@ TEXT_SUFFIXES = (".txt", ".text", ".md")
 """The files of a folder that are read: those with one of these endings."""
 
 TIMEOUT = 10.0
-"""Seconds without an answer after which a download is given up."""
+"""Seconds without an answer after which a download is abandoned."""
 
 EMBEDDED = "python-docs"
 """The corpus that needs neither a network nor a file: the help topics that come with every CPython."""
 
 NAMES_SHOWN = 5
-"""Files that a sentence names before it counts the rest."""
+"""The number of files that a message names; the rest are counted."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """A corpus at a public address, and what tells it from anything else that may come from there."""
+    """A corpus at a public address, and the size and digest that identify it."""
 
     url: str
     bytes: int
@@ -73,7 +73,7 @@ class Corpus:
       sources: the names and paths that it was read from, and can be read from again.
       text: all of it.
       files: the paths of the files that were read, in order; none for published corpora and python-docs.
-      remarks: what a user should know about the text before training on it, a sentence each.
+      remarks: what users should know about the text before they train on it, a sentence each.
     """
 
     name: str
@@ -104,7 +104,7 @@ def load_corpus(
         means nietzsche, or python-docs if that is neither cached nor can be downloaded.
       encoding: of the files, except those with a byte order mark; by default UTF-8.
       lowercase: whether to lowercase the text.
-      normalize: whether to bring the text into Unicode's composed form, NFC, afterwards.
+      normalize: whether to then normalize it to Unicode's composed form, NFC.
       progress: is called as a download proceeds.
 
     Raises:
@@ -182,7 +182,7 @@ def fetch(name: str, progress: Received | None = None) -> str:
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Written beside it, in a directory that is removed however this ends, so that it is cached whole or not at all.
+        # Written to a temporary directory beside it, then moved, so that it is cached whole or not at all.
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=name) as folder:
             whole = Path(folder) / path.name
             whole.write_bytes(received)
@@ -207,7 +207,7 @@ def _is_name(source: str) -> bool:
 
 
 class _Reading:
-    """The texts of sources as they are read, and the files that could not be."""
+    """Reads sources, and collects their texts and the files that cannot be read."""
 
     def __init__(self, encoding: str | None, progress: Received | None) -> None:
         self.files: list[Path] = []
@@ -218,7 +218,7 @@ class _Reading:
         self._utf8 = False  # Whether there is a file that is UTF-8, and not just ASCII.
 
     def read(self, source: str) -> None:
-        """Reads a source; files that are no text are put off until `text`.
+        """Reads a source; `text` reports the files that cannot be read as text.
 
         Raises:
           InputError: there is no such source, or a folder without text.
@@ -226,7 +226,7 @@ class _Reading:
         if _is_name(source):
             self._parts.append(fetch(source, self._progress) if source in PUBLISHED else _embedded())
             return
-        # os.path, unlike Path, answers False where it may not look, and for what cannot be a path at all.
+        # os.path, unlike Path, returns False if permission is missing, and for strings that cannot be paths.
         path = os.path.expanduser(source)
         if os.path.isfile(path):
             self._read_file(Path(path))
@@ -248,8 +248,8 @@ class _Reading:
             raise _complaint(label, self._bad, self._encoding or "UTF-8", self._utf8)
         parts = [part for part in self._parts if part]
         if not parts:
-            raise InputError(f"{label}: found no text in it, expected some; choose another file")
-        # The last line of a file and the first of the next must not become one.
+            raise InputError(f"{label}: found no text in it; choose another file")
+        # The last line of a file must not join the first of the next.
         return "".join(part if part.endswith("\n") else part + "\n" for part in parts[:-1]) + parts[-1]
 
     def _read_folder(self, folder: Path) -> None:
@@ -258,14 +258,14 @@ class _Reading:
         if not files:
             raise InputError(
                 f"corpus {folder}: found a folder without text{f' (it has {left_out})' if others else ''}, expected "
-                f"files ending in {', '.join(TEXT_SUFFIXES)}; name files with other endings themselves"
+                f"files ending in {', '.join(TEXT_SUFFIXES)}; name files with other endings one by one"
             )
         for file in files:
             self._read_file(file)
         names = _listing([str(file.relative_to(folder)) for file in files])
         remark = f"{folder}: read {len(files)} {'file' if len(files) == 1 else 'files'} ({names})"
         if others:
-            remark += f"; left out {others.total()} ({left_out}); to read such a file, name it itself"
+            remark += f"; left out {others.total()} ({left_out}); to read such a file, name it explicitly"
         self.remarks.append(f"{remark}.")
 
     def _read_file(self, file: Path) -> None:
@@ -283,7 +283,7 @@ class _Reading:
 
 
 def _walk(folder: Path) -> tuple[list[Path], collections.Counter[str]]:
-    """The text files below a folder, in order, and what else is there, counted by ending; nothing that is hidden."""
+    """The text files below a folder, in order, and the number of others by ending; hidden ones are ignored."""
 
     def stop(error: OSError) -> NoReturn:
         raise InputError(
@@ -315,7 +315,7 @@ def _listing(names: Sequence[str], shown: int = NAMES_SHOWN) -> str:
 
 
 def _complaint(label: str, bad: Sequence[BadFile], expected: str, others_utf8: bool) -> InputError:
-    """One error for all the files that could not be read."""
+    """One error for all files that could not be read."""
     encoding = bad[0].encoding if len({error.encoding for error in bad}) == 1 else None
     if len(bad) == 1 and not (encoding and others_utf8):
         return bad[0]
@@ -324,14 +324,14 @@ def _complaint(label: str, bad: Sequence[BadFile], expected: str, others_utf8: b
     if encoding and not others_utf8:
         remedy = f"use --encoding {encoding}"
     elif others_utf8:
-        remedy = "others are UTF-8, so convert to it what is not, or leave it out"
+        remedy = "others are UTF-8, so convert these to UTF-8, or leave them out"
     else:
         remedy = "convert them to UTF-8 text first, or leave them out"
     return InputError(f"{label}: found {found} that cannot be read as {expected} text: {names}; {remedy}")
 
 
 def _seems_utf8(text: str, encoding: str) -> bool:
-    """Whether a text's bytes in an encoding are UTF-8 too, as happens by chance in very short texts only."""
+    """Whether a text's bytes in an encoding are UTF-8 too, which happens by chance only in very short texts."""
     try:
         return text.encode(encoding).decode("utf-8") != text
     except UnicodeError:
@@ -339,7 +339,7 @@ def _seems_utf8(text: str, encoding: str) -> bool:
 
 
 def _remarks(text: str) -> Iterator[str]:
-    """What is unusual about a text's characters, in sentences."""
+    """Yields sentences about what is unusual in a text's characters."""
     crlf = text.count("\r\n")
     cr, lf = text.count("\r") - crlf, text.count("\n") - crlf
     keeps = "The model learns them as they are"

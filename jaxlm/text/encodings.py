@@ -27,8 +27,8 @@ ENCODINGS = {
     "cp850": "Western European, DOS",
     "mac-roman": "Western European, Mac",
 }
-"""The encodings that files are found in, and whose they are. Where one contains another, only the larger is here:
-cp949 for EUC-KR, gb18030 for GB2312 and GBK, windows-1252 for Latin-1."""
+"""Common encodings and their languages. If one contains another, only the larger is listed: cp949 for EUC-KR, gb18030
+for GB2312 and GBK, windows-1252 for Latin-1."""
 
 # French, Spanish, Portuguese, Italian, German, Dutch, Swedish and Finnish, Danish and Norwegian, Icelandic.
 _WESTERN = "àâæçéèêëîïôœùûüÿ áéíñóúüïç áâãàçéêíóôõú àèéìíîòóùú äöüß éëïóöüèê åäöéà æøåéóòôü áéíóúýðþæö"
@@ -46,38 +46,38 @@ _ALPHABETS = {
     "cp850": _WESTERN,
     "mac-roman": _WESTERN,
 }
-"""Encodings of Latin script, the commonest first, and the letters beyond A to Z of each of their languages."""
+"""Encodings of Latin script, the commonest first, and the letters beyond A to Z in each of their languages."""
 
 _MARKS = frozenset("“”‘’„‚«»‹›–—…•€°§©¿¡ºª\N{NO-BREAK SPACE}\N{SOFT HYPHEN}")  # noqa: RUF001
 """Characters other than letters that occur in text of any language."""
 
 _TELLING = {
-    # Hangul syllables, which Korean hardly leaves.
+    # Hangul syllables: nearly all of Korean.
     "cp949": (rb"[\xb0-\xc8][\xa1-\xfe]", 0.4),
-    # Kana, which are half of Japanese.
+    # Kana: half of Japanese.
     "cp932": (rb"\x82[\x9f-\xf1]|\x83[\x40-\x96]", 0.15),
     "euc-jp": (rb"[\xa4\xa5][\xa1-\xf6]", 0.15),
 }
-"""The commonest characters of a language, and how many there are at least for each byte beyond ASCII."""
+"""The commonest characters of a language, and their minimum number per non-ASCII byte."""
 
 _CHINESE = ("gb18030", "cp950")
-"""The encodings that charset-normalizer judges only by what is odd in a text, since letters do not tell."""
+"""Encodings that charset-normalizer compares only by a text's oddities (`chaos`), not by its letters (`coherence`)."""
 
 _SAMPLE = 16 * 1024
 """Bytes that are examined closely."""
 
 _RARE = ("cp850", "mac-roman")
-"""Old encodings, worth no mention where a newer one fits as well."""
+"""Old encodings, not mentioned if a newer one fits as well."""
 
 _ENOUGH = 10
-"""Characters in which two readings differ, though both fit, from which on the commoner encoding is believed."""
+"""If two readings fit equally well but differ in this many characters, the commoner encoding is chosen."""
 
 
 def guess_encoding(content: bytes, start: int) -> list[str]:
     """The encodings that text other than UTF-8 is probably in.
 
-    charset-normalizer tells scripts apart reliably from about 60 characters on, but not the Latin encodings, nor
-    Korean and Japanese from others in a few words; alphabets, hangul and kana do.
+    charset-normalizer reliably distinguishes scripts from about 60 characters on, but neither the Latin encodings, nor
+    a few words of Korean or Japanese from others; there, alphabets, hangul and kana decide.
 
     Args:
       content: the text.
@@ -100,7 +100,7 @@ def guess_wide(content: bytes) -> str | None:
         return None
     for encoding in ("utf-16-le", "utf-16-be"):
         text = content.decode(encoding, "replace")
-        # White space with its bytes exchanged is no character at all, or one that nobody uses.
+        # With its bytes swapped, white space is an unassigned or rare character.
         spaces, bad = len(re.findall(r"[ \n]", text)), count_controls(text) + text.count("\N{REPLACEMENT CHARACTER}")
         if max(1, 100 * bad) <= len(text) <= 100 * spaces:
             return encoding
@@ -113,7 +113,7 @@ def count_controls(text: str) -> int:
 
 
 def _telling_lines(content: bytes, start: int) -> bytes:
-    """Lines that are not all ASCII, from about position `start` on; no character is cut in two, in any encoding."""
+    """Lines that are not all ASCII, from about position `start` on; no character is split, in any encoding."""
     # These bytes are never part of a longer character, as letters and digits are in some encodings.
     ends = b"\n\r ."
     file = io.BytesIO(content)
@@ -125,7 +125,7 @@ def _telling_lines(content: bytes, start: int) -> bytes:
         if len(lines) > _SAMPLE:
             if cut := 1 + max(lines.rfind(end, 0, _SAMPLE) for end in ends):
                 return bytes(lines[:cut])
-            # A script without spaces, in a single line: the cut that suits the most encodings is between characters.
+            # A single line without spaces: the cut that most encodings can decode is between characters.
             cuts = (bytes(lines[:cut]) for cut in range(_SAMPLE, _SAMPLE + 4))
             return max(cuts, key=lambda part: sum(_decodes(part, name) for name in ENCODINGS))
     return bytes(lines)
@@ -166,14 +166,14 @@ def _fit(text: str, alphabets: str) -> float:
 
 
 def _korean_or_japanese(sample: bytes) -> list[str]:
-    """The encoding in which a sample has the common characters of Korean or Japanese, if it has."""
+    """The encoding in which a sample has the common characters of Korean or Japanese, if any."""
     strange = sum(byte >= 0x80 for byte in sample)
     return [name for name, (common, least) in _TELLING.items() if len(re.findall(common, sample)) > least * strange]
 
 
 def _any_script(sample: bytes) -> list[str]:
     """The guesses of charset-normalizer: the best, and those that are about as good."""
-    import charset_normalizer  # Rarely needed, so not worth its time at the start.
+    import charset_normalizer  # Slow to import, and rarely needed.
 
     matches = charset_normalizer.from_bytes(
         sample,

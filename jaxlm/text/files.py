@@ -1,4 +1,4 @@
-"""Reads files as text; names the encoding, or the kind of file, of those that cannot be read so."""
+"""Reads files as text; for those that it cannot read, names the encoding or the kind of file."""
 
 import codecs
 import io
@@ -20,7 +20,7 @@ _BYTE_ORDER_MARKS = (
 
 _SAVE = "save it as plain text (.txt) first"
 _UNPACK = "unpack it first"
-_EXPORT = "export the text that is in it first"
+_EXPORT = "export its text first"
 _CHOOSE = "choose a text file"
 
 _KINDS = (
@@ -59,7 +59,7 @@ _KINDS = (
     (rb"bplist0", "a binary property list, such as a web archive", _EXPORT),
     (rb"\x7fELF|MZ.{0,62}\0|\xca\xfe\xba\xbe|[\xce\xcf]\xfa\xed\xfe|\0asm", "a compiled program", _CHOOSE),
 )
-"""Patterns of first bytes, which no plain text has; what such a file is; what to do with it."""
+"""Patterns of first bytes that no plain text has, the kind of file, and the remedy."""
 
 _ZIPPED = (
     # EPUB, OpenDocument and HWPX name themselves in their first entry, Office and Java by their other entries.
@@ -74,7 +74,8 @@ _ZIPPED = (
     (rb"[^\n]*\.npy\n", "NumPy arrays (.npz)", _EXPORT),
     (rb"(.*\n)?META-INF/MANIFEST\.MF\n", "a Java archive", _CHOOSE),
 )
-"""Patterns of the names of a zip file's entries, a line each; before them the content of an entry named mimetype."""
+"""The same for a zip file; the patterns match the content of an entry named mimetype, then all entries' names, a line
+each."""
 
 
 class BadFile(InputError):
@@ -83,7 +84,7 @@ class BadFile(InputError):
     Attributes:
       path: the file.
       kind: what it seems to be, in a few words.
-      encoding: the encoding that it seems to be in, if that is all that is wrong with it.
+      encoding: the encoding that it seems to be in, if that is the only problem.
     """
 
     def __init__(self, path: Path, found: str, remedy: str, kind: str, encoding: str | None = None) -> None:
@@ -99,8 +100,8 @@ def read_text(path: Path, encoding: str | None = None) -> str:
       encoding: its encoding, unless it has a byte order mark; by default UTF-8.
 
     Raises:
-      BadFile: the file cannot be opened, is not text, or is in another encoding. The message names its kind, or its
-        encoding as far as that can be guessed.
+      BadFile: the file cannot be opened, is not text, or is in another encoding. The message names its kind, or the
+        encoding if it can be guessed.
     """
     try:
         content = path.read_bytes()
@@ -143,16 +144,16 @@ def read_text(path: Path, encoding: str | None = None) -> str:
 
 
 def _misread(path: Path, content: bytes, start: int, encoding: str, marked: bool) -> BadFile:
-    """What to say of content that cannot be decoded, from position `start` on."""
+    """The error for content that cannot be decoded from position `start` on."""
     expected = "UTF-8" if encoding == "utf-8" else encoding
     found = f"found byte 0x{content[start]:02X} at offset {start}, expected {expected} text"
     if marked:
-        remedy = f"its byte order mark says {expected}, so the file is damaged: save it anew, or choose another"
+        remedy = f"its byte order mark says {expected}, so the file is damaged: save it again, or choose another"
         return BadFile(path, found, remedy, f"damaged {expected}")
     if encoding != "utf-8" and _is_utf8(content):
         return BadFile(path, found, "the file is UTF-8: leave out --encoding", "UTF-8")
     if encoding == "utf-8" and _is_nearly_utf8(content):
-        remedy = "the rest is UTF-8, so the file is damaged there: mend it, or choose another"
+        remedy = "the rest is UTF-8, so the file is damaged there: repair it, or choose another"
         return BadFile(path, found, remedy, "damaged UTF-8")
     names = guess_encoding(content, start)
     if not names and _is_binary(content):
@@ -178,7 +179,7 @@ def _is_utf8(content: bytes) -> bool:
 
 
 def _is_nearly_utf8(content: bytes) -> bool:
-    """Whether most characters beyond ASCII are UTF-8, as by chance they never are."""
+    """Whether most non-ASCII characters are UTF-8, which never happens by chance."""
     text = content.decode("utf-8", "replace")
     bad = text.count("\N{REPLACEMENT CHARACTER}")
     return len(text) - len(text.encode("ascii", "ignore")) > 2 * bad
@@ -191,7 +192,7 @@ def _is_binary(content: bytes) -> bool:
 
 
 def _kind(content: bytes) -> tuple[str, str] | None:
-    """What a file is that is no plain text, and what to do with it; None if its first bytes do not say."""
+    """The kind of a file that is not plain text, and the remedy; None if its first bytes do not reveal it."""
     if content.startswith(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"):
         # Names in this container are UTF-16.
         for name, kind in (("HwpSummaryInformation", "a Hangul (HWP) document"), ("WordDocument", "a Word document")):

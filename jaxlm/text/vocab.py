@@ -17,7 +17,7 @@ BYTES = tuple(chr(byte) for byte in range(256))
 """The tokens of every byte vocabulary: each byte, as the character with its number."""
 
 UNSPACED = 200
-"""Letters from which on a text can be said to have no spaces."""
+"""Texts of up to this many letters are not checked for spaces."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Vocab:
         Args:
           kind: char, byte or word.
           text: the text to learn from.
-          held_out: text that is also to be read; only its characters are added.
-          words: for `word`, how many of the most frequent words to include; the alphabet breaks ties.
+          held_out: the validation text; only its characters are added.
+          words: for `word`, the number of most frequent words to include; the alphabet breaks ties.
 
         Raises:
           InputError: `word` was chosen for a text that has no spaces between its words.
@@ -115,7 +115,7 @@ class Vocab:
         """A function that decodes a text piece by piece.
 
         It takes ids, and whether they are the last, and returns the text that they complete: a character whose bytes
-        are split between two pieces comes with the second.
+        are split between two pieces is part of the second.
         """
         if self.kind != "byte":
             return lambda ids, final: "".join([self.tokens[i] for i in ids])
@@ -167,12 +167,12 @@ class Vocab:
 def _check_spaced(text: str, counts: Mapping[str, int]) -> None:
     """Raises InputError for text like Chinese, Japanese or DNA: hardly any spaces, and long runs of letters."""
     letters = sum(len(word) * count for word, count in counts.items())
-    weighted = sum(len(word) ** 2 * count for word, count in counts.items())  # The average letter's word is this long.
+    weighted = sum(len(word) ** 2 * count for word, count in counts.items())  # Mean per letter.
     if letters > UNSPACED and weighted > 8 * letters and len(re.findall(r"\s", text)) * 20 < len(text):
         longest = max(map(len, counts))
         raise InputError(
-            f"tokens: found a text without spaces between its words (the longest has {longest:,} characters), so "
-            "words mean nothing in it; use --tokens char"
+            f"tokens: found a text without spaces between its words (the longest has {longest:,} characters), so it "
+            "cannot be split into words; use --tokens char"
         )
 
 
