@@ -524,6 +524,8 @@ for step in range(2, 30):
 """
 
 
+# A checkpoint may be deleted while it is read: TensorStore then reports to an event loop that is closed by then.
+@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
 def test_reading_while_training(tmp_path, caplog):
     run, state = make_run(tmp_path / "abc")
     save = saving(run)
