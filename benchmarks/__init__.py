@@ -1,1 +1,1 @@
-"""jaxlm beside what people use instead, measured on one machine, in turns: `python -m benchmarks`."""
+"""jaxlm and its alternatives, measured in turns on one machine: `python -m benchmarks`."""

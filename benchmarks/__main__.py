@@ -179,7 +179,7 @@ class Worker:
         """The seconds that a round took."""
         assert self.process.stdin
         assert self.process.stdout
-        time.sleep(0.2)  # Until the threads of whoever was before have gone to sleep.
+        time.sleep(0.2)  # Until the previous worker's threads have gone to sleep.
         try:
             self.process.stdin.write(f"{self.entry.units}\n")
             self.process.stdin.flush()
@@ -270,7 +270,7 @@ def start_up(rounds: int) -> dict[str, list[float]]:
         corpus = Path(folder) / "corpus.txt"
         corpus.write_text(random_text())
         train = ["--corpus", str(corpus), "--checkpoints", f"{folder}/runs"]
-        # A run to write with: half a minute of training.
+        # A run to generate with: half a minute of training.
         subprocess.run(
             [sys.executable, "train.py", *train, "--run", "run", "--epochs", "1", "--stride", "30"],
             cwd=ROOT,
@@ -312,7 +312,7 @@ START_UP = {
 
 
 def machine() -> dict[str, str]:
-    """What the figures are of."""
+    """The machine and the versions that were measured."""
     import jax
 
     model = platform.processor() or platform.machine()

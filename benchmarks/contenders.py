@@ -1,8 +1,8 @@
-"""What is timed. Each contender runs in a process of its own, and does a round of work whenever it is asked.
+"""The contenders. Each runs in its own process, and does a round of work whenever asked.
 
-`python -m benchmarks.contenders NAME` reads a number of units from each line of its input, does as many, and
+`python -m benchmarks.contenders NAME` reads a number of units from each line of its input, does that many, and
 answers with the seconds they took. Peers run the code that their users write. The book's step is `jaxlm.train`
-itself, and texts are written by `TextGenerator`.
+itself, and `TextGenerator` generates the texts.
 """
 
 import dataclasses
@@ -88,7 +88,7 @@ def train(rounds: Rounds, config: TrainConfig, text: str) -> None:
             if self.last:
                 rounds.report(time.perf_counter() - self.began)
             try:
-                # A step's loss is told when the next is under way: that one is done before the clock starts.
+                # A step's loss is reported when the next is under way, which is done before the clock starts.
                 self.last = step + next(self.asked) + 1
             except StopIteration:
                 raise SystemExit from None
@@ -181,7 +181,7 @@ def jaxlm_large(rounds: Rounds) -> None:
 
 
 def book_generator(impl: str = "auto"):
-    """An untrained model: what it writes does not matter for speed."""
+    """An untrained model: its text does not matter for speed."""
     import jax
 
     from jaxlm.generator import TextGenerator
@@ -275,7 +275,7 @@ def torch_large(rounds: Rounds) -> None:
 
 
 def write_torch(rounds: Rounds, streams: int) -> None:
-    """The usual loop: a character at a time, the state carried on."""
+    """The usual loop: one character at a time, with the state carried over."""
     import torch
 
     model = torch_model(H, 1)
@@ -336,7 +336,7 @@ def keras_jax_book(rounds: Rounds) -> None:
 
 
 def write_keras(rounds: Rounds, backend: str) -> None:
-    """The book's loop: the window is read anew for every character."""
+    """The book's loop: the window is read again for every character."""
     model = keras_model(backend)
     window = list(random_ids()[:T])
     generator = np.random.default_rng(2)
@@ -365,7 +365,7 @@ def keras_jax_write(rounds: Rounds) -> None:
 
 
 if __name__ == "__main__":
-    # What libraries print must not be taken for an answer.
+    # Output of libraries must not be taken for an answer.
     ANSWERS = os.dup(1)
     os.dup2(2, 1)
     if "one-core" in sys.argv[2:] and hasattr(os, "sched_setaffinity"):

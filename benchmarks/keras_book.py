@@ -1,6 +1,6 @@
-"""The book's recipe as its readers run it, Keras on TensorFlow, with a held-out end: how long, and how good.
+"""Time and loss of the book's recipe as its readers run it, with Keras on TensorFlow.
 
-`python -m benchmarks.keras_book nietzsche.txt` trains on the first 90% of the text for ten epochs, then tells the
+`python -m benchmarks.keras_book nietzsche.txt` trains on the first 90% of the text for ten epochs, then prints the
 loss on the windows of the rest, which `python -m jaxlm evaluate --protocol window-60` measures for jaxlm.
 """
 

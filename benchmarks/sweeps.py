@@ -42,7 +42,7 @@ PARTS: dict[Size, tuple[slice, slice]] = {
 
 
 class Epochs(Reporter):
-    """Keeps what each epoch came to, and the last one's model; a change with which a run diverges is no result."""
+    """Keeps the metrics of each epoch, and the last one's model; a run that diverges is not a result."""
 
     def __init__(self) -> None:
         self.metrics: list[EpochMetrics] = []

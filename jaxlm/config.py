@@ -222,7 +222,7 @@ class TrainConfig(Checked):
     )
     words: int = setting(
         2000,
-        "word tokens: size of the vocabulary of frequent words; other words are spelled out",
+        "word tokens: number of frequent words in the vocabulary; other words are spelled out",
         whole_number(1, 2**24),
         TEXT,
         source=OURS,
@@ -379,7 +379,7 @@ class SampleConfig(Checked):
     )
     mode: Mode | None = setting(
         None,
-        "window: predict from as many tokens as in training; state: from all of them, and much faster",
+        "window: predict from the last tokens, as many as in training; state: from all tokens, and much faster",
         optional(one_of(*get_args(Mode))),
         GENERATE,
         unset="as trained",

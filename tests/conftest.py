@@ -47,7 +47,7 @@ def private_cache(tmp_path_factory, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def heard(monkeypatch):
-    """The command line keeps warnings from the root logger, where pytest listens; every test begins without that."""
+    """The command line keeps warnings from the root logger, where pytest listens; every test starts without that."""
     monkeypatch.setattr(logging.getLogger("jaxlm"), "propagate", True)
 
 

@@ -1,4 +1,4 @@
-"""Windows written out by hand, and the order in which an epoch visits them; streams that read on and on."""
+"""Windows written out by hand, and the order in which an epoch visits them; streams that never stop reading."""
 
 import numpy as np
 import pytest
@@ -87,7 +87,7 @@ def test_the_chunks_of_a_stream_rebuild_the_corpus(tokens, length, batch, seed):
     starts = np.concatenate(epochs)
     assert starts.min() >= 0
     assert starts.max() < tokens
-    # Step by step, and from epoch to epoch, each row goes on where it was, around the circle.
+    # Step by step, and from epoch to epoch, each row continues where it was, around the circle.
     read = (starts.T[..., None] + np.arange(length)).reshape(batch, -1) % tokens
     np.testing.assert_array_equal(np.diff(read) % tokens, 1 % tokens)
 

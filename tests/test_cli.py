@@ -120,7 +120,7 @@ def hold_out(share):
 
 WITH = ("--corpus", "good.txt")
 
-# What is typed, the same in Python, and what the message says: one or two for each layer that can refuse.
+# The command, the same in Python, and part of the message: one or two for each layer that can refuse.
 MISTAKES = {
     "a value": (
         cli.train,
@@ -671,7 +671,7 @@ def test_the_largest_temperatures_draw_evenly(place, capsys):
 
 
 def test_no_corpus_and_no_network_is_said_in_one_line(place, capsys, monkeypatch):
-    url = "http://127.0.0.1:9/nietzsche.txt"  # The port of `discard`, where nobody listens.
+    url = "http://127.0.0.1:9/nietzsche.txt"  # The port of `discard`, which is closed.
     monkeypatch.setattr(text, "PUBLISHED", {"nietzsche": Published(url, 10, "x")})
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(text, "_embedded", lambda: "What is a class? " * 20)
@@ -685,7 +685,7 @@ def test_no_corpus_and_no_network_is_said_in_one_line(place, capsys, monkeypatch
 
 
 def measured(capsys, *argv):
-    """What `evaluate` tells: each fact by its name, the figures as lists."""
+    """What `evaluate` prints: each fact by its name, the figures as lists."""
     capsys.readouterr()
     assert cli.evaluate([str(arg) for arg in argv]) == 0
     out, err = capsys.readouterr()

@@ -54,7 +54,7 @@ def test_sample(trained_by_command, folder):
     assert done.returncode == 0
     assert done.stdout.startswith("es war ")
     assert len(done.stdout) == len("es war ") + 50 + 1
-    # The prompt's words are the program's output; which model wrote them, and how to repeat it, is said beside it.
+    # The prompt's words are the program's output; which model generated them, and how to repeat it, goes to stderr.
     assert done.stderr.count("\n") == 1
     assert "Ein-Märchen-book, epoch 1 (best: loss " in done.stderr
     seed = done.stderr.split()[-1]
@@ -192,7 +192,7 @@ def sources(tmp_path_factory):
         shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__", "bundled"))
     for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "train.py", "sample.py"):
         shutil.copy(ROOT / name, clone)
-    (clone / "checkpoints" / "nietzsche" / ".lock").touch()  # Training leaves one; it is no part of a model.
+    (clone / "checkpoints" / "nietzsche" / ".lock").touch()  # Training leaves one; it is not part of a model.
     return clone
 
 
@@ -272,7 +272,7 @@ LIBRARIES = "jax", "flax", "optax", "orbax", "numpy", "rich", "platformdirs", "f
 
 def test_editors_and_checkers_know_the_types_of_the_public_names(tmp_path):
     pytest.importorskip("mypy")
-    # What jaxlm is built on takes long to read, and is not what is asked about.
+    # Importing the dependencies takes long, and is not under test.
     (tmp_path / "mypy.ini").write_text(
         "[mypy]\nstrict = True\n" + "".join(f"[mypy-{name}.*]\nfollow_imports = skip\n" for name in LIBRARIES)
     )

@@ -20,7 +20,7 @@ print(jax.config.jax_compilation_cache_dir, sum(found))
 
 
 def compiled(code=CODE, errors="", **variables):
-    """Where a new process keeps what it compiles, and how much of it was there."""
+    """Where a new process caches compiled programs, and how many were there."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     environment |= {"TF_CPP_MIN_LOG_LEVEL": "3", **variables}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

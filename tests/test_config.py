@@ -1,4 +1,4 @@
-"""Settings: what is refused, what is taken for a plain value, and that they survive as JSON."""
+"""Settings: bad values are refused, others become plain ones, and all survive as JSON."""
 
 import dataclasses
 import json

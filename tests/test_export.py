@@ -1,4 +1,4 @@
-"""The compiled parts lower for every platform, so that what only CPU has is caught without the others."""
+"""The compiled parts lower for every platform, so that CPU-only code is caught without the other devices."""
 
 import functools
 

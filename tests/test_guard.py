@@ -1,4 +1,4 @@
-"""What is around a command: streams, signals, warnings, other programs, and other platforms."""
+"""A command's surroundings: streams, signals, warnings, other programs, and other platforms."""
 
 import errno
 import io

@@ -51,7 +51,7 @@ def kernel(tmp_path, monkeypatch):
     manager.shutdown_kernel(now=True)
 
 
-# The kernel's own packages warn of things that are none of ours.
+# The kernel's packages emit warnings that are not ours.
 @pytest.mark.filterwarnings("default")
 def test_an_interrupted_command_or_run_leaves_the_kernel_alive(kernel, trained):
     kernel.run("import signal; before, x = signal.getsignal(signal.SIGINT), 1")

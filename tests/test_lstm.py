@@ -63,7 +63,7 @@ def test_it_is_the_equations(recurrence, seed):
 
 
 def loss(recurrence, steps=T):
-    """A scalar that every output and both parts of the carry tell on."""
+    """A scalar that depends on every output and both parts of the carry."""
     weights = jnp.asarray(np.random.default_rng(3).normal(size=(B, steps, H)), jnp.float32)
 
     def of(layer, inputs=None):

@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom, on the model in the box."""
+"""The notebook runs from top to bottom, on the bundled model."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import pytest
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "restore.ipynb"
 
 
-# The kernel's own packages warn of things that are none of ours.
+# The kernel's packages emit warnings that are not ours.
 @pytest.mark.filterwarnings("default")
 def test_the_notebook_restores_a_run_and_compares_temperatures(tmp_path, monkeypatch):
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))

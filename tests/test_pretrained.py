@@ -1,4 +1,4 @@
-"""The model in the box: it writes right after cloning, and is as good as it says."""
+"""The bundled model: it generates text right after cloning, and is as good as its README says."""
 
 import re
 import shutil
@@ -31,7 +31,7 @@ def test_a_fresh_clone_writes_with_it(tmp_path, monkeypatch, capsys):
     written = capsys.readouterr().out
     assert written.startswith("the truth ")
     assert len(written) == 311
-    # Most of what it writes are words that it has read.
+    # Most of the words that it generates are in its corpus.
     words = re.findall("[a-z]+", written)
     common = {"the", "of", "and", "to", "in", "is", "a", "that", "it", "as", "which", "not", "for", "be", "with"}
     assert sum(word in common for word in words) > len(words) / 5

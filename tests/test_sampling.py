@@ -39,7 +39,7 @@ def successor():
 
 @pytest.fixture(scope="module", params=["scan", "fused"])
 def random_model(request):
-    """Weights large enough that what happened before the window still tells."""
+    """Weights large enough that tokens before the window still matter."""
     model = LanguageModel(len(LETTERS), ModelConfig(12, 2), impl=request.param)
     params = jax.jit(model.init_params)(jax.random.key(0))
     return model, jax.tree.map(lambda leaf: 2 * leaf, params)
@@ -244,7 +244,7 @@ def test_unknown_characters_are_named_or_skipped(successor):
 )
 def test_bad_arguments_are_refused_at_once(successor, arguments, message):
     with pytest.raises(ValueError, match=message):
-        generator(*successor).pieces(**arguments)  # Not one piece has been asked for.
+        generator(*successor).pieces(**arguments)  # No piece has been requested yet.
 
 
 @pytest.mark.parametrize("count", [0, -1, 2.0, True])
@@ -254,7 +254,7 @@ def test_a_count_of_texts_is_a_whole_number(successor, count):
 
 
 def constant_model(vocab, token):
-    """A model that always writes the same token."""
+    """A model that always generates the same token."""
     model = LanguageModel(len(vocab), ModelConfig(2))
     params = jax.tree.map(jnp.zeros_like, jax.jit(model.init_params)(jax.random.key(0)))
     params["dense"]["bias"] = params["dense"]["bias"].at[token].set(50.0)

@@ -37,7 +37,7 @@ def model(request):
 
 @pytest.fixture(scope="module")
 def params():
-    """Weights large enough that the distant past still tells."""
+    """Weights large enough that the distant past still matters."""
     return jax.tree.map(lambda leaf: 2 * leaf, jax.jit(PLAIN.init_params)(jax.random.key(0)))
 
 
@@ -165,7 +165,7 @@ def test_dynamic_scores_are_a_python_loop_over_segments(model, params, squares, 
     found = dynamic.score_dynamic(model, params, squares, ids, **options)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
-    assert np.abs(found - scoring.score_carried(model, params, ids)).max() > 0.03  # It did move.
+    assert np.abs(found - scoring.score_carried(model, params, ids)).max() > 0.03  # The weights did move.
 
 
 @settings(deadline=None, max_examples=50)

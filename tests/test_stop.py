@@ -1,4 +1,4 @@
-"""How a run is asked to stop: which signals do so, what becomes of the second one, and the event for threads."""
+"""Requests to stop a run: which signals do so, the effect of a second one, and the event for threads."""
 
 import faulthandler
 import gc
@@ -66,7 +66,7 @@ def test_another_program_s_handler_of_a_scheduler_s_signal_is_left_alone(handle)
         assert (taken, stop.asked) == ([signal.SIGUSR1], False)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells of handlers in C")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux lists handlers in C")
 def test_a_handler_in_c_is_left_alone(tmp_path):
     with open(tmp_path / "stack", "w+") as file:
         faulthandler.register(signal.SIGUSR2, file)
@@ -100,7 +100,7 @@ def test_a_second_signal_is_not_lost_in_a_callback_of_the_garbage_collector():
         signal.raise_signal(signal.SIGINT)
         gc.callbacks.append(interrupt)
         try:
-            gc.collect()  # Python drops the exception, and would tell of it; warnings are errors here.
+            gc.collect()  # Python drops the exception, and would warn of it; warnings are errors here.
         finally:
             gc.callbacks.remove(interrupt)
         with pytest.raises(KeyboardInterrupt):
@@ -140,7 +140,7 @@ def test_a_scheduler_s_signal_saves_the_step_at_hand(small, tmp_path):
 
 
 class SetsAt(Reporter):
-    """Sets an event once a step is reported, and notes what it is told of the end."""
+    """Sets an event once a step is reported, and records how it ends."""
 
     def __init__(self, step, event):
         self._step, self._event = step, event

@@ -131,10 +131,10 @@ def test_an_export_writes_the_same_and_is_not_trained_on(trained, tmp_path):
             attempt()
     with pytest.raises(jaxlm.InputError, match="found a run there"):
         Run.open(trained).export(run.path)
-    # Where it was made is nobody's business.
+    # It contains no path of the machine that made it.
     for file in run.path.rglob("*"):
         assert not file.is_file() or str(tmp_path).encode() not in file.read_bytes()
-    # The newest run to go on with is another.
+    # The newest run that can be resumed is another.
     shutil.copytree(trained, tmp_path / "shared" / "a")
     assert newest(tmp_path / "shared") == tmp_path / "shared" / "a"
     assert newest(tmp_path / "shared", trained=True) == run.path
@@ -200,7 +200,7 @@ def test_damage_is_never_silent(trained, tmp_path, caplog, damage):
                 assert_same(state, good[progress.step][0])
             assert progress == good[progress.step][1]
             told = warnings(caplog)
-            # Without this file it is no checkpoint, just as after a kill in the middle of a save.
+            # Without this file it is not a checkpoint, just as after a kill during a save.
             if progress.step == EARLIER and (damage, file.name, len(file.parts)) != ("deleted", PROGRESS, 2):
                 assert len(told) == 1, file
                 assert f"checkpoint {LAST}" in told[0]

@@ -1,4 +1,4 @@
-"""What is printed while a run trains: everything that was promised, on a terminal and in a file."""
+"""What a run prints while it trains, on a terminal and in a file."""
 
 import dataclasses
 import io
@@ -140,7 +140,7 @@ def test_a_stream_tells_how_it_reads_and_its_validation_loss(small, tmp_path):
 
 
 def told(trained, events, *, epochs=12, patience=None, best=None):
-    """The lines that events make, in a run of so many epochs of 10 steps."""
+    """The lines that events print, in a run of this many epochs of 10 steps."""
     run = jaxlm.Run.open(trained)
     run.record = dataclasses.replace(
         run.record, config=dataclasses.replace(run.record.config, epochs=epochs, validation=0.1, patience=patience)

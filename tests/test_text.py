@@ -466,7 +466,7 @@ def test_a_file_that_is_no_text_is_called_what_it_is_and_never_offered_an_encodi
     path = write(tmp_path / name, content)
     for encoding in (None, "latin1"):
         if (name, encoding) in (("noise", "latin1"), ("samples", "latin1")):
-            continue  # Any bytes are Latin-1, for who insists.
+            continue  # Any bytes are valid Latin-1.
         with pytest.raises(InputError, match=f"found .*{words}") as caught:
             load_corpus((path,), encoding=encoding)
         assert "encoding" not in str(caught.value)

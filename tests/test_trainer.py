@@ -1,4 +1,4 @@
-"""Runs: stopped, killed, broken and extended ones end as if nothing had happened, or say what did."""
+"""Runs: stopped, killed, damaged and extended ones end as if nothing had happened, or report what did."""
 
 import dataclasses
 import os
@@ -85,7 +85,7 @@ STREAM = dataclasses.replace(
 """Everything that a stream's next step can depend on."""
 
 STREAM_STEPS = 16
-"""In an epoch of STREAM: 928 characters are learned from, 104 held out."""
+"""In an epoch of STREAM: 928 characters of training text, 104 of validation text."""
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_a_stream_stopped_and_resumed_equals_one_never_stopped(stream, tmp_path,
 
 
 def held_out_loss(path, text):
-    """By the equations, over the whole text with the memory carried on."""
+    """By the equations, with the state carried through the whole text."""
     run, generator = jaxlm.Run.open(path), jaxlm.load(path)
     ids = run.vocab.encode(text)
     log_probs = log_softmax(numpy_logits(generator.params, ids[None, :-1], len(run.vocab))[0])
@@ -135,7 +135,7 @@ def test_the_end_of_the_corpus_is_measured_exactly_and_never_learned_from(small,
 
 
 def spoil_validation(monkeypatch, losses):
-    """Has each epoch end with another held-out loss than it has."""
+    """Replaces the validation loss of each epoch."""
     losses = iter(losses)
     monkeypatch.setattr(run_lib, "score_carried", lambda model, params, ids: np.full(3, -next(losses)))
 
@@ -254,7 +254,7 @@ def test_killed_before_the_first_checkpoint(small, tmp_path, trained, caplog):
     assert run.restore() is None
     with pytest.raises(jaxlm.InputError, match="has no checkpoint yet"):
         jaxlm.load(tmp_path / "fox")
-    # What a kill leaves in the middle of the first save.
+    # What a kill during the first save leaves.
     (tmp_path / "fox" / str(STEPS) / "params").mkdir(parents=True)
     run.append_metrics({"epoch": 1, "step": STEPS, "loss": 9.0})
     assert run.restore() is None
@@ -322,7 +322,7 @@ def spoil_steps(monkeypatch, change):
 
 
 class Told(Reporter):
-    """Keeps what it is told of divergences."""
+    """Records divergences."""
 
     def __init__(self):
         self.divergences = []
@@ -384,7 +384,7 @@ def test_a_divergence_in_the_first_epoch_goes_back_to_the_beginning(small, tmp_p
 
 
 def test_a_checkpoint_in_the_middle_of_the_first_epoch_is_no_place_to_go_back_to(small, tmp_path, monkeypatch):
-    """Its weights, and its sum of losses, may be lost already."""
+    """Its weights, and its sum of losses, may have diverged already."""
     told = Told()
     with monkeypatch.context() as patch:
         patch.setattr(run_lib, "SAVE_SECONDS", -1.0)
@@ -406,7 +406,7 @@ def test_a_risen_loss_is_noticed_before_the_epoch_ends(small, tmp_path, monkeypa
 
 
 def test_a_hard_passage_is_no_divergence(stream, tmp_path, monkeypatch):
-    """A stream reads it in a row, where windows come in random order."""
+    """A stream reads it in order; windows would come in random order."""
     told = Told()
     monkeypatch.setattr(run_lib, "JUDGED_STEPS", 3)
     spoil_steps(monkeypatch, lambda step, nats: nats * (20 if step % STREAM_STEPS < 5 else 1))
