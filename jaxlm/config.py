@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeVar, cast, get_args
 
+from jaxlm import invocation
 from jaxlm.errors import (
     Check,
     InputError,
@@ -66,6 +67,7 @@ class Setting:
       unset: the meaning of None, in words.
       short: the letter of its short flag.
       metavar: the placeholder for its value in `--help`.
+      resumable: whether a run may be resumed with another value.
     """
 
     help: str
@@ -75,22 +77,13 @@ class Setting:
     unset: str = ""
     short: str = ""
     metavar: str = ""
+    resumable: bool = False
 
 
-def setting(
-    default: T,
-    help: str,
-    check: Check,
-    group: str,
-    *,
-    source: str = "",
-    unset: str = "",
-    short: str = "",
-    metavar: str = "",
-) -> T:
-    """A dataclass field that is a setting; the arguments are those of `Setting`."""
-    about = Setting(help, check, group, source=source, unset=unset, short=short, metavar=metavar)
-    return cast(T, dataclasses.field(default=default, metadata={"setting": about}))
+def setting(default: T, help: str, check: Check, group: str, **about: Any) -> T:
+    """A dataclass field that is a setting; the other arguments are those of `Setting`."""
+    definition = Setting(help=help, check=check, group=group, **about)
+    return cast(T, dataclasses.field(default=default, metadata={"setting": definition}))
 
 
 def settings_in(config: object) -> Iterator[tuple[str, Setting, Any]]:
@@ -140,6 +133,7 @@ def _corpus(group: str, left_out: str, unset: str, source: str = "") -> tuple[st
         source=source,
         unset=unset,
         metavar="FILE",
+        resumable=True,
     )
 
 
@@ -161,6 +155,7 @@ def implementation(group: str) -> Impl:
         "scan: the plain reference; fused: faster; cudnn: for NVIDIA GPUs; all agree up to rounding",
         one_of(*get_args(Impl)),
         group,
+        resumable=True,
     )
 
 
@@ -234,7 +229,9 @@ class TrainConfig(Checked):
         RECIPE,
     )
     model: ModelConfig = ModelConfig()
-    epochs: int = setting(60, "passes over the corpus", whole_number(1, 2**31 - 1), LEARNING, source="the book's text")
+    epochs: int = setting(
+        60, "passes over the corpus", whole_number(1, 2**31 - 1), LEARNING, source="the book's text", resumable=True
+    )
     patience: int | None = setting(
         None,
         "stop after this many epochs without a better validation loss",
@@ -242,6 +239,7 @@ class TrainConfig(Checked):
         LEARNING,
         source=BOOK_SAYS,
         unset="train all epochs",
+        resumable=True,
     )
     learning_rate: float = setting(0.01, "peak learning rate", real_number(0.0, above=True), LEARNING, source=BOOK_SAYS)
     batch: int = setting(
@@ -425,6 +423,8 @@ class EvaluateConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.encoding is not None and self.corpus is None:
+            reject_idle("encoding", self.encoding, "without a corpus", "name the text, or leave it out")
         if self.dynamic and self.protocol != "carried":
             reject("dynamic", self.dynamic, f"False with protocol={self.protocol}", "choose protocol=carried")
 
@@ -519,8 +519,8 @@ def settings(recipe: Recipe = "book", size: Size | None = None, **changes: Any) 
     return with_settings(recipe_settings(recipe, size), changes)
 
 
-def with_settings(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
-    """A run's settings with some of them changed, including the model's.
+def with_settings(config: T, changes: Mapping[str, Any]) -> T:
+    """A dataclass with some settings changed, its own or those of a nested one, of which it must have each.
 
     Raises:
       InputError: a setting does not exist, or its value is invalid.
@@ -569,7 +569,20 @@ def from_json(values: Mapping[str, Any]) -> TrainConfig:
         ) from error
 
 
-def differences(config: TrainConfig, asked: Mapping[str, Any]) -> list[str]:
-    """The requested settings that differ from a config's, one phrase each."""
-    own = {name: value for name, _, value in settings_in(config) if name in asked}
-    return [f"{name} {asked[name]!r} instead of {own[name]!r}" for name in own if asked[name] != own[name]]
+def resumed(config: TrainConfig, asked: Mapping[str, Any]) -> TrainConfig:
+    """The settings of a run that is resumed with these changes.
+
+    Raises:
+      InputError: a setting does not exist, its value is invalid, or a run keeps it.
+    """
+    own = {name: value for name, about, value in settings_in(config) if not about.resumable}
+    new = with_settings(config, asked)
+    values = [(name, value) for name, _, value in settings_in(new) if name in own]
+    others = [f"{name} {value!r} instead of {own[name]!r}" for name, value in values if value != own[name]]
+    if others:
+        free = [invocation.setting(name) for name, about, _ in settings_in(config) if about.resumable]
+        raise InputError(
+            f"a resumed run keeps its settings, except {', '.join(free)}; found {', '.join(others)}; leave that out, "
+            "or train a new run"
+        )
+    return new

@@ -109,9 +109,9 @@ def optional(check: Check) -> Check:
 
 def yes_or_no(name: str, value: object) -> bool:
     """A check for True or False."""
-    if not isinstance(value, bool):
+    if type(value).__name__ not in ("bool", "bool_"):  # NumPy's is none of Python's.
         reject(name, value, "True or False")
-    return value
+    return bool(value)
 
 
 def plain_text(name: str, value: object) -> str:
@@ -124,7 +124,7 @@ def plain_text(name: str, value: object) -> str:
 def file_path(name: str, value: object) -> str:
     """A check for a name or a path; `~` becomes the home directory."""
     path = os.fspath(value) if isinstance(value, os.PathLike) else value
-    if not isinstance(path, str) or not path:
+    if not isinstance(path, str) or not path or "\0" in path:
         reject(name, value, "a name, or a path", "leave it out for the default")
     return os.path.expanduser(path)
 
@@ -169,6 +169,8 @@ def check_temperature(value: object) -> float:
 
 def temperatures(name: str, value: Any) -> tuple[float, ...]:
     """A check for one temperature or several, as a tuple."""
+    if getattr(value, "ndim", None) == 0:
+        value = value.item()  # NumPy's single number.
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
         value = (value,)
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):

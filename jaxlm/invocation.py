@@ -46,7 +46,7 @@ def train() -> str:
     return "jaxlm.train(...)" if program is None else command("train")
 
 
-def resume(path: str | os.PathLike[str], **settings: int) -> str:
+def resume(path: str | os.PathLike[str], **settings: int | float | str) -> str:
     """The command or call that resumes the run at a path, with changed settings."""
     given = [setting(name, value) for name, value in settings.items()]
     if program is None:
@@ -61,9 +61,12 @@ def sample(path: str | os.PathLike[str]) -> str:
     return f"{command('sample')} --run {shlex.quote(_path(path))}"
 
 
-def setting(name: str, value: int) -> str:
-    """A setting as given here: `--patience 8`, or `patience=8`."""
-    return f"{name}={value}" if program is None else f"--{name} {value}"
+def setting(name: str, value: int | float | str | None = None) -> str:
+    """A setting as given here: `--patience 8`, or `patience=8`; the name alone without a value."""
+    if program is None:
+        return name if value is None else f"{name}={value!r}"
+    flag = f"--{name.replace('_', '-')}"
+    return flag if value is None else f"{flag} {value}"
 
 
 def _path(path: str | os.PathLike[str]) -> str:

@@ -415,8 +415,18 @@ def test_no_run_to_resume(place, capsys, checkpoints):
 @pytest.mark.parametrize("named", [True, False])
 def test_a_resumed_run_keeps_its_settings(place, capsys, typed, words, named):
     line = refused(capsys, cli.train, "--resume", *(["--run", "fox"] if named else []), *typed.split())
-    assert line.startswith("run checkpoints/fox keeps its settings when it is resumed, except --epochs, --patience")
+    assert line.startswith("run checkpoints/fox: a resumed run keeps its settings, except ")
     assert words in line
+
+
+@pytest.mark.parametrize("named", [("--run", "./fox"), ("--run", "fox", "--checkpoints", ".")])
+def test_a_run_that_is_named_by_a_path_is_that_run(place, capsys, named):
+    shutil.copytree("checkpoints/fox", "fox")  # Of the same name as one in checkpoints.
+    assert cli.train(["--resume", *named, "--epochs", "3", "--temperature"]) == 0
+    assert [jaxlm.Run.open(path).metrics()[-1]["epoch"] for path in ("fox", "checkpoints/fox")] == [3, 2]
+    capsys.readouterr()
+    assert cli.evaluate([*named, "--corpus", "good.txt"]) == 0
+    assert capsys.readouterr().out.startswith("Run:                 fox, epoch 3 ")
 
 
 def test_a_resumed_run_keeps_its_corpus(place, capsys):
@@ -781,7 +791,7 @@ def test_other_tokens_are_measured_per_character_too(place, capsys, tokens):
 def test_nothing_held_out_and_nothing_named_cannot_be_measured(place, capsys):
     line = refused(capsys, cli.evaluate)
     assert line.startswith("corpus: run checkpoints/fox has no validation text")
-    assert line.endswith("name a text with --corpus")
+    assert line.endswith("name a text with corpus")
 
 
 @pytest.mark.parametrize("argv", [(), ("--dynamic", *WITH)])

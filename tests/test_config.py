@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import typing
 from pathlib import Path
 from types import NoneType
@@ -21,9 +22,9 @@ from jaxlm.config import (
     WatchConfig,
     changed,
     checkpoints_folder,
-    differences,
     from_json,
     recipe_settings,
+    resumed,
     settings,
     settings_in,
     to_json,
@@ -372,13 +373,12 @@ def test_bad_stored_settings_are_refused(values, named):
         from_json({**to_json(BOOK), **values})
 
 
-def test_differences_are_told_setting_by_setting():
-    assert differences(OTHER, {}) == []
-    assert differences(OTHER, {"hidden": 3, "epochs": 2, "resume": True}) == []
-    asked = {"clip": 2.0, "corpus": ("b.txt",), "hidden": 4, "embedding": 0, "words": 7}
-    assert differences(OTHER, asked) == [
-        "corpus ('b.txt',) instead of ('a.txt', 'nietzsche')",
-        "hidden 4 instead of 3",
-        "embedding 0 instead of 5",
-        "clip 2.0 instead of 1.0",
-    ]
+def test_a_resumed_run_changes_what_it_may_and_names_what_it_may_not():
+    assert resumed(OTHER, {}) == OTHER
+    changes = {"corpus": "b.txt", "epochs": 9, "patience": 4, "impl": "scan", "hidden": 3}  # Its own: 3.
+    assert resumed(OTHER, changes) == dataclasses.replace(OTHER, corpus=("b.txt",), epochs=9, patience=4, impl="scan")
+    kept = "except corpus, epochs, patience, impl; found hidden 4 instead of 3, embedding 0 instead of 5, "
+    with pytest.raises(InputError, match=re.escape(kept + "clip 2.0 instead of 1.0; leave that out")):
+        resumed(OTHER, {"clip": 2.0, "epochs": 9, "hidden": 4, "embedding": 0})
+    with pytest.raises(InputError, match=r"no setting .hiden.; did you mean hidden\?"):
+        resumed(OTHER, {"hiden": 4})

@@ -15,7 +15,7 @@ GROUND = {"config", "errors", "invocation"}
 
 MAY_IMPORT = {
     "errors": set(),
-    "config": {"errors"},
+    "config": {"errors", "invocation"},
     "invocation": set(),
     "text": GROUND,
     "nn": GROUND,

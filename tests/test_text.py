@@ -22,6 +22,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxlm import invocation
 from jaxlm.errors import InputError
 from jaxlm.generator import TextGenerator
 from jaxlm.runs import trainer as run
@@ -39,6 +40,13 @@ phrases = st.lists(
 texts = st.tuples(anything | phrases, phrases).map("".join)
 
 relaxed = settings(deadline=None)
+
+
+@pytest.fixture(autouse=True)
+def as_command():
+    """Messages are those of the command; from Python, settings are named as its arguments."""
+    with invocation.called_as("jaxlm"):
+        yield
 
 
 @relaxed
@@ -681,7 +689,7 @@ def test_a_bad_download_is_refused_and_leaves_nothing(server, kind):
     message = str(caught.value)
     assert message.startswith("corpus nietzsche: ")
     assert text.PUBLISHED["nietzsche"].url in message
-    assert "--corpus FILE" in message
+    assert "--corpus my.txt" in message
     assert str(Path(os.environ["XDG_CACHE_HOME"], "jaxlm", "nietzsche.txt")) in message
     assert len(message.splitlines()) == 1
     assert cached() == {}

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import secrets
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -14,14 +13,11 @@ from jaxlm.cli import parser
 from jaxlm.cli.guard import guarded, note
 from jaxlm.cli.options import COMMANDS, EVALUATE, RUNS, SAMPLE, TRAIN, EvaluateFlags, RunsFlags, SampleFlags, TrainFlags
 from jaxlm.cli.output import show
-from jaxlm.config import WatchConfig, changed, checkpoints_folder, differences
-from jaxlm.errors import InputError, RunError, did_you_mean, reject_idle
+from jaxlm.config import TrainConfig, changed, checkpoints_folder, settings_in
+from jaxlm.errors import RunError, did_you_mean, reject_idle
 
 if TYPE_CHECKING:  # `--help` need not wait for them.
     from jaxlm.runs.storage import Progress
-
-KEPT_OPEN = "epochs", "patience", "impl", "corpus"
-"""Settings that may change when a run is resumed; the corpus may move, but must be the same text."""
 
 
 def train(argv: Sequence[str] | None = None) -> int:
@@ -120,22 +116,16 @@ def _train(given: Mapping[str, Any]) -> None:
 def _resume(given: Mapping[str, Any]) -> None:
     if "size" in given:
         reject_idle("size", given["size"], "with --resume, since a run keeps its own", "leave it out")
+    settings = {name: given[name] for name, _, _ in settings_in(TrainConfig()) if name in given}
+    flags = changed(TrainFlags(), {name: value for name, value in given.items() if name not in settings})
     from jaxlm.cli.terminal import Terminal
     from jaxlm.nn import compilation
     from jaxlm.runs import trainer
     from jaxlm.runs.run import Run, find
 
     compilation.keep_compiled()
-    path = find(given.get("run"), given.get("checkpoints"))
-    # `resume` checks that the corpus is the same text.
-    free = {name: given[name] for name in KEPT_OPEN if name in given}
-    fixed = {name: value for name, value in given.items() if name not in free}
-    if others := differences(Run.open(path).record.config, fixed):
-        raise InputError(
-            f"run {path} keeps its settings when it is resumed, except --epochs, --patience and --impl; found "
-            f"{', '.join(others)}; leave that out, or train a new run without --resume"
-        )
-    trainer.resume(path, **free, reporter=Terminal(changed(WatchConfig(), given)))
+    run = Run.open(find(flags.run, flags.checkpoints))
+    trainer.resume(run, reporter=Terminal(flags.watch), **settings)
 
 
 def _sample(flags: SampleFlags) -> None:
@@ -146,9 +136,8 @@ def _sample(flags: SampleFlags) -> None:
     config = flags.config
     path = find(flags.where.run, flags.where.checkpoints, trained=True)
     generator, progress = Run.open(path).generator(flags.impl)
-    seed = secrets.randbelow(2**32) if config.seed is None else config.seed
-    texts = generator.texts(dataclasses.replace(config, seed=seed))
-    note(f"{path}, {_describe(progress)}, seed {seed}")
+    texts = generator.texts(config)
+    note(f"{path}, {_describe(progress)}, seed {texts[0].seed}")
     for text in texts:
         if len(texts) > 1:
             own_seed = f", seed {text.seed}" if config.count > 1 else ""
@@ -170,10 +159,11 @@ def _evaluate(flags: EvaluateFlags) -> None:
     from jaxlm.cli.terminal import fact_line
     from jaxlm.nn import compilation
     from jaxlm.runs.evaluation import evaluate
-    from jaxlm.runs.run import find
+    from jaxlm.runs.run import Run, find
 
     compilation.keep_compiled()
-    found = evaluate(find(flags.where.run, flags.where.checkpoints, trained=True), flags.config, impl=flags.impl)
+    run = Run.open(find(flags.where.run, flags.where.checkpoints, trained=True))
+    found = evaluate(run, flags.config, impl=flags.impl)
     skipped = f", {found.skipped:,} of them unknown and skipped" if found.skipped else ""
     figures = [found.static] if found.dynamic is None else [found.static, found.dynamic]
     facts = {

@@ -8,10 +8,11 @@ from typing import Any
 from jaxlm.cli.terminal import Terminal
 from jaxlm.config import Recipe, Size, TrainConfig, WatchConfig, changed, settings_in, with_settings
 from jaxlm.config import settings as settings_of
-from jaxlm.errors import InputError
+from jaxlm.errors import InputError, reject_idle
 from jaxlm.generator import TextGenerator
 from jaxlm.runs import trainer
 from jaxlm.runs.reporter import Reporter
+from jaxlm.runs.run import Run, find
 
 Source = str | os.PathLike[str]
 
@@ -54,49 +55,50 @@ def train(
       KeyboardInterrupt: Ctrl-C; the run is saved.
       SystemExit: another signal that stops it; the run is saved.
     """
-    watch = _take_watched(settings)
+    shown = _reporter(reporter, settings)
     if isinstance(corpus, TrainConfig):
         if recipe or size:
             raise InputError("recipe, size: a TrainConfig has all settings already; leave these out")
         config = with_settings(corpus, settings)
     else:
         config = settings_of(recipe or "book", size, corpus=corpus, **settings)
-    return trainer.train(config, run=run, checkpoints=checkpoints, reporter=_reporter(reporter, watch), stop=stop)
+    return trainer.train(config, run=run, checkpoints=checkpoints, reporter=shown, stop=stop)
 
 
 def resume(
     run: Source | None = None,
     *,
+    checkpoints: Source | None = None,
     reporter: Reporter | None = _SHOWN,
     stop: threading.Event | None = None,
     **settings: Any,
 ) -> TextGenerator:
-    """Resumes a run from its last checkpoint, as if it had never stopped.
-
-    With the same software, devices and impl, the parameters come out the same, bit for bit.
+    """Resumes a run from its last checkpoint, as if it had never stopped: `resume("my-run", epochs=20)`.
 
     Args:
       run: its name, or its directory; the newest if left out.
+      checkpoints: as in `train`.
       reporter: as in `train`.
       stop: as in `train`.
-      **settings: epochs, patience, impl, and corpus (the new location of the same text); and those of WatchConfig.
+      **settings: `epochs`, `patience` and `impl`, if they change, and `corpus`, the new location of the same text; and
+        those of WatchConfig.
 
     Returns:
       The best epoch's model.
 
     Raises:
-      InputError: there is no such run, its corpus has changed, or all its checkpoints are damaged.
+      InputError: there is no such run, a setting cannot change, the corpus has changed, or all checkpoints are damaged.
       RunError, Stopped, KeyboardInterrupt, SystemExit: as in `train`.
     """
-    watch = _take_watched(settings)
-    return trainer.resume(run, reporter=_reporter(reporter, watch), stop=stop, **settings)
+    shown = _reporter(reporter, settings)
+    return trainer.resume(Run.open(find(run, checkpoints)), reporter=shown, stop=stop, **settings)
 
 
-def _take_watched(settings: dict[str, Any]) -> WatchConfig:
-    """Removes the settings of WatchConfig from these, and returns them."""
-    names = [name for name, _, _ in settings_in(WatchConfig())]
-    return changed(WatchConfig(), {name: settings.pop(name) for name in names if name in settings})
-
-
-def _reporter(reporter: Reporter | None, watch: WatchConfig) -> Reporter | None:
-    return Terminal(watch) if reporter is _SHOWN else reporter
+def _reporter(reporter: Reporter | None, settings: dict[str, Any]) -> Reporter | None:
+    """The reporter to use; takes the settings of a Terminal out of these."""
+    watched = {name: settings.pop(name) for name, _, _ in settings_in(WatchConfig()) if name in settings}
+    if reporter is _SHOWN:
+        return Terminal(changed(WatchConfig(), watched))
+    for name, value in watched.items():
+        reject_idle(name, value, "with a reporter of your own", "leave it out")
+    return reporter

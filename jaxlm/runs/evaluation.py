@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxlm.config import EvaluateConfig, Impl
+from jaxlm import invocation
+from jaxlm.config import EvaluateConfig, Impl, with_settings
 from jaxlm.errors import InputError
 from jaxlm.nn import dynamic, scoring
 from jaxlm.nn.metrics import bits_per_character, perplexity
@@ -85,7 +86,7 @@ def evaluate(
       RunError: the checkpoint cannot be read, for a reason other than damage.
     """
     run = run if isinstance(run, Run) else Run.open(find(run, trained=True))
-    config = dataclasses.replace(config or EvaluateConfig(), **settings)
+    config = with_settings(config or EvaluateConfig(), settings)
     part, name, learned = _read_texts(run, config)
     generator, progress = run.generator(impl)
     model, params, vocab = generator.model, generator.params, generator.vocab
@@ -133,10 +134,14 @@ def _read_texts(run: Run, config: EvaluateConfig) -> tuple[str, str, str]:
     """
     settings = run.record.config
     if config.corpus is None and not settings.validation:
-        raise InputError(f"corpus: run {run.path} has no validation text to evaluate on; name a text with --corpus")
+        raise InputError(
+            f"corpus: run {run.path} has no validation text to evaluate on; "
+            f"name a text with {invocation.setting('corpus')}"
+        )
     learned = held_out = ""
     if config.corpus is None or config.dynamic:
-        remedy = "restore it" if config.dynamic else "restore it, or name another text with --corpus"
+        another = f"restore it, or name another text with {invocation.setting('corpus')}"
+        remedy = "restore it" if config.dynamic else another
         learned, held_out = split_text(own_corpus(run, settings.corpus, remedy).text, settings.validation)
     if config.corpus is None:
         return held_out, f"the end of {run.record.corpus}, held out from training", learned

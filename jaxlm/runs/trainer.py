@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jaxlm import invocation
-from jaxlm.config import Impl, TrainConfig, checkpoints_folder
+from jaxlm.config import TrainConfig, checkpoints_folder, resumed
 from jaxlm.errors import Diverged, InputError, RunError
 from jaxlm.generator import TextGenerator
 from jaxlm.nn import lstm, sharding
@@ -116,44 +116,40 @@ def train(
 
 
 def resume(
-    run: str | os.PathLike[str] | None = None,
+    run: Run | str | os.PathLike[str] | None = None,
     *,
-    epochs: int | None = None,
-    patience: int | None = None,
-    corpus: tuple[str, ...] | None = None,
-    impl: Impl | None = None,
     reporter: Reporter | None = None,
     stop: threading.Event | None = None,
+    **settings: Any,
 ) -> TextGenerator:
     """Resumes a run from its last checkpoint, as if it had never stopped.
 
     With the same software, devices and impl, the parameters come out the same, bit for bit.
 
     Args:
-      run: its directory, or its name, as in `load`; the newest if left out.
-      epochs: a new number of epochs in total; a cosine schedule then ends with the last of them.
-      patience: a new number of epochs without a better validation loss to stop after.
-      corpus: the new location of the same text.
-      impl: another implementation of the recurrence.
+      run: the run, its directory, or its name, as in `load`; the newest if left out.
       reporter: as in `train`.
       stop: as in `train`.
+      **settings: `epochs`, `patience` and `impl`, if they change, and `corpus`, the new location of the same text. All
+        others must be the run's own.
 
     Returns:
       The best epoch's model.
 
     Raises:
-      InputError: there is no such run, its corpus has changed, or all its checkpoints are damaged.
+      InputError: there is no such run, a setting cannot change, the corpus has changed, or all checkpoints are damaged.
       RunError, Stopped, KeyboardInterrupt, SystemExit: as in `train`.
     """
     reporter = reporter or Reporter()
     with contextlib.closing(reporter):
-        directory = Run.open(find(run))
-        given: dict[str, Any] = {"epochs": epochs, "patience": patience, "corpus": corpus, "impl": impl}
-        given = {name: value for name, value in given.items() if value is not None}
-        config = dataclasses.replace(directory.record.config, **given)
+        directory = run if isinstance(run, Run) else Run.open(find(run))
+        try:
+            config = resumed(directory.record.config, settings)
+        except InputError as error:
+            raise InputError(f"run {directory.path}: {error}") from error
         directory.check_trainable()
         lstm.choose(config.impl)  # Before anything is written.
-        text = own_corpus(directory, config.corpus, "if it has moved, give its new path", reporter.download)
+        text = own_corpus(directory, config.corpus, "if it has moved, name its new place", reporter.download)
         config = dataclasses.replace(config, corpus=text.sources)
         data = Data.of(config, text, directory.vocab)
         with stop_on_signals(stop) as asked, directory.lock():
@@ -278,10 +274,10 @@ class Trainer:
         """
         if progress.cuts == MAX_CUTS:
             kept = "the best checkpoint is kept; " if saver.best else ""
-            clip = "" if self._config.clip else ", or with --clip 1"
+            clip = "" if self._config.clip else f", or with {invocation.setting('clip', 1)}"
             raise RunError(
                 f"{error}; cutting the learning rate {MAX_CUTS} times, to {self._rate(MAX_CUTS):.2g}, did not help; "
-                f"{kept}train a new run with a lower --learning-rate{clip}"
+                f"{kept}train a new run with a lower {invocation.setting('learning_rate')}{clip}"
             ) from error
         # A checkpoint within the first epoch may have diverged already.
         found = self._run.restore(best=True) if saver.best else None
@@ -414,5 +410,6 @@ def _enough_memory() -> Iterator[None]:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise RunError(
-            "memory: the device has too little for this model and batch; choose a smaller --hidden, --batch or --length"
+            "memory: the device has too little for this model and batch; choose a smaller "
+            f"{invocation.setting('hidden')}, {invocation.setting('batch')} or {invocation.setting('length')}"
         ) from error

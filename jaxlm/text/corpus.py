@@ -17,6 +17,7 @@ from typing import NoReturn
 
 import platformdirs
 
+from jaxlm import invocation
 from jaxlm.errors import InputError
 from jaxlm.text.encodings import count_controls
 from jaxlm.text.files import BadFile, read_text
@@ -158,7 +159,7 @@ def fetch(name: str, progress: Received | None = None) -> str:
     if _is_published(content, published):
         return content.decode("utf-8")
     place = f"put the file there as {path}{' (what is there now is something else)' if content else ''}"
-    advice = f"check the network, {place}, or use a text of your own with --corpus FILE"
+    advice = f"check the network, {place}, or use a text of your own with {invocation.setting('corpus', 'my.txt')}"
     try:
         with urllib.request.urlopen(published.url, timeout=TIMEOUT) as response:
             received = bytearray()
@@ -322,7 +323,7 @@ def _complaint(label: str, bad: Sequence[BadFile], expected: str, others_utf8: b
     found = "a file" if len(bad) == 1 else "files"
     names = _listing([f"{error.path} ({error.kind})" for error in bad])
     if encoding and not others_utf8:
-        remedy = f"use --encoding {encoding}"
+        remedy = f"use {invocation.setting('encoding', encoding)}"
     elif others_utf8:
         remedy = "others are UTF-8, so convert these to UTF-8, or leave them out"
     else:

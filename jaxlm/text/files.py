@@ -6,6 +6,7 @@ import re
 import zipfile
 from pathlib import Path
 
+from jaxlm import invocation
 from jaxlm.errors import InputError
 from jaxlm.text.encodings import ENCODINGS, guess_encoding, guess_wide
 
@@ -136,7 +137,7 @@ def read_text(path: Path, encoding: str | None = None) -> str:
         raise BadFile(
             path,
             "found UTF-16 text without a byte order mark, expected UTF-8",
-            f"use --encoding {wide}",
+            f"use {invocation.setting('encoding', wide)}",
             f"looks like {wide}",
             wide,
         )
@@ -151,7 +152,7 @@ def _misread(path: Path, content: bytes, start: int, encoding: str, marked: bool
         remedy = f"its byte order mark says {expected}, so the file is damaged: save it again, or choose another"
         return BadFile(path, found, remedy, f"damaged {expected}")
     if encoding != "utf-8" and _is_utf8(content):
-        return BadFile(path, found, "the file is UTF-8: leave out --encoding", "UTF-8")
+        return BadFile(path, found, f"the file is UTF-8: leave out {invocation.setting('encoding')}", "UTF-8")
     if encoding == "utf-8" and _is_nearly_utf8(content):
         remedy = "the rest is UTF-8, so the file is damaged there: repair it, or choose another"
         return BadFile(path, found, remedy, "damaged UTF-8")
@@ -161,13 +162,19 @@ def _misread(path: Path, content: bytes, start: int, encoding: str, marked: bool
     if len(names) == 1:
         [name] = names
         script = f" ({ENCODINGS[name]})" if name in ENCODINGS else ""
-        return BadFile(path, found, f"it looks like {name}{script}: use --encoding {name}", f"looks like {name}", name)
+        return BadFile(
+            path,
+            found,
+            f"it looks like {name}{script}: use {invocation.setting('encoding', name)}",
+            f"looks like {name}",
+            name,
+        )
     if names:
         *most, last = (f"{name} ({ENCODINGS[name]})" for name in names[:5])
         unclear = f"its encoding is unclear, perhaps {', '.join(most)} or {last}"
     else:
         unclear = "its encoding is unknown"
-    return BadFile(path, found, f"{unclear}: name it with --encoding", "encoding unknown")
+    return BadFile(path, found, f"{unclear}: name it with {invocation.setting('encoding')}", "encoding unknown")
 
 
 def _is_utf8(content: bytes) -> bool:

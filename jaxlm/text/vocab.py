@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxlm import invocation
 from jaxlm.config import Tokens
 from jaxlm.errors import InputError, check_choice, reject
 
@@ -154,7 +155,7 @@ class Vocab:
         if unknown := self.unknown(text):
             shown = ", ".join(f"{character!r} (U+{ord(character):04X})" for character in unknown[:10])
             more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
-            remedy = "leave them out, or drop them with --unknown skip"
+            remedy = f"leave them out, or drop them with {invocation.setting('unknown', 'skip')}"
             if "\\" in unknown and (escape := re.search(r"\\[nt]", text)):
                 kind = {"\\n": "line end", "\\t": "tab"}[escape.group()]
                 remedy = f"for a {kind}, write $'...{escape.group()}' in the shell; otherwise {remedy}"
@@ -172,7 +173,7 @@ def _check_spaced(text: str, counts: Mapping[str, int]) -> None:
         longest = max(map(len, counts))
         raise InputError(
             f"tokens: found a text without spaces between its words (the longest has {longest:,} characters), so it "
-            "cannot be split into words; use --tokens char"
+            f"cannot be split into words; use {invocation.setting('tokens', 'char')}"
         )
 
 
