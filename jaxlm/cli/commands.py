@@ -93,7 +93,7 @@ def _run(command: parser.Command, act: Callable[[dict[str, Any]], None], argv: S
             act(given)
         except ModuleNotFoundError as error:
             raise RunError(
-                f"{error.name} is not installed; to install what jaxlm needs, in its folder: python -m pip install -e ."
+                f"{error.name} is not installed, which jaxlm needs; install it: python -m pip install {error.name}"
             ) from error
 
     return guarded(answer, argv)

@@ -170,7 +170,7 @@ def _show_warning(message: Warning | str, *details: object) -> None:
 
 
 def _unraisable(found: "sys.UnraisableHookArgs") -> None:
-    # When a disk is full, TensorStore reports each failed write to Orbax's event loop, which is closed by then. The
-    # failure itself arrives as another exception.
-    if str(found.exc_value) != "Event loop is closed":
+    # When a disk is full, TensorStore reports each failed write to Orbax's event loop, which is closed by then; without
+    # free file descriptors, that loop was never whole. The failure itself arrives as another exception.
+    if str(found.exc_value) != "Event loop is closed" and "_ssock" not in str(found.exc_value):
         sys.__unraisablehook__(found)

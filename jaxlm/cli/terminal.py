@@ -224,9 +224,10 @@ class Terminal(Reporter):
             summary = f"The best epoch is {best.epoch}, with a {kind} of {best.judged:z.4f}. "
             if progress.epoch < epochs:
                 since = progress.epoch - best.epoch
+                span = "an epoch" if since == 1 else f"{since} epochs"
                 self._print(
-                    f"Stopped after epoch {progress.epoch} of {epochs}: the {kind} has not improved for {since} "
-                    f"epoch{'s' * (since != 1)}. To train longer: {invocation.resume(run.path, patience=2 * since)}"
+                    f"Stopped after epoch {progress.epoch} of {epochs}: the {kind} has not improved for {span}. "
+                    f"To train longer: {invocation.resume(run.path, patience=2 * since)}"
                 )
         self._print(f"Done. {summary}To generate text: {invocation.sample(run.path)}", "green")
 
