@@ -93,6 +93,8 @@ def quiet() -> None:
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     # On a file system without locks, filelock falls back to a lock file, which is good enough.
     warnings.filterwarnings("ignore", "(?i).*soft ?file ?lock", UserWarning)
+    # What Orbax leaves undone where a save failed.
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     sys.unraisablehook = _unraisable
 
 
