@@ -562,7 +562,7 @@ def test_a_library_that_is_not_installed_is_one_line(place, capsys, monkeypatch)
     monkeypatch.setitem(sys.modules, "jaxlm.runs.trainer", None)
     monkeypatch.delattr("jaxlm.runs.trainer")
     line = refused(capsys, cli.train, *WITH, status=1)
-    assert line.startswith("jaxlm.runs.trainer is not installed; ")
+    assert line.startswith("jaxlm.runs.trainer is not installed, which jaxlm needs; install it: ")
 
 
 def test_a_run_that_does_not_exist_is_answered_with_those_that_do(place, capsys):

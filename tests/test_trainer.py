@@ -451,13 +451,14 @@ def test_what_comes_after_a_divergence_is_resumed_exactly(small, tmp_path, monke
     assert jaxlm.Run.open(tmp_path / "fox").restore()[1].cuts == 1
 
 
-def test_learning_rate_that_is_too_large(corpus, tmp_path, capsys):
+def test_learning_rate_that_is_too_large(corpus, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(run_lib, "MAX_CUTS", 2)
     flags = f"--corpus {corpus} --run {tmp_path / 'fox'} --epochs 1 --length 10 --batch 32 --hidden 16".split()
     assert cli.train([*flags, "--learning-rate", "1e38"]) == 1
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 1
     assert errors[0].startswith("error: step ")
-    assert "5 times, to 9.8e+34, did not help; train a new run with a lower --learning-rate, or with" in errors[0]
+    assert "2 times, to 6.2e+36, did not help; train a new run with a lower learning_rate, or with clip=1" in errors[0]
     assert not (tmp_path / "fox").exists()  # It had no good checkpoint.
 
 
