@@ -165,6 +165,28 @@ def test_a_narrow_encoding_gets_marks_for_letters_and_no_traceback(trained_by_co
     assert done.stdout.startswith("k?ni")
 
 
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("JAX_PLATFORMS=cuda", "JAX cannot start its devices with JAX_PLATFORMS=cuda; unset that"),
+        ("JAX_NUM_CPU_DEVICES=0", "JAX cannot start its devices with JAX_NUM_CPU_DEVICES=0; unset that"),
+        ("JAX_ENABLE_X64=maybe", "JAX cannot be imported with JAX_ENABLE_X64=maybe in the environment"),
+    ],
+)
+def test_what_keeps_jax_from_computing_is_said_as_that(trained_by_command, folder, setting, words):
+    name, value = setting.split("=")
+    environment = {key: text for key, text in os.environ.items() if not key.startswith("JAX_")} | {name: value}
+    before = {path: path.stat().st_mtime_ns for path in (folder / "checkpoints").rglob("*")}
+    done = run(ROOT / "train.py", "--resume", "--run", "Ein-Märchen-book", folder=folder, env=environment)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"error: {words}")
+    assert done.stderr.count("\n") == 1
+    after = {path: path.stat().st_mtime_ns for path in (folder / "checkpoints").rglob("*")}
+    assert {path: time for path, time in after.items() if path.name != ".lock" and path.is_file()} == {
+        path: time for path, time in before.items() if path.name != ".lock" and path.is_file()
+    }
+
+
 def test_a_mistake(folder):
     done = run(ROOT / "train.py", "--corpus", "missing.txt", folder=folder)
     assert done.returncode == 2

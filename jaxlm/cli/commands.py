@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from jaxlm.cli.guard import guarded, note
 from jaxlm.cli.options import COMMANDS, EVALUATE, RUNS, SAMPLE, TRAIN, EvaluateFlags, RunsFlags, SampleFlags, TrainFlags
 from jaxlm.cli.output import show
 from jaxlm.config import TrainConfig, changed, checkpoints_folder, settings_in
-from jaxlm.errors import RunError, did_you_mean, reject_idle
+from jaxlm.errors import RunError, did_you_mean, first_line, reject_idle
 
 if TYPE_CHECKING:  # `--help` need not wait for them.
     from jaxlm.runs.storage import Progress
@@ -90,6 +91,7 @@ def _run(command: parser.Command, act: Callable[[dict[str, Any]], None], argv: S
             print(parser.help_text(command, command.defaults(given)), flush=True)
             return
         try:
+            _start_jax()
             act(given)
         except ModuleNotFoundError as error:
             raise RunError(
@@ -99,6 +101,20 @@ def _run(command: parser.Command, act: Callable[[dict[str, Any]], None], argv: S
     return guarded(answer, argv)
 
 
+def _start_jax() -> None:
+    """Imports JAX, and has it keep what it compiles.
+
+    Raises:
+      RunError: it refuses a setting of the environment.
+    """
+    try:
+        from jaxlm.nn import compilation
+    except ValueError as error:
+        settings = ", ".join(f"{name}={value}" for name, value in os.environ.items() if name.startswith("JAX_"))
+        raise RunError(f"JAX cannot be imported with {settings} in the environment ({first_line(error)})") from error
+    compilation.keep_compiled()
+
+
 def _train(given: Mapping[str, Any]) -> None:
     if given.get("resume"):
         _resume(given)
@@ -106,10 +122,8 @@ def _train(given: Mapping[str, Any]) -> None:
     flags = changed(TRAIN.defaults(given), given)
     assert isinstance(flags, TrainFlags)
     from jaxlm.cli.terminal import Terminal
-    from jaxlm.nn import compilation
     from jaxlm.runs import trainer
 
-    compilation.keep_compiled()
     trainer.train(flags.config, run=flags.run, checkpoints=flags.checkpoints, reporter=Terminal(flags.watch))
 
 
@@ -119,20 +133,16 @@ def _resume(given: Mapping[str, Any]) -> None:
     settings = {name: given[name] for name, _, _ in settings_in(TrainConfig()) if name in given}
     flags = changed(TrainFlags(), {name: value for name, value in given.items() if name not in settings})
     from jaxlm.cli.terminal import Terminal
-    from jaxlm.nn import compilation
     from jaxlm.runs import trainer
     from jaxlm.runs.run import Run, find
 
-    compilation.keep_compiled()
     run = Run.open(find(flags.run, flags.checkpoints))
     trainer.resume(run, reporter=Terminal(flags.watch), **settings)
 
 
 def _sample(flags: SampleFlags) -> None:
-    from jaxlm.nn import compilation
     from jaxlm.runs.run import Run, find
 
-    compilation.keep_compiled()
     config = flags.config
     path = find(flags.where.run, flags.where.checkpoints, trained=True)
     generator, progress = Run.open(path).generator(flags.impl)
@@ -157,11 +167,9 @@ def _describe(progress: "Progress") -> str:
 
 def _evaluate(flags: EvaluateFlags) -> None:
     from jaxlm.cli.terminal import fact_line
-    from jaxlm.nn import compilation
     from jaxlm.runs.evaluation import evaluate
     from jaxlm.runs.run import Run, find
 
-    compilation.keep_compiled()
     run = Run.open(find(flags.where.run, flags.where.checkpoints, trained=True))
     found = evaluate(run, flags.config, impl=flags.impl)
     skipped = f", {found.skipped:,} of them unknown and skipped" if found.skipped else ""

@@ -1,6 +1,7 @@
 """A command's surroundings: streams, signals, warnings, and errors, which are reported in one line."""
 
 import contextlib
+import errno
 import io
 import logging
 import os
@@ -14,6 +15,9 @@ from typing import TextIO
 from jaxlm import invocation
 from jaxlm.cli.output import Output, show
 from jaxlm.errors import InputError, RunError
+
+OUTPUT_FAILS = (errno.ENOSPC, errno.EIO, errno.EFBIG)
+"""What the system says where output goes to a full disk, or to a terminal that is gone."""
 
 LIBRARIES = ("jax", "absl", "orbax", "asyncio")
 """Loggers of our dependencies; Orbax saves on an asyncio event loop."""
@@ -60,7 +64,8 @@ def guarded(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> in
         except BrokenPipeError:
             return 141  # `| head` has read enough.
         except OSError as error:
-            where = "standard output" if _is_broken(sys.stdout) else error.filename
+            is_output = _is_broken(sys.stdout) or (error.filename is None and error.errno in OUTPUT_FAILS)
+            where = "standard output" if is_output else error.filename
             return _fail(": ".join(str(part) for part in (where, error.strerror or error) if part), 1)
         except MemoryError as error:
             found = _first_line(error) or "none is left"

@@ -187,7 +187,9 @@ def _read(command: Command, argv: Sequence[str]) -> dict[str, Any]:
         else:
             given[option.name] = option.read(_next(flag, rest, flags) if value is None else value)
     if words and not command.files:
-        raise InputError(f"{words[0]}: expected an option here{did_you_mean(f'--{words[0]}', flags)}")
+        takers = [flag for flag in ("--run", "--corpus") if flag in flags]
+        usual = f", such as {' or '.join(f'{flag} {words[0]}' for flag in takers)}" if takers else ""
+        raise InputError(f"{words[0]}: expected an option before it{usual}")
     if words and command.files in given:
         raise InputError(f"{words[0]}: given in addition to --{command.files}; use one or the other")
     return {**given, command.files: tuple(words)} if words else given

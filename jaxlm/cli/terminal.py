@@ -119,7 +119,7 @@ class Terminal(Reporter):
             self._print("Compiling the training step...", "dim")
         elif plan.start == plan.steps * config.epochs:  # Else patience has run out, as `end` says.
             longer = invocation.resume(plan.run.path, epochs=2 * config.epochs)
-            self._print(f"All {config.epochs} epochs are trained already. To train longer: {longer}")
+            self._print(f"Trained {config.epochs} of {config.epochs} epochs already. To train longer: {longer}")
 
     def _reading(self, plan: Plan) -> dict[str, str]:
         """How the corpus is read."""
@@ -140,8 +140,8 @@ class Terminal(Reporter):
         if step == plan.start + 1 or row == 1:
             self._first = step, now  # Compiling, saving and samples do not count.
         speed = (step - self._first[0]) / max(now - self._first[1], 1e-9)
-        if step > plan.start + TIMED_STEPS and speed and self._is_first("time"):
-            whole = (plan.steps * epochs - step) / speed
+        whole = (plan.steps * epochs - step) / speed if speed else 0.0
+        if step > plan.start + TIMED_STEPS and whole > 1 and self._is_first("time"):
             self._print(f"The run will take about {duration(whole)}. Ctrl-C loses nothing: the run is saved first.")
         left_seconds = (plan.steps - row) / speed if speed else 0.0
         state = f"{speed:.0f} steps/s  loss {loss:z.4f}  {duration(left_seconds)} left"

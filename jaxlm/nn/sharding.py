@@ -41,10 +41,10 @@ def devices() -> list[jax.Device]:
     try:
         return jax.devices()
     except (RuntimeError, AssertionError, ValueError) as error:
-        asked = {name: os.environ[name] for name in DEVICE_SETTINGS if name in os.environ}
-        settings = ", ".join(f"{name}={value}" for name, value in asked.items())
-        cause = f" with {settings}; unset it, or name what this machine has" if asked else ""
-        raise RunError(f"JAX cannot start its devices{cause} ({first_line(error)})") from error
+        asked = [f"{name}={os.environ[name]}" for name in DEVICE_SETTINGS if name in os.environ]
+        cause = f" with {', '.join(asked)}; unset that, or set what this machine has" if asked else ""
+        reason = f" ({first_line(error).split(' (')[0]})" if str(error) else ""
+        raise RunError(f"JAX cannot start its devices{cause}{reason}") from error
 
 
 DEVICE_SETTINGS = ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES", "CUDA_VISIBLE_DEVICES", "XLA_FLAGS")

@@ -10,7 +10,7 @@ from jaxlm.config import TrainConfig
 from jaxlm.errors import InputError
 from jaxlm.runs.run import Run
 from jaxlm.text.batches import Streams, Windows, split_text
-from jaxlm.text.corpus import Corpus, Received, load_corpus
+from jaxlm.text.corpus import Corpus, DownloadError, Received, load_corpus
 from jaxlm.text.vocab import Vocab
 
 SEED_LENGTH = 60
@@ -27,7 +27,7 @@ def own_corpus(run: Run, sources: Sequence[str] | None, remedy: str, progress: R
       progress: as in `load_corpus`.
 
     Raises:
-      InputError: the corpus cannot be read, or is not the text that the run was started on.
+      InputError: the corpus cannot be read or downloaded, or is not the text that the run was started on.
     """
     try:
         corpus = load_corpus(
@@ -37,8 +37,10 @@ def own_corpus(run: Run, sources: Sequence[str] | None, remedy: str, progress: R
             normalize=run.record.config.normalize,
             progress=progress,
         )
+    except DownloadError as error:
+        raise DownloadError(f"{error}; run {run.path} learned from that text") from error
     except InputError as error:
-        raise InputError(f"{error}; run {run.path} learns from it: {remedy}") from error
+        raise InputError(f"{error}; run {run.path} learned from it: {remedy}") from error
     if corpus.sha256 != run.record.sha256:
         raise InputError(
             f"corpus {' '.join(corpus.sources)}: found {len(corpus.text):,} characters, not the same text as the "

@@ -50,6 +50,8 @@ def list_runs(checkpoints: str | os.PathLike[str]) -> list[Summary]:
 
     Warns of runs that cannot be opened.
     """
+    if os.path.isfile(checkpoints):
+        raise InputError(f"checkpoints {checkpoints}: found a file, expected a folder of runs")
     return sorted(_summaries(Path(checkpoints)), key=lambda run: run.created, reverse=True)
 
 

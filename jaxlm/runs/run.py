@@ -120,7 +120,7 @@ class Run:
         """
         path = Path(os.path.expanduser(path))
         if not os.path.lexists(path):
-            raise missing(path)
+            raise missing(path, hint="" if path.parent.name else "; expected a path, such as checkpoints/fox")
         # os.path, unlike Path, returns False where permission is missing.
         if not os.path.isfile(path / "config.json"):
             found = "a folder without config.json" if os.path.isdir(path) else "a file"
@@ -315,7 +315,9 @@ class Run:
 def refuse(path: Path) -> NoReturn:
     """Raises the InputError for a new run's path that is taken."""
     if (path / "config.json").exists():
-        found, remedy = "a run", f"resume it ({invocation.resume(path)}), or choose another name"
+        found, remedy = "a run", "choose another name"
+        if not Run.open(path).storage.hold_only_weights():
+            remedy = f"resume it ({invocation.resume(path)}), or choose another name"
     else:
         found, remedy = "something that is not a run", "choose another name"
     raise InputError(f"run {path}: found {found} there, and nothing is ever overwritten; {remedy}")
@@ -331,12 +333,12 @@ def locate(run: str | os.PathLike[str], checkpoints: str | os.PathLike[str]) -> 
     return Path(name) if Path(name).name != name else Path(checkpoints) / name
 
 
-def missing(path: Path, *others: str) -> InputError:
+def missing(path: Path, *others: str, hint: str = "") -> InputError:
     """The error for a run that does not exist; it lists the runs beside that path, and `others`."""
     names = sorted({*(other.parent.name for other in path.parent.glob("*/config.json")), *others})
     shown = [*names[:10], *([f"{len(names) - 10} more"] if len(names) > 10 else [])]
     there = f"there {'is' if len(names) == 1 else 'are'} {', '.join(shown) or 'no runs'}"
-    return InputError(f"run {path.name}: not found in {path.parent}; {there}{did_you_mean(path.name, names)}")
+    return InputError(f"run {path.name}: not found in {path.parent}; {there}{did_you_mean(path.name, names)}{hint}")
 
 
 def find(

@@ -18,7 +18,7 @@ from typing import NoReturn
 import platformdirs
 
 from jaxlm import invocation
-from jaxlm.errors import InputError
+from jaxlm.errors import InputError, did_you_mean
 from jaxlm.text.encodings import count_controls
 from jaxlm.text.files import BadFile, read_text
 
@@ -235,8 +235,11 @@ class _Reading:
             self._read_folder(Path(path))
         else:
             found = "something that is neither a file nor a folder" if os.path.exists(path) else "nothing there"
-            names = ", ".join([*PUBLISHED, EMBEDDED])
-            raise InputError(f"corpus {source}: found {found}, expected a text file, a folder, or one of {names}")
+            names = [*PUBLISHED, EMBEDDED]
+            raise InputError(
+                f"corpus {source}: found {found}, expected a text file, a folder, or one of {', '.join(names)}"
+                f"{did_you_mean(source, names)}"
+            )
 
     def text(self, sources: Sequence[str]) -> str:
         """All texts that were read, joined.
@@ -347,10 +350,7 @@ def _remarks(text: str) -> Iterator[str]:
     if crlf and not cr and not lf:
         yield f"Lines end in CR LF, as on Windows. {keeps}; to convert a file: tr -d '\\r' < FILE > NEW."
     elif cr and not crlf and not lf:
-        yield (
-            f"Lines end in CR alone, as on old Macs. {keeps}, and a terminal prints such lines over each other; to "
-            "convert a file: tr '\\r' '\\n' < FILE > NEW."
-        )
+        yield (f"Lines end in CR alone, as on old Macs. {keeps}; to convert a file: tr '\\r' '\\n' < FILE > NEW.")
     elif cr or crlf:
         ends = ", ".join(f"{count:,} {name}" for name, count in (("LF", lf), ("CR LF", crlf), ("CR", cr)) if count)
         yield f"Lines end in different ways ({ends}). {keeps}; an editor can convert them to one kind."
