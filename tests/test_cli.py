@@ -803,4 +803,4 @@ def test_the_run_s_own_text_is_wanted_as_it_was(place, capsys, argv):
     Path("fox.txt").unlink()
     line = refused(capsys, cli.evaluate, *argv)
     assert line.startswith("corpus fox.txt: found nothing there")
-    assert "run checkpoints/fox learns from it: restore it" in line
+    assert "run checkpoints/fox learned from it: restore it" in line

@@ -18,9 +18,12 @@ class Kernel:
     def run(self, code, interrupt_after=None):
         """The text that a cell prints, and the name of the error that ends it; interrupted once it prints a word."""
         cell, text, error = self.client.execute(code), "", None
-        end = time.monotonic() + 100
+        end, again = time.monotonic() + 100, float("inf")
         while time.monotonic() < end:
             assert self.manager.is_alive()
+            if time.monotonic() > again:  # One that comes in a callback of the garbage collector is lost.
+                again = time.monotonic() + 10
+                self.manager.interrupt_kernel()
             try:
                 message = self.client.get_iopub_msg(timeout=1)
             except queue.Empty:
@@ -31,7 +34,7 @@ class Kernel:
             if message["msg_type"] == "stream":
                 text += content["text"]
                 if interrupt_after and interrupt_after in text:
-                    interrupt_after = None
+                    interrupt_after, again = None, time.monotonic() + 10
                     self.manager.interrupt_kernel()
             elif message["msg_type"] == "error":
                 error = content["ename"]

@@ -11,6 +11,7 @@ from rich.console import Console
 
 import jaxlm
 from jaxlm import invocation
+from jaxlm.cli import terminal as terminal_room
 from jaxlm.cli.terminal import duration
 from jaxlm.runs.reporter import EpochMetrics, Plan
 from jaxlm.runs.run import Progress
@@ -37,7 +38,8 @@ def watch(config, folder, output, *, width=60, **watched):
     return output.getvalue()
 
 
-def test_a_file_gets_plain_lines(small, tmp_path):
+def test_a_file_gets_plain_lines(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(terminal_room, "SHORT_SECONDS", 0.0)
     text = watch(small, tmp_path, io.StringIO(), temperature=(0.2, 1.0), sample_length=90)
     assert "\x1b" not in text
     assert "fox, 1,032 characters" in text

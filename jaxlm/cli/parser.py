@@ -187,8 +187,10 @@ def _read(command: Command, argv: Sequence[str]) -> dict[str, Any]:
         else:
             given[option.name] = option.read(_next(flag, rest, flags) if value is None else value)
     if words and not command.files:
-        takers = [flag for flag in ("--run", "--corpus") if flag in flags]
-        usual = f", such as {' or '.join(f'{flag} {words[0]}' for flag in takers)}" if takers else ""
+        if (flag := f"--{words[0]}") in flags:
+            raise InputError(f"{words[0]}: expected an option here; did you mean {flag}?")
+        takers = [f"{flag} {words[0]}" for flag in ("--run", "--corpus") if flag in flags]
+        usual = f", such as {' or '.join(takers)}" if takers else ""
         raise InputError(f"{words[0]}: expected an option before it{usual}")
     if words and command.files in given:
         raise InputError(f"{words[0]}: given in addition to --{command.files}; use one or the other")

@@ -22,6 +22,9 @@ PLAIN_SECONDS = 30.0
 KINDS = {"char": "characters", "byte": "bytes", "word": "words"}
 """The kinds of tokens in words."""
 
+SHORT_SECONDS = 1.0
+"""A run that takes less is over before its time is read."""
+
 TIMED_STEPS = 20
 """Steps, after the first, which compiles, from which a run's duration is estimated."""
 
@@ -141,7 +144,7 @@ class Terminal(Reporter):
             self._first = step, now  # Compiling, saving and samples do not count.
         speed = (step - self._first[0]) / max(now - self._first[1], 1e-9)
         whole = (plan.steps * epochs - step) / speed if speed else 0.0
-        if step > plan.start + TIMED_STEPS and whole > 1 and self._is_first("time"):
+        if step > plan.start + TIMED_STEPS and whole > SHORT_SECONDS and self._is_first("time"):
             self._print(f"The run will take about {duration(whole)}. Ctrl-C loses nothing: the run is saved first.")
         left_seconds = (plan.steps - row) / speed if speed else 0.0
         state = f"{speed:.0f} steps/s  loss {loss:z.4f}  {duration(left_seconds)} left"

@@ -24,9 +24,9 @@ from jaxlm import invocation
 from jaxlm.config import Impl, TrainConfig, checkpoints_folder
 from jaxlm.errors import InputError, RunError, did_you_mean, file_path
 from jaxlm.generator import TextGenerator
+from jaxlm.nn import sharding
 from jaxlm.nn.ambient import device_get, device_put
 from jaxlm.nn.model import LanguageModel, Params, build_model
-from jaxlm.nn.sharding import devices
 from jaxlm.nn.training import TrainState, abstract_state
 from jaxlm.runs.bundled import bundled
 from jaxlm.runs.storage import Progress, Saver, Storage, disk_of, write_json, write_text
@@ -238,7 +238,7 @@ class Run:
           RunError: the checkpoint cannot be read, for a reason other than damage.
         """
         self.check_trainable()
-        devices()
+        sharding.devices()
         config = self.record.config
         like = abstract_state(build_model(config, len(self.vocab)), config)
         found = self.storage.restore(like.to_items(), best=best)
@@ -263,7 +263,7 @@ class Run:
           InputError: the run has no checkpoint yet, or all of them are damaged; or this machine cannot run `impl`.
           RunError: the checkpoint cannot be read, for a reason other than damage.
         """
-        devices()
+        sharding.devices()
         model = build_model(self.record.config, len(self.vocab), impl)
         found = self.storage.restore({"params": model.abstract_params()}, best=True)
         if found is None:
@@ -424,6 +424,7 @@ def load(path: str | os.PathLike[str] | None = None, *, impl: Impl = "auto") -> 
     Raises:
       ValueError: there is no run, or no checkpoint in it, or this machine cannot run `impl`.
     """
+    sharding.split_cpu()  # While it still can be done: the same program may train later.
     return Run.open(find(path, trained=True)).generator(impl)[0]
 
 
