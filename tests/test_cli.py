@@ -317,7 +317,7 @@ def test_words_without_a_flag_are_the_corpus_and_nothing_else(place, capsys):
     assert refused(capsys, cli.sample, "length", "9").startswith(
         "length: expected an option here; did you mean --length?"
     )
-    assert refused(capsys, cli.evaluate, "good.txt").startswith("good.txt: expected an option here;")
+    assert refused(capsys, cli.evaluate, "good.txt").startswith("good.txt: expected an option before it")
     assert refused(capsys, cli.sample, "--", "--seed").startswith("--seed: expected an option here")
 
 
