@@ -15,8 +15,8 @@ class Kernel:
     def __init__(self, manager, client):
         self.manager, self.client = manager, client
 
-    def run(self, code, interrupt_after=None):
-        """The text that a cell prints, and the name of the error that ends it; interrupted once it prints a word."""
+    def run(self, code, interrupt_when=None):
+        """The text that a cell prints, and the name of the error that ends it; interrupted once that says so."""
         cell, text, error = self.client.execute(code), "", None
         end, again = time.monotonic() + 100, float("inf")
         while time.monotonic() < end:
@@ -33,11 +33,12 @@ class Kernel:
             content = message["content"]
             if message["msg_type"] == "stream":
                 text += content["text"]
-                if interrupt_after and interrupt_after in text:
-                    interrupt_after, again = None, time.monotonic() + 10
+                if interrupt_when and interrupt_when(text):
+                    interrupt_when, again = None, time.monotonic() + 10
                     self.manager.interrupt_kernel()
             elif message["msg_type"] == "error":
                 error = content["ename"]
+                text += content["evalue"]
             elif content.get("execution_state") == "idle":
                 return text, error
         raise TimeoutError(text)
@@ -59,16 +60,16 @@ def kernel(tmp_path, monkeypatch):
 def test_an_interrupted_command_or_run_leaves_the_kernel_alive(kernel, trained):
     kernel.run("import signal; before, x = signal.getsignal(signal.SIGINT), 1")
     sample = f"{ROOT / 'sample.py'} --run {trained} --length 100000000 --mode state --temperature 0"
-    text, error = kernel.run(f"%run {sample}", interrupt_after=" ")
-    assert error == "KeyboardInterrupt"
+    text, error = kernel.run(f"%run {sample}", interrupt_when=lambda text: len(text) > 5000)
+    assert error == "KeyboardInterrupt", text
 
     text, error = kernel.run(
         f"import dataclasses, jaxlm\n"
         f"config = dataclasses.replace(jaxlm.Run.open({str(trained)!r}).record.config, epochs=100_000)\n"
         f"jaxlm.train(config, run='fox', reporter=jaxlm.Terminal(jaxlm.WatchConfig(temperature=())))",
-        interrupt_after="Epoch 1/",
+        interrupt_when=lambda text: "Epoch 1/" in text,
     )
-    assert error == "KeyboardInterrupt"
+    assert error == "KeyboardInterrupt", text
     assert "To resume: jaxlm.resume('checkpoints/fox')" in text
     assert "\r" not in text
     assert "\x1b[2K" not in text  # No line is drawn over.

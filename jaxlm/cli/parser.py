@@ -187,6 +187,8 @@ def _read(command: Command, argv: Sequence[str]) -> dict[str, Any]:
         else:
             given[option.name] = option.read(_next(flag, rest, flags) if value is None else value)
     if words and not command.files:
+        if words[0].startswith("-"):  # After `--`.
+            raise InputError(f"{words[0]}: expected an option here")
         if (flag := f"--{words[0]}") in flags:
             raise InputError(f"{words[0]}: expected an option here; did you mean {flag}?")
         takers = [f"{flag} {words[0]}" for flag in ("--run", "--corpus") if flag in flags]

@@ -60,8 +60,9 @@ class Stop:
         self._nothing_to_save = True
         try:
             yield
-        except (KeyboardInterrupt, SystemExit) as error:
-            if error is not self._raised or self._impatient:
+        except BaseException:
+            # Where a signal was raised in a callback of JAX, what arrives here may be JAX's RuntimeError for it.
+            if self._raised is None or self._impatient:
                 raise
         finally:
             self._nothing_to_save = False
