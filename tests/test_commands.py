@@ -165,6 +165,14 @@ def test_a_narrow_encoding_gets_marks_for_letters_and_no_traceback(trained_by_co
     assert done.stdout.startswith("k?ni")
 
 
+def test_a_locale_without_unicode_reads_a_run_of_any_name(trained_by_command, folder):
+    plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    environment = {key: text for key, text in os.environ.items() if not key.startswith("PYTHON")} | plain
+    line = f"cd {folder}/checkpoints/Ein-M* && {sys.executable} {ROOT / 'sample.py'} --run . --length 5 --seed 1"
+    done = subprocess.run(["bash", "-c", line], env={**environment, "PYTHONPATH": str(ROOT)}, capture_output=True)
+    assert (done.returncode, done.stderr.count(b"\n")) == (0, 1), done.stderr
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
     [

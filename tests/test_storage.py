@@ -265,6 +265,26 @@ def test_a_run_with_nothing_left_is_never_begun_anew(copied, capsys, harm):
     assert contents(copied) == before
 
 
+@pytest.mark.parametrize("trouble", [PermissionError(13, "Permission denied"), OSError(24, "Too many open files")])
+@pytest.mark.parametrize("where", ["_file_digest", "metadata"])
+def test_what_surrounds_a_run_is_not_called_damage(copied, caplog, monkeypatch, trouble, where):
+    def refuse(*arguments, **options):
+        raise trouble
+
+    before = contents(copied)
+    if where == "_file_digest":
+        monkeypatch.setattr(storage, "_file_digest", refuse)
+    else:
+        monkeypatch.setattr(storage.ocp.StandardCheckpointHandler, "metadata", refuse)
+    for read in (Run.open(copied).restore, Run.open(copied).generator, lambda: resume(copied, epochs=3)):
+        with pytest.raises(jaxlm.RunError, match=f"checkpoint {LAST} could not be read .*{trouble.strerror}"):
+            read()
+    assert warnings(caplog) == []
+    assert {path: data for path, data in contents(copied).items() if path.name != ".lock"} == {
+        path: data for path, data in before.items() if path.name != ".lock"
+    }
+
+
 def test_strays_are_no_checkpoints(copied, trained, caplog):
     (copied / "99").mkdir()
     (copied / "77").write_text("a file")

@@ -1,0 +1,66 @@
+"""jaxlm from Python: settings as keywords, what is shown, and what is answered."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import jaxlm
+
+TINY = {"seed": np.uint8(3), "hidden": 8, "length": 10, "batch": np.int64(32), "epochs": 1}
+SHOWN = {"temperature": np.float32(0.5), "sample_length": 7}
+
+
+def test_a_text_and_a_few_keywords_train_a_model_and_show_it(corpus, tmp_path, capsys):
+    model = jaxlm.train(Path(corpus), recipe="stream", run="fox", checkpoints=tmp_path, **TINY, **SHOWN)
+    shown = capsys.readouterr().out
+    assert "Epoch 1/1  loss " in shown
+    assert shown.count("--- temperature 0.5\n") == 1
+    assert f"To generate text: jaxlm.load({str(tmp_path / 'fox')!r}).generate()" in shown
+    config = jaxlm.Run.open(tmp_path / "fox").record.config
+    assert (config.recipe, config.seed, config.model.hidden, config.batch) == ("stream", 3, 8, 32)
+    assert config.corpus == (str(corpus),)
+    assert repr(model) == "TextGenerator(4,599 parameters, 31 distinct tokens)"
+    assert repr(jaxlm.Run.open(tmp_path / "fox")).count("\n") == 0
+    assert model.generate("fox", np.int64(5), seed=np.int64(1), temperature=np.float64(0.5)) == model.generate(
+        "fox", 5, seed=1, temperature=0.5
+    )
+    jaxlm.resume("fox", checkpoints=tmp_path, epochs=2, temperature=())
+    shown = capsys.readouterr().out
+    assert "Epoch 2/2  loss " in shown
+    assert "--- temperature" not in shown
+
+
+def test_no_reporter_is_silent_and_one_s_own_shows_what_it_likes(small, tmp_path, capsys):
+    jaxlm.train(small, run="fox", checkpoints=tmp_path, reporter=None, epochs=1)
+    assert capsys.readouterr().out == ""
+    with pytest.raises(jaxlm.InputError, match=r"temperature: 0\.3 has no effect with a reporter of your own"):
+        jaxlm.train(small, run="other", checkpoints=tmp_path, reporter=jaxlm.Reporter(), temperature=0.3)
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda run: jaxlm.train("a.txt", hiden=3), "no setting 'hiden'; did you mean hidden?"),
+        (lambda run: jaxlm.train(jaxlm.BOOK, recipe="stream"), "a TrainConfig has all settings already"),
+        (lambda run: jaxlm.resume(run, hidden=3), "a resumed run keeps its settings, except corpus, epochs, patience"),
+        (lambda run: jaxlm.resume(run, epoch=3), "no setting 'epoch'; did you mean epochs?"),
+        (lambda run: jaxlm.evaluate(run, corpsu="a.txt"), "no setting 'corpsu'; did you mean corpus?"),
+        (lambda run: jaxlm.evaluate(run, encoding="cp949"), "encoding: 'cp949' has no effect without a corpus"),
+        (lambda run: jaxlm.evaluate(run), "has no validation text to evaluate on; name a text with corpus"),
+    ],
+)
+def test_a_mistake_is_answered_in_the_words_of_python(trained, call, words):
+    with pytest.raises(jaxlm.InputError) as caught:
+        call(trained)
+    assert words in str(caught.value)
+    assert "--" not in str(caught.value)
+
+
+def test_an_evaluation_is_a_value(trained, corpus):
+    found = jaxlm.evaluate(trained, corpus=corpus)
+    scores = jaxlm.load(trained).score(corpus.read_text())
+    assert found.static.loss == -scores.mean(dtype=float)
+    assert (found.characters, found.skipped, found.static.tokens) == (1032, 0, 1031)
+    assert found.dynamic is None
