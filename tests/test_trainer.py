@@ -44,6 +44,22 @@ def test_stopped_and_resumed_equals_never_stopped(small, tmp_path, trained, repo
     assert_same_run(tmp_path / "fox", trained)
 
 
+def test_a_run_begun_with_another_generator_keeps_it(small, tmp_path):
+    """As where JAX_DEFAULT_PRNG_IMPL=rbg was set when jaxlm still took JAX's default."""
+    config = dataclasses.replace(small, epochs=1, model=jaxlm.ModelConfig(hidden=8, layers=2, dropout=0.5))
+    train(config, run="fox", checkpoints=tmp_path)
+    run = jaxlm.Run.open(tmp_path / "fox")
+    state, progress = run.restore()
+    key = np.arange(4, dtype=np.uint32)
+    later = dataclasses.replace(progress, step=progress.step + 1, nats=1.0, count=1, loss=None)
+    saver = storage.Saver(run.storage)
+    saver.save(state._replace(step=np.asarray(later.step, np.int32), key=key).to_items(), later)
+    resume(run.path, epochs=2)
+    state, progress = run.restore()
+    assert (progress.step, progress.epoch) == (2 * STEPS, 2)
+    np.testing.assert_array_equal(state.key, key)
+
+
 def test_a_run_may_go_on_with_another_implementation(small, tmp_path, trained, monkeypatch):
     trained_with, compiled_step = [], run_lib.compiled_step
     monkeypatch.setattr(

@@ -82,6 +82,9 @@ def make_optimizer(config: TrainConfig, steps: int, factor: float = 1.0) -> opta
     return update if config.clip is None else optax.chain(optax.clip_by_global_norm(config.clip), update)
 
 
+KEY_KINDS = {2: "threefry2x32", 4: "rbg"}
+"""The generator of a step's key, by the width of its data: runs begun where JAX's default was another keep it."""
+
 STEP_SETTINGS = (
     "recipe",
     "length",
@@ -224,7 +227,8 @@ def batch_sums(
     starts: jax.Array,
 ) -> tuple[tuple[jax.Array, jax.Array, Params], Carry]:
     """The loss, number of targets and gradient of a batch, all summed over the mesh; and the streams' carry."""
-    key = jax.random.fold_in(jax.random.wrap_key_data(key_data), step)
+    key = jax.random.wrap_key_data(key_data, impl=KEY_KINDS[key_data.shape[-1]])
+    key = jax.random.fold_in(key, step)
     key = jax.random.fold_in(key, jax.lax.axis_index("data"))
     drop_key, reset_key = jax.random.split(key)
     before = start_carry(model, config, carry, reset_key, len(starts))
