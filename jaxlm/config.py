@@ -168,7 +168,7 @@ class ModelConfig(Checked):
     """
 
     hidden: int = setting(128, "units per LSTM layer", whole_number(1, 2**16), NETWORK, source=BOOK_SAYS)
-    layers: int = setting(1, "stacked LSTM layers", whole_number(1, 2**10), NETWORK, source=BOOK_SAYS)
+    layers: int = setting(1, "stacked LSTM layers", whole_number(1, 2**6), NETWORK, source=BOOK_SAYS)
     embedding: int = setting(
         0, "embedding size; 0 feeds one-hot vectors", whole_number(0, 2**16), NETWORK, source=BOOK_SAYS
     )
@@ -252,7 +252,7 @@ class TrainConfig(Checked):
     length: int = setting(
         60,
         "tokens per window; in the stream recipe, tokens that each stream reads per step",
-        whole_number(1, 2**20),
+        whole_number(1, 2**14),
         LEARNING,
         source=BOOK_SAYS,
     )

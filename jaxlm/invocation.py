@@ -69,6 +69,15 @@ def setting(name: str, value: int | float | str | None = None) -> str:
     return flag if value is None else f"{flag} {value}"
 
 
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path for messages: relative if it is below the current folder."""
+    whole = os.path.abspath(path)
+    try:
+        return os.path.relpath(whole) if os.path.commonpath([whole, here := os.getcwd()]) == here else whole
+    except (OSError, ValueError):  # The current folder is gone, or on another drive.
+        return whole
+
+
 def _path(path: str | os.PathLike[str]) -> str:
     """A path that cannot be mistaken for a run's name: it contains a separator."""
-    return text if os.sep in (text := os.fspath(path)) else f".{os.sep}{text}"
+    return text if os.sep in (text := shown(path)) else f".{os.sep}{text}"

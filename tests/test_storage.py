@@ -1,5 +1,6 @@
 """Checkpoints: exact, self-contained, and never silently wrong, whatever happens to their files."""
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -19,7 +20,7 @@ import jaxlm
 from jaxlm import cli
 from jaxlm.nn import training
 from jaxlm.nn.model import build_model
-from jaxlm.runs import storage
+from jaxlm.runs import arrays, files, listing, storage
 from jaxlm.runs.run import Record, Run, newest, now
 from jaxlm.runs.storage import PROGRESS, Progress, Saver
 from jaxlm.runs.trainer import resume
@@ -50,6 +51,12 @@ def at(state, step, loss=None):
     """A state like this one, with `step` for every parameter, and its progress."""
     params = jax.tree.map(lambda leaf: np.full_like(leaf, step), state.params)
     return state._replace(step=np.int32(step), params=params), Progress(step=step, epoch=step, loss=loss)
+
+
+def items_at(*arguments):
+    """The same, as Saver takes it."""
+    state, progress = at(*arguments)
+    return state.to_items(), progress
 
 
 def saving(run):
@@ -200,8 +207,7 @@ def test_damage_is_never_silent(trained, tmp_path, caplog, damage):
                 assert_same(state, good[progress.step][0])
             assert progress == good[progress.step][1]
             told = warnings(caplog)
-            # Without this file it is not a checkpoint, just as after a kill during a save.
-            if progress.step == EARLIER and (damage, file.name, len(file.parts)) != ("deleted", PROGRESS, 2):
+            if progress.step == EARLIER:
                 assert len(told) == 1, file
                 assert f"checkpoint {LAST}" in told[0]
                 fallbacks += 1
@@ -266,16 +272,16 @@ def test_a_run_with_nothing_left_is_never_begun_anew(copied, capsys, harm):
 
 
 @pytest.mark.parametrize("trouble", [PermissionError(13, "Permission denied"), OSError(24, "Too many open files")])
-@pytest.mark.parametrize("where", ["_file_digest", "metadata"])
+@pytest.mark.parametrize("where", ["file_digest", "metadata"])
 def test_what_surrounds_a_run_is_not_called_damage(copied, caplog, monkeypatch, trouble, where):
     def refuse(*arguments, **options):
         raise trouble
 
     before = contents(copied)
-    if where == "_file_digest":
-        monkeypatch.setattr(storage, "_file_digest", refuse)
+    if where == "file_digest":
+        monkeypatch.setattr(storage, "file_digest", refuse)
     else:
-        monkeypatch.setattr(storage.ocp.StandardCheckpointHandler, "metadata", refuse)
+        monkeypatch.setattr(arrays.ocp.StandardCheckpointHandler, "metadata", refuse)
     for read in (Run.open(copied).restore, Run.open(copied).generator, lambda: resume(copied, epochs=3)):
         with pytest.raises(jaxlm.RunError, match=f"checkpoint {LAST} could not be read .*{trouble.strerror}"):
             read()
@@ -285,21 +291,315 @@ def test_what_surrounds_a_run_is_not_called_damage(copied, caplog, monkeypatch, 
     }
 
 
+DEEP = "[" * 100_000
+
+METRIC_DAMAGES = {
+    **DAMAGES,
+    "of another run": lambda path: path.write_text('{"epoch": 1, "step": 11, "loss": 1.0}\n'),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+    "a link": lambda path: path.rename(path.with_name("elsewhere")) and path.symlink_to("elsewhere"),
+    "nested": lambda path: path.write_text(DEEP),
+    "huge": lambda path: path.write_text('{"step": 1e999}\n'),
+}
+
+
+@pytest.mark.parametrize("damage", METRIC_DAMAGES)
+def test_figures_that_are_lost_are_rebuilt_from_the_checkpoints(copied, trained, caplog, damage):
+    path, expected = copied / "metrics.jsonl", Run.open(trained).metrics()
+    METRIC_DAMAGES[damage](path)
+    before = contents(copied)
+    assert Run.open(copied).metrics() == expected
+    assert warnings(caplog) == [
+        f"{copied}: metrics.jsonl has changed since it was saved; its 2 epochs are taken from the last checkpoint"
+    ]
+    assert contents(copied) == before
+    resume(copied, epochs=3)
+    [told] = warnings(caplog)
+    assert f"metrics.jsonl is rebuilt from checkpoint {LAST}" in told
+    aside = copied / "damaged-metrics.jsonl"
+    assert os.path.lexists(aside) == (damage != "deleted") == (aside.name in told)
+    if path in before and damage != "a link":
+        assert aside.read_bytes() == before[path]
+    whole = shutil.copytree(trained, copied.with_name("whole"))
+    resume(whole, epochs=3)
+    assert_same_run(copied, whole)
+    assert warnings(caplog) == []
+
+
+def test_a_line_that_a_kill_cut_off_is_no_damage(copied, trained, caplog):
+    with open(copied / "metrics.jsonl", "a") as file:
+        file.write('{"epoch": 3, "step": 33, "lo')
+    assert Run.open(copied).metrics() == Run.open(trained).metrics()
+    resume(copied)
+    assert warnings(caplog) == []
+    assert_same_run(copied, trained)
+
+
+def test_what_is_told_saved_is_on_the_disk(tmp_path, monkeypatch):
+    """Every file and folder is flushed after its last change, the seal after all that it seals."""
+    run, state = make_run(tmp_path / "new" / "abc")
+    saver, flushed, told = Saver(run.storage), [], []
+    fsync, rename = os.fsync, Path.rename
+
+    def flush(descriptor):
+        flushed.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    def renamed(path, target):
+        told.append(sorted(str(file) for file in path.rglob("*")))
+        flushed.append("renamed")
+        return rename(path, target)
+
+    monkeypatch.setattr(files.os, "fsync", flush)
+    monkeypatch.setattr(Path, "rename", renamed)
+    saver.add_metrics({"epoch": 1, "step": 7})
+    assert flushed == [str(run.path / "metrics.jsonl"), str(run.path)]
+    saver.save(*items_at(state, 7, 1.0))
+    hidden = run.path / ".saving-7"
+    [there] = told
+    sealing = next(i for i, name in enumerate(flushed) if f".{PROGRESS}." in name)
+    assert {*there} - {str(hidden / PROGRESS)} <= {*flushed[:sealing]}
+    assert flushed[sealing + 1 :] == [str(hidden), "renamed", str(run.path)]
+
+
+def test_the_parents_of_a_new_run_are_on_the_disk(tmp_path, monkeypatch):
+    flushed, fsync = [], os.fsync
+    monkeypatch.setattr(files.os, "fsync", lambda it: (flushed.append(os.readlink(f"/proc/self/fd/{it}")), fsync(it)))
+    make_run(tmp_path / "a" / "b" / "abc")
+    assert {str(tmp_path), str(tmp_path / "a")} <= {*flushed}
+    assert flushed[-1] == str(tmp_path / "a" / "b")
+
+
+def test_a_checkpoint_is_sealed_anew_as_it_was_however_often_that_is_interrupted(tmp_path, monkeypatch):
+    run, state = make_run(tmp_path / "abc")
+    save = saving(run)
+    save(*at(state, 1, 1.0))
+    progress = run.storage.good()[1]
+    flip(largest(run.path / "1", "training"))
+    for cuts in (1, 2, 3):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(files.os, "replace", lambda *paths: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(Path, "unlink", lambda *arguments, **options: None)  # As a kill, it leaves what it had begun.
+            with pytest.raises(KeyboardInterrupt):
+                Saver(run.storage).roll_back(dataclasses.replace(progress, cuts=cuts))
+        assert len(list((run.path / "1").glob(".progress.json.*"))) == 1
+        Saver(run.storage).roll_back(dataclasses.replace(progress, cuts=cuts))
+        assert list((run.path / "1").glob(".progress.json.*")) == []
+        assert run.generator()[1].cuts == cuts
+    # What had been damaged before is not sealed as good.
+    with pytest.raises(jaxlm.InputError, match=r"training/.* has changed since it was saved"):
+        run.restore()
+
+
+def test_a_name_is_free_or_a_run(tmp_path, monkeypatch):
+    def killed(path, target):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        patch.setattr("jaxlm.runs.run.delete_failed", lambda path: None)
+        with pytest.raises(KeyboardInterrupt):
+            make_run(tmp_path / "abc")
+    assert not (tmp_path / "abc").exists()
+    assert len(list(tmp_path.glob(".new-*/config.json"))) == 1
+    with pytest.raises(jaxlm.InputError, match="found no run there"):
+        newest(tmp_path)
+    assert listing.list_runs(tmp_path)[0].name == "nietzsche"
+    run, _ = make_run(tmp_path / "abc")
+    assert newest(tmp_path) == run.path
+
+
+@pytest.mark.parametrize("fate", ["moved", "deleted", "replaced"])
+def test_a_run_whose_directory_goes_away_ends_in_one_line(tmp_path, fate):
+    run, state = make_run(tmp_path / "abc")
+    saver = Saver(run.storage)
+    saver.save(*items_at(state, 1, 1.0))
+    moved = run.path.rename(tmp_path / "moved")
+    if fate == "deleted":
+        shutil.rmtree(moved)
+    if fate == "replaced":
+        make_run(tmp_path / "abc")
+    before = contents(tmp_path)
+    for attempt in (
+        lambda: saver.add_metrics({"epoch": 2, "step": 2}),
+        lambda: saver.save(*items_at(state, 2, 0.5)),
+    ):
+        with pytest.raises(jaxlm.RunError, match="has been moved, deleted or replaced"):
+            attempt()
+    run.remove_if_untrained()
+    assert contents(tmp_path) == before
+    if fate == "moved":
+        assert Run.open(moved).restore()[1].step == 1
+
+
+def test_a_run_is_found_again_after_a_change_of_folder(copied, monkeypatch):
+    monkeypatch.chdir(copied.parent)
+    run = Run.open("fox")
+    monkeypatch.chdir("/")
+    assert run.generator()[1].step == LAST
+    monkeypatch.chdir(copied.parent)
+    assert (run.shown, repr(run)) == ("fox", f"Run('fox', checkpoints=[{EARLIER}, {LAST}])")
+
+
+@pytest.mark.parametrize("trouble", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+@pytest.mark.parametrize("was_locked", [False, True])
+def test_runs_train_where_there_are_no_locks(copied, trained, caplog, monkeypatch, trouble, was_locked):
+    import fcntl
+
+    def refuse(descriptor, operation):
+        raise OSError(trouble, os.strerror(trouble))
+
+    (copied / ".lock").unlink()
+    if was_locked:
+        (copied / ".lock").touch()
+    shutil.rmtree(copied / str(LAST))
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    resume(copied)
+    [told] = [line for line in warnings(caplog) if "lock" in line]
+    assert told.startswith(f"{copied}: this file system has no locks ({os.strerror(trouble)})")
+    assert_same_run(copied, trained)
+
+
+def test_old_checkpoints_may_be_moved_to_another_disk(copied, trained, tmp_path):
+    elsewhere = tmp_path / "big" / str(EARLIER)
+    elsewhere.parent.mkdir()
+    (copied / str(EARLIER)).rename(elsewhere)
+    (copied / str(EARLIER)).symlink_to(elsewhere)
+    before = contents(elsewhere)
+    shutil.rmtree(copied / str(LAST))
+    resume(copied, epochs=4)
+    resume(copied, epochs=5)
+    assert steps(copied) == [44, 55]
+    assert contents(elsewhere) == before
+    assert [path.name for path in copied.iterdir() if path.name.startswith(".")] == [".lock"]
+
+
+LINKED = [
+    ".config.json.tmp",
+    ".metrics.jsonl.tmp",
+    ".lock",
+    "metrics.jsonl",
+    ".saving-33",
+    ".saving-33.orbax-checkpoint-tmp",
+    ".deleted-11",
+    "damaged-44",
+    "33",
+    "44/.progress.json.tmp",
+]
+
+
+@pytest.mark.parametrize("folder", [False, True])
+@pytest.mark.parametrize("name", LINKED)
+def test_links_in_a_stranger_s_run_are_never_written_through(copied, tmp_path, name, folder):
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "precious").write_text("mine")
+    path = copied / name
+    path.parent.mkdir(exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+    path.symlink_to(victim if folder else victim / "precious")
+    before = {file: (file.lstat().st_mtime_ns, file.lstat().st_mode) for file in [victim, *victim.rglob("*")]}
+    with contextlib.suppress(jaxlm.InputError, jaxlm.RunError):
+        resume(copied, epochs=3)
+    assert (victim / "precious").read_text() == "mine"
+    assert {file: (file.lstat().st_mtime_ns, file.lstat().st_mode) for file in [victim, *victim.rglob("*")]} == before
+
+
+def resealed(checkpoint, **values):
+    """Changes progress.json, and seals it again, as whoever made the run could."""
+    path = checkpoint / PROGRESS
+    found = json.loads(path.read_text()) | values
+    del found["sha256"]
+    path.write_text(json.dumps({**found, "sha256": files.digest(found)}))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"loss": "abc"},
+        {"loss": float("nan")},
+        {"epoch": -5},
+        {"epoch": True},
+        {"cuts": -1000},
+        {"cuts": 10**400},
+        {"nats": "x"},
+        {"count": 1.5},
+        {"validation": 1e999},
+        {"step": LAST + 1},
+        {"files": []},
+        {"files": {"/dev/zero": "0" * 64}},
+        {"files": {"../../../etc/hostname": "0" * 64}},
+        {"files": {"params/../../11/params/_METADATA": "0" * 64}},
+        {"files": {"C:\\x": "0" * 64}},
+        {"files": {"": "0" * 64}},
+        {"run": "2026"},
+    ],
+    ids=str,
+)
+def test_values_of_a_stranger_s_checkpoint_are_checked(copied, caplog, values):
+    resealed(copied / str(LAST), **values)
+    for read in (Run.open(copied).restore, Run.open(copied).generator):
+        assert read()[1].step == EARLIER
+        [told] = warnings(caplog)
+        assert f"skipping damaged checkpoint {LAST}: " in told
+
+
+def test_a_step_that_is_not_in_its_epoch_is_refused(copied):
+    for step in (EARLIER, LAST):
+        resealed(copied / str(step), epoch=7)
+    with pytest.raises(jaxlm.InputError, match=rf"step {LAST} is not in epoch 8, which has 11 steps"):
+        resume(copied, epochs=9)
+
+
+ODD_FILES = {
+    "pipe": os.mkfifo,
+    "link": lambda path: path.symlink_to("/dev/zero"),
+    "link to the file": lambda path: path.symlink_to(os.path.relpath(path.with_name("moved"), path.parent)),
+    "folder": Path.mkdir,
+    "giant": lambda path: (path.touch(), os.truncate(path, 2**40)),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_FILES)
+@pytest.mark.parametrize("name", ["config.json", "vocab.json", PROGRESS, "params/_METADATA", "params/manifest.ocdbt"])
+def test_only_files_of_a_sensible_size_are_opened(copied, caplog, kind, name):
+    path = copied / name if name.endswith(("fig.json", "cab.json")) else copied / str(LAST) / name
+    path.rename(path.with_name("moved"))
+    ODD_FILES[kind](path)
+    if path.parent == copied:
+        with pytest.raises(jaxlm.InputError, match=rf"{name} is (a |too large)"):
+            Run.open(copied)
+        return
+    assert Run.open(copied).restore()[1].step == EARLIER
+    [told] = warnings(caplog)
+    assert f"{LAST}: {name} is " in told
+
+
+def test_arrays_that_claim_more_than_their_files_hold_are_not_read(copied, monkeypatch):
+    values = json.loads((copied / "config.json").read_text())
+    values["config"]["model"]["hidden"] = 2**16
+    sealed(config=values["config"])(copied / "config.json")
+    monkeypatch.setattr(arrays, "restore", lambda path, like: pytest.fail("restored"))
+    with pytest.raises(jaxlm.InputError, match=r"its files, of [\d,]+ bytes, are too small for a model of [\d,]{14,}"):
+        jaxlm.load(copied)
+
+
 def test_strays_are_no_checkpoints(copied, trained, caplog):
     (copied / "99").mkdir()
     (copied / "77").write_text("a file")
     shutil.copytree(copied / str(LAST), copied / "33", ignore=lambda folder, names: {PROGRESS})
     (copied / "notes").mkdir()
     (copied / "notes" / "mine.txt").write_text("keep")
-    state, progress = Run.open(copied).restore()
-    assert (progress.step, warnings(caplog)) == (LAST, [])
+    state = Run.open(trained).restore()[0]
     (copied / "88").symlink_to(copied / str(LAST))
     shutil.copytree(copied / str(EARLIER), copied / "66")
     for read in (Run.open(copied).restore, Run.open(copied).generator):
         found, reached = read()
         assert reached.step == LAST
         assert_same(found.params, state.params)
-        assert [line.split("checkpoint ")[1][:2] for line in warnings(caplog)] == ["66", "88"]
+        assert [line.split("checkpoint ")[1][:2] for line in warnings(caplog)] == ["33", "66", "77", "88", "99"]
     resume(copied)
     assert_same_run(copied, trained)
     names = {path.name for path in copied.iterdir() if path.is_dir() or path.name.startswith("damaged-")}
@@ -386,17 +686,19 @@ def test_full_disk(copied, trained):
 def test_refused_save_leaves_nothing(tmp_path, monkeypatch, error):
     run, state = make_run(tmp_path / "abc")
 
-    def refuse(path, items):
+    def refuse(checkpointer, path, args):
         (path / "params").mkdir(parents=True)
         raise error
 
     save = saving(run)
     save(*at(state, 1, 1.0))
-    monkeypatch.setattr(storage, "_save", refuse)
+    monkeypatch.setattr(arrays.ocp.Checkpointer, "save", refuse)
     with pytest.raises(jaxlm.RunError, match=r"checkpoint 2 could not be written \(.*(No space|EXHAUSTED)") as caught:
         save(*at(state, 2, 0.5))
     assert len(str(caught.value).splitlines()) == 1
+    assert "earlier checkpoints are untouched; free some disk space, then resume: " in str(caught.value)
     assert steps(run.path) == [1]
+    assert [path.name for path in run.path.iterdir() if path.name.startswith(".")] == []
     assert_same(run.restore()[0], at(state, 1)[0])
 
 
@@ -405,7 +707,7 @@ def spoil(path, items):
     SAVE(path, jax.tree.map(lambda leaf: np.asarray(leaf + 1), items))
 
 
-SAVE = storage._save
+SAVE = arrays.save
 
 
 @pytest.mark.parametrize("spoiled", [spoil, lambda path, items: path.mkdir()])
@@ -415,7 +717,7 @@ def test_a_save_that_cannot_be_read_back_costs_no_earlier_checkpoint(tmp_path, m
     for step in (1, 2, 3):
         save(*at(state, step, 4.0 - step))
     assert steps(run.path) == [2, 3]
-    monkeypatch.setattr(storage, "_save", spoiled)
+    monkeypatch.setattr(arrays, "save", spoiled)
     with pytest.raises(jaxlm.RunError, match=r"checkpoint 4 .*earlier checkpoints are untouched"):
         save(*at(state, 4, 0.5))
     monkeypatch.undo()
@@ -474,7 +776,9 @@ def test_runs_that_were_saved_at_an_odd_place_before_are_read(copied, trained):
     run = Run.open(copied)
     for step, progress in run.storage.good().items():
         unmerge(copied / str(step))
-        run.storage._seal(copied / str(step), progress)
+        files_there = [name for name, _ in files.regular_files(copied / str(step)) if name != PROGRESS]
+        digests = {name: files.file_digest(copied / str(step) / name, 2**30, name) for name in files_there}
+        run.storage._write_seal(copied / str(step), progress, digests)
     before = contents(copied)
     assert_same(run.generator()[0].params, Run.open(trained).generator()[0].params)
     assert_same_run(copied, trained)
@@ -494,13 +798,13 @@ def test_killed_while_deleting(tmp_path, monkeypatch):
     save = saving(run)
     for step in (1, 2):
         save(*at(state, step, 3.0 - step))
-    monkeypatch.setattr(storage.shutil, "rmtree", killed)
+    monkeypatch.setattr(files.shutil, "rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
         save(*at(state, 3, 0.0))
     assert run.checkpoints() == steps(run.path) == [2, 3]
     assert len(list(run.path.glob(".deleted-*"))) == 1
     monkeypatch.undo()
-    run.set_aside_after(3)
+    run.storage.roll_back(3)
     assert list(run.path.glob(".deleted-*")) == []
     assert run.checkpoints() == [2, 3]
 
@@ -508,7 +812,7 @@ def test_killed_while_deleting(tmp_path, monkeypatch):
 def test_everything_opened_is_closed_and_nothing_temporary_left(copied, monkeypatch, tmp_path):
     opened = []
 
-    class Checkpointer(storage.ocp.Checkpointer):
+    class Checkpointer(arrays.ocp.Checkpointer):
         def __init__(self, *arguments, **options):
             super().__init__(*arguments, **options)
             opened.append(self)
@@ -517,10 +821,10 @@ def test_everything_opened_is_closed_and_nothing_temporary_left(copied, monkeypa
             super().close()
             opened.remove(self)
 
-    monkeypatch.setattr(storage.ocp, "Checkpointer", Checkpointer)
+    monkeypatch.setattr(arrays.ocp, "Checkpointer", Checkpointer)
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    monkeypatch.setattr(storage.tempfile, "tempdir", str(temporary))
+    monkeypatch.setattr(arrays.tempfile, "tempdir", str(temporary))
     copied = copied.rename(tmp_path / "[1]")
     run = Run.open(copied)
     run.restore()
@@ -570,47 +874,80 @@ def change(**values):
     return edit
 
 
-def without(name):
+def sealed(*names, **values):
+    """Changes config.json, without the fields `names`, and seals it again, as whoever made the run could."""
+
     def edit(path):
-        path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != name}))
+        kept = {name: value for name, value in json.loads(path.read_text()).items() if name not in (*names, "seal")}
+        kept |= values
+        path.write_text(json.dumps({**kept, "seal": files.digest(kept)}))
 
     return edit
 
 
-def change_hidden(path):
+def other_vocabulary(values):
+    """Changes vocab.json, and config.json with it."""
+
+    def edit(path):
+        path.write_text(json.dumps(values))
+        sealed(vocab=files.digest(values))(path.with_name("config.json"))
+
+    return edit
+
+
+def more_hidden(path):
     values = json.loads(path.read_text())
     values["config"]["model"]["hidden"] = 17
-    path.write_text(json.dumps(values))
+    sealed(config=values["config"])(path)
 
 
-DEEP = "[" * 100_000
+def as_format_1(path):
+    """Makes a run what versions before the seal wrote."""
+    run = Run.open(path)
+    for step in run.checkpoints():
+        progress, digests = run.storage._read_progress(step)
+        (path / str(step) / "metrics.jsonl").unlink()
+        del digests["metrics.jsonl"]
+        values = {**vars(progress), "vocab": files.digest(run.vocab.to_json()), "files": digests}
+        (path / str(step) / PROGRESS).write_text(json.dumps({**values, "sha256": files.digest(values)}))
+    values = json.loads((path / "config.json").read_text())
+    del values["seal"], values["vocab"]
+    (path / "config.json").write_text(json.dumps({**values, "format": 1}))
+
+
+CHANGED = "has changed since it was saved"
 
 
 @pytest.mark.parametrize(
     ("name", "edit", "expected"),
     [
-        ("config.json", halve, "config.json cannot be read"),
-        ("config.json", lambda path: path.write_text(DEEP), "config.json cannot be read"),
-        ("config.json", lambda path: path.write_bytes(b"\xff\x00"), "config.json cannot be read"),
-        ("config.json", lambda path: path.write_text("[]"), "config.json has no 'format'"),
-        ("config.json", lambda path: path.write_text("7"), "config.json has no 'format'"),
-        ("config.json", change(format=2), "config.json has no 'format'"),
-        ("config.json", without("format"), "config.json has no 'format'"),
-        ("config.json", without("seed_text"), "config.json has no 'seed_text'"),
-        ("config.json", change(created=7), "config.json has no 'created'"),
-        ("config.json", change(config={"corpus": ["a"], "hiddden": 1}), "stored settings: found .*hiddden"),
-        ("config.json", change(config=[]), "stored settings"),
-        ("config.json", change_hidden, NOTHING_GOOD),
+        ("config.json", halve, f"config.json {CHANGED}"),
+        ("config.json", lambda path: path.write_text(DEEP), f"config.json {CHANGED}"),
+        ("config.json", lambda path: path.write_bytes(b"\xff\x00"), f"config.json {CHANGED}"),
+        ("config.json", lambda path: path.write_text("[]"), f"config.json {CHANGED}"),
+        ("config.json", lambda path: path.write_text("7"), f"config.json {CHANGED}"),
+        ("config.json", change(format=1), f"config.json {CHANGED}"),
+        ("config.json", change(seed_text="abc"), f"config.json {CHANGED}, and is not meant to be edited"),
+        ("config.json", change(seal=None), f"config.json {CHANGED}"),
+        ("config.json", sealed(format=1), "config.json has no 'format'"),
+        ("config.json", sealed(format=3), "config.json has no 'format'"),
+        ("config.json", sealed("format"), "config.json has no 'format'"),
+        ("config.json", sealed("seed_text"), "config.json has no 'seed_text'"),
+        ("config.json", sealed("vocab"), f"vocab.json {CHANGED}"),
+        ("config.json", sealed(created=7), "config.json has no 'created'"),
+        ("config.json", sealed(created="2026"), "found only damaged checkpoints .*it belongs to another run"),
+        ("config.json", sealed(config={"corpus": ["a"], "hiddden": 1}), "stored settings: found .*hiddden"),
+        ("config.json", sealed(config=[]), "stored settings"),
+        ("config.json", more_hidden, NOTHING_GOOD),
         ("config.json", Path.unlink, "found a folder without config.json"),
-        ("vocab.json", halve, "vocab.json cannot be read"),
-        ("vocab.json", lambda path: path.write_text(DEEP), "vocab.json cannot be read"),
-        ("vocab.json", Path.unlink, "vocab.json cannot be read"),
-        ("vocab.json", lambda path: path.write_text("[]"), "vocabulary: found"),
-        ("vocab.json", without("tokens"), "vocabulary: found 'tokens'"),
-        ("vocab.json", change(kind="emoji"), "vocabulary kind: found 'emoji'"),
-        ("vocab.json", change(tokens=list("abc")), NOTHING_GOOD),
-        # As many as before, but in another order.
-        ("vocab.json", lambda path: change(tokens=json.loads(path.read_text())["tokens"][::-1])(path), NOTHING_GOOD),
+        ("vocab.json", halve, f"vocab.json {CHANGED}"),
+        ("vocab.json", lambda path: path.write_text(DEEP), f"vocab.json {CHANGED}"),
+        ("vocab.json", Path.unlink, "vocab.json is missing"),
+        ("vocab.json", change(tokens=list("abc")), f"vocab.json {CHANGED}"),
+        ("vocab.json", other_vocabulary([]), "vocabulary: found"),
+        ("vocab.json", other_vocabulary({"kind": "char"}), "vocabulary: found 'tokens'"),
+        ("vocab.json", other_vocabulary({"kind": "emoji", "tokens": ["a"]}), "vocabulary kind: found 'emoji'"),
+        ("vocab.json", other_vocabulary({"kind": "char", "tokens": ["a", "b"]}), NOTHING_GOOD),
     ],
 )
 def test_foreign_and_damaged_settings(copied, name, edit, expected):
@@ -620,10 +957,58 @@ def test_foreign_and_damaged_settings(copied, name, edit, expected):
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_no_flipped_bit_of_the_settings_is_believed(copied):
+    record, path = Run.open(copied).record, copied / "config.json"
+    good = path.read_bytes()
+    for bit in range(0, 8 * len(good), 7):  # Every position in a byte; the fault matrix has every bit.
+        bad = bytearray(good)
+        bad[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(bad)
+        # Some flips change nothing: 1e-05 is 1E-05.
+        with contextlib.suppress(jaxlm.InputError):
+            assert Run.open(copied).record == record, bit
+
+
+def test_resuming_with_other_settings_seals_them(copied):
+    resume(copied, epochs=3)
+    assert Run.open(copied).record.config.epochs == 3
+    assert json.loads((copied / "config.json").read_text())["format"] == 2
+
+
+def test_runs_without_a_seal_are_read_and_resumed(copied, trained):
+    as_format_1(copied)
+    before = contents(copied)
+    run = Run.open(copied)
+    assert (run.record, run.vocab) == (Run.open(trained).record, Run.open(trained).vocab)
+    assert run.generator()[0].generate("the ", 9, seed=1) == jaxlm.load(trained).generate("the ", 9, seed=1)
+    assert run.metrics() == Run.open(trained).metrics()
+    assert contents(copied) == before
+    whole = shutil.copytree(trained, copied.with_name("whole"))
+    for path in (copied, whole):
+        resume(path, epochs=3)
+    assert_same_run(copied, whole)
+    assert json.loads((copied / "config.json").read_text())["format"] == 1
+    assert Run.open(copied.with_name("whole")).restore()[1].step == 33
+
+
+def test_a_run_without_a_seal_refuses_another_vocabulary_and_sealed_checkpoints(copied, tmp_path):
+    shutil.copytree(copied, tmp_path / "old")
+    as_format_1(tmp_path / "old")
+    change(tokens=json.loads((copied / "vocab.json").read_text())["tokens"][::-1])(tmp_path / "old" / "vocab.json")
+    with pytest.raises(jaxlm.InputError, match=f"found only damaged checkpoints .*vocab.json {CHANGED}"):
+        jaxlm.load(tmp_path / "old")
+    # Without its seal, a run does not become one that never had it.
+    values = json.loads((copied / "config.json").read_text())
+    del values["seal"], values["vocab"]
+    (copied / "config.json").write_text(json.dumps({**values, "format": 1}))
+    with pytest.raises(jaxlm.InputError, match=r"found only damaged checkpoints .*it belongs to another run"):
+        jaxlm.load(copied)
+
+
 def test_newest_goes_by_the_time_in_the_config(trained, tmp_path):
     for number, created in enumerate(["2026-01-02T00:00:00.000000+00:00", "2026-03-01T00:00:00.000000+00:00"]):
         shutil.copytree(trained, tmp_path / str(number))
-        change(created=created)(tmp_path / str(number) / "config.json")
+        sealed(created=created)(tmp_path / str(number) / "config.json")
     for broken in ("cut", "foreign", "empty"):
         (tmp_path / broken).mkdir()
     (tmp_path / "cut" / "config.json").write_text("{")
@@ -656,7 +1041,7 @@ def test_unwritable_folder(tmp_path, monkeypatch):
     def refuse(path, text):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(storage, "write_text", refuse)
+    monkeypatch.setattr(files, "write_text", refuse)
     with pytest.raises(jaxlm.InputError, match=r"cannot be written to .*No space left"):
         make_run(tmp_path / "abc")
     assert not (tmp_path / "abc").exists()

@@ -271,12 +271,14 @@ def test_killed_before_the_first_checkpoint(small, tmp_path, trained, caplog):
     with pytest.raises(jaxlm.InputError, match="has no checkpoint yet"):
         jaxlm.load(tmp_path / "fox")
     # What a kill during the first save leaves.
-    (tmp_path / "fox" / str(STEPS) / "params").mkdir(parents=True)
-    run.append_metrics({"epoch": 1, "step": STEPS, "loss": 9.0})
+    (tmp_path / "fox" / f".saving-{STEPS}" / "params").mkdir(parents=True)
+    (tmp_path / "fox" / f".saving-{STEPS}.orbax-checkpoint-tmp" / "params").mkdir(parents=True)
+    storage.Saver(run.storage).add_metrics({"epoch": 1, "step": STEPS, "loss": 9.0})
     assert run.restore() is None
     resume(tmp_path / "fox")
     assert_same_run(tmp_path / "fox", trained)
-    assert f"checkpoint {STEPS} is set aside as damaged-{STEPS}" in caplog.text
+    assert caplog.text == ""
+    assert sorted(path.name for path in (tmp_path / "fox").glob(".*")) == [".lock"]
 
 
 def test_a_run_that_fails_at_once_leaves_nothing(small, tmp_path):

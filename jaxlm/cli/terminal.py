@@ -106,7 +106,7 @@ class Terminal(Reporter):
             f"Distinct {KINDS[config.tokens]}": f"{len(plan.run.vocab):,}",
             "Parameters": f"{plan.parameters:,}",
             "Device": plan.devices,
-            "Run": str(plan.run.path),
+            "Run": plan.run.shown,
             "Seed text": repr(record.seed_text),
         }
         for name, fact in facts.items():

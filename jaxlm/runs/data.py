@@ -38,13 +38,13 @@ def own_corpus(run: Run, sources: Sequence[str] | None, remedy: str, progress: R
             progress=progress,
         )
     except DownloadError as error:
-        raise DownloadError(f"{error}; run {run.path} learned from that text") from error
+        raise DownloadError(f"{error}; run {run.shown} learned from that text") from error
     except InputError as error:
-        raise InputError(f"{error}; run {run.path} learned from it: {remedy}") from error
+        raise InputError(f"{error}; run {run.shown} learned from it: {remedy}") from error
     if corpus.sha256 != run.record.sha256:
         raise InputError(
             f"corpus {' '.join(corpus.sources)}: found {len(corpus.text):,} characters, not the same text as the "
-            f"{run.record.characters:,} that run {run.path} was trained on; restore that text, or train a new run"
+            f"{run.record.characters:,} that run {run.shown} was trained on; restore that text, or train a new run"
         )
     return corpus
 

@@ -115,7 +115,7 @@ def evaluate(
         squares = dynamic.mean_squares(model, params, vocab.encode(learned))
         adapted = measured(lambda ids: dynamic.score_dynamic(model, params, squares, ids))
     return Evaluation(
-        run=str(run.path),
+        run=run.shown,
         progress=progress,
         text=name,
         characters=len(part),
@@ -135,7 +135,7 @@ def _read_texts(run: Run, config: EvaluateConfig) -> tuple[str, str, str]:
     settings = run.record.config
     if config.corpus is None and not settings.validation:
         raise InputError(
-            f"corpus: run {run.path} has no validation text to evaluate on; "
+            f"corpus: run {run.shown} has no validation text to evaluate on; "
             f"name a text with {invocation.setting('corpus')}"
         )
     learned = held_out = ""

@@ -10,7 +10,7 @@ from pathlib import Path
 from jaxlm.errors import InputError
 from jaxlm.nn.model import build_model, count_parameters
 from jaxlm.runs.bundled import bundled
-from jaxlm.runs.run import Run
+from jaxlm.runs.run import Run, runs_in
 from jaxlm.runs.storage import best_epoch
 
 log = logging.getLogger("jaxlm")
@@ -56,7 +56,7 @@ def list_runs(checkpoints: str | os.PathLike[str]) -> list[Summary]:
 
 
 def _summaries(checkpoints: Path) -> Iterator[Summary]:
-    paths = [path.parent for path in sorted(checkpoints.glob("*/config.json"))]
+    paths = runs_in(checkpoints)
     model = bundled()
     if model and model.name not in [path.name for path in paths]:
         paths.append(model)
@@ -73,7 +73,7 @@ def _summary(run: Run) -> Summary:
     best = best_epoch(good)
     return Summary(
         name=run.path.name,
-        path=str(run.path),
+        path=run.shown,
         corpus=record.corpus,
         recipe=record.config.recipe,
         parameters=count_parameters(model.abstract_params()),

@@ -1,17 +1,18 @@
 """A run's directory: checkpoints/<run>/{config.json, vocab.json, metrics.jsonl, <step>/}.
 
-It holds everything needed to resume the run or to generate with it, on any machine.
+It holds everything needed to resume the run or to generate with it, on any machine. config.json seals what a run says
+of itself: it holds the SHA-256 of its own values and of the vocabulary's, and is refused if they differ. The storage
+room says what holds of checkpoints and metrics.
 """
 
 import contextlib
 import dataclasses
 import datetime
 import errno
-import json
 import logging
 import os
 import re
-import shutil
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -29,13 +30,32 @@ from jaxlm.nn.ambient import device_get, device_put
 from jaxlm.nn.model import LanguageModel, Params, build_model
 from jaxlm.nn.training import TrainState, abstract_state
 from jaxlm.runs.bundled import bundled
-from jaxlm.runs.storage import Progress, Saver, Storage, disk_of, write_json, write_text
+from jaxlm.runs.files import (
+    MEBIBYTE,
+    Damaged,
+    delete_failed,
+    digest,
+    flush,
+    identity,
+    make_folder,
+    read_json,
+    write_json,
+)
+from jaxlm.runs.storage import Progress, Saver, Storage
 from jaxlm.text.vocab import Vocab
 
 log = logging.getLogger("jaxlm")
 
-FORMAT = 1
-"""Version of the directory's layout; other versions are refused."""
+FORMAT = 2
+"""Version of the layout of new directories. Those of format 1 have no seal; they are read and resumed as they are."""
+
+CONFIG, VOCAB = "config.json", "vocab.json"
+
+CONFIG_LIMIT, VOCAB_LIMIT = 16 * MEBIBYTE, 64 * MEBIBYTE
+"""The largest files that are read as such, in bytes."""
+
+NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+"""What the system says where a file system has no locks."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,35 +84,60 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
 
 
+class NameTaken(InputError):
+    """There is something at the path of a new run."""
+
+
 class Run:
     """A run's directory.
 
     Attributes:
-      path: the directory.
+      path: the directory, as an absolute path.
       record: the contents of config.json.
       vocab: the vocabulary.
+      format: the version of its layout.
       storage: its checkpoints.
     """
 
-    def __init__(self, path: Path, record: Record, vocab: Vocab) -> None:
-        self.path = path
+    def __init__(self, path: Path, record: Record, vocab: Vocab, format: int = FORMAT) -> None:
+        self.path = Path(os.path.abspath(path))
         self.record = record
         self.vocab = vocab
-        self.storage = Storage(path, vocab.to_json())
+        self.format = format
+        seal = {"vocab": digest(vocab.to_json())} if format == 1 else {"run": record.created}
+        self.storage = Storage(self.path, seal)
 
     def __repr__(self) -> str:
-        return f"Run({str(self.path)!r}, checkpoints={self.checkpoints()})"
+        return f"Run({self.shown!r}, checkpoints={self.checkpoints()})"
+
+    @property
+    def shown(self) -> str:
+        """The path for messages."""
+        return invocation.shown(self.path)
 
     @classmethod
     def create(cls, path: Path, record: Record, vocab: Vocab) -> "Run":
         """Creates the directory of a new run.
 
         Raises:
-          InputError: it exists, or cannot be written to.
+          InputError: it exists, as NameTaken, or cannot be written to.
         """
+        path = Path(os.path.abspath(path))
+        if os.path.lexists(path):
+            refuse(path)
+        # Under another name until it is complete, so that a kill leaves the name free.
+        new = cls(path.with_name(f".new-{secrets.token_hex(8)}"), record, vocab)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.mkdir()
+            make_folder(path.parent)
+            new.path.mkdir()
+            try:
+                write_json(new.path / VOCAB, vocab.to_json())
+                new.write_record(record)
+                new.path.rename(path)
+            except BaseException:
+                delete_failed(new.path)
+                raise
+            flush(path.parent)
         except OSError as error:
             if os.path.lexists(path):
                 refuse(path)
@@ -102,14 +147,7 @@ class Run:
                     "shorter one"
                 ) from error
             raise _unwritable(path.parent, error) from error
-        run = cls(path, record, vocab)
-        try:
-            write_json(path / "vocab.json", vocab.to_json())
-            run.write_record(record)  # Last, since config.json makes the directory a run.
-        except OSError as error:
-            shutil.rmtree(path, ignore_errors=True)
-            raise _unwritable(path.parent, error) from error
-        return run
+        return cls(path, record, vocab)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "Run":
@@ -118,25 +156,43 @@ class Run:
         Raises:
           InputError: there is none, it is damaged, or another version wrote it.
         """
-        path = Path(os.path.expanduser(path))
+        path = Path(os.path.abspath(os.path.expanduser(path)))
         if not os.path.lexists(path):
             raise missing(path, hint="" if path.parent.name else "; expected a path, such as checkpoints/fox")
+        where = invocation.shown(path)
         # os.path, unlike Path, returns False where permission is missing.
-        if not os.path.isfile(path / "config.json"):
-            found = "a folder without config.json" if os.path.isdir(path) else "a file"
+        if not os.path.lexists(path / CONFIG):
+            found = f"a folder without {CONFIG}" if os.path.isdir(path) else "a file"
             raise InputError(
-                f"run {path}: found {found}, expected the directory of a run, such as checkpoints/nietzsche-book; "
+                f"run {where}: found {found}, expected the directory of a run, such as checkpoints/nietzsche-book; "
                 f"train one with: {invocation.train()}"
             )
         try:
-            return cls._from_json(path, _read_json(path / "config.json"), _read_json(path / "vocab.json"))
+            return cls._read(path)
+        except Damaged as error:
+            raise InputError(f"run {where}: {error}; restore it from a backup, or train a new run") from error
+        except OSError as error:
+            raise InputError(f"run {where}: {CONFIG} cannot be read ({error.strerror}); see to the cause") from error
         except InputError as error:
-            raise InputError(f"run {path}: {error}") from error
+            raise InputError(f"run {where}: {error}") from error
 
     @classmethod
-    def _from_json(cls, path: Path, values: Any, vocab: Any) -> "Run":
+    def _read(cls, path: Path) -> "Run":
+        values = read_json(path / CONFIG, CONFIG_LIMIT)
+        vocab = read_json(path / VOCAB, VOCAB_LIMIT)
+        if not isinstance(values, dict):
+            raise Damaged(f"{CONFIG} has changed since it was saved")
+        format, seal = values.get("format"), values.pop("seal", None)
+        if seal is not None or format == FORMAT or "vocab" in values:
+            if seal != digest(values):
+                raise Damaged(
+                    f"{CONFIG} has changed since it was saved, and is not meant to be edited (settings that can change "
+                    f"are given on resuming: {invocation.resume(path)})"
+                )
+            if values.get("vocab") != digest(vocab):
+                raise Damaged(f"{VOCAB} has changed since it was saved")
         try:
-            if values["format"] != FORMAT:
+            if type(format) is not int or not (format == FORMAT if seal else format == 1):
                 raise KeyError("format")
             values["config"] = config_lib.from_json(values["config"])
             for field in dataclasses.fields(Record):
@@ -146,72 +202,61 @@ class Run:
         except (KeyError, TypeError) as error:
             missing = error.args[0] if isinstance(error, KeyError) else "format"  # It is not even an object.
             raise InputError(
-                f"config.json has no {missing!r} that jaxlm {jaxlm.__version__} can use; restore it from a backup, or "
+                f"{CONFIG} has no {missing!r} that jaxlm {jaxlm.__version__} can use; restore it from a backup, or "
                 "use the version that made the run"
             ) from error
-        return cls(path, record, Vocab.from_json(vocab))
+        return cls(path, record, Vocab.from_json(vocab), format)
 
     def write_record(self, record: Record) -> None:
         """Replaces the contents of config.json."""
         self.record = record
-        values = {**vars(record), "config": config_lib.to_json(record.config)}
-        write_json(self.path / "config.json", {"format": FORMAT, "jaxlm": jaxlm.__version__, **values})
+        values: dict[str, Any] = {"format": self.format, "jaxlm": jaxlm.__version__, **vars(record)}
+        values["config"] = config_lib.to_json(record.config)
+        if self.format != 1:
+            values["vocab"] = digest(self.vocab.to_json())
+            values["seal"] = digest(values)
+        write_json(self.path / CONFIG, values)
 
     def checkpoints(self) -> list[int]:
         """The steps of all checkpoints, including damaged ones, in order."""
         return self.storage.steps()
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl, one per epoch, without those that a kill cut off."""
-        path, lines = self.path / "metrics.jsonl", []
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
-            with contextlib.suppress(ValueError, TypeError, KeyError):
-                values = json.loads(line)
-                values["step"] = int(values["step"])
-                lines.append(values)
-        return lines
-
-    def append_metrics(self, values: dict[str, Any]) -> None:
-        """Appends a line to metrics.jsonl.
-
-        Raises:
-          RunError: it cannot be written.
-        """
-        with disk_of(self.path, "metrics.jsonl"), open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
-
-    def set_aside_after(self, step: int) -> None:
-        """Sets aside the checkpoints after `step`, and drops their lines of metrics.jsonl.
-
-        Raises:
-          RunError: the disk refused it.
-        """
-        self.storage.set_aside_after(step)
-        self._write_metrics([values for values in self.metrics() if values["step"] <= step])
+        """The lines of metrics.jsonl, one per epoch; where the file has been damaged, from the last checkpoint."""
+        return self.storage.metrics()
 
     def remove_if_untrained(self) -> None:
         """Deletes the directory if it has no checkpoint, so that a run that failed early leaves nothing behind."""
-        if not self.checkpoints():
-            shutil.rmtree(self.path, ignore_errors=True)  # What made the run fail is what the user must hear of.
+        with contextlib.suppress(OSError):  # What made the run fail is what the user must hear of.
+            if identity(self.path) == self.storage.place and not self.checkpoints():
+                delete_failed(self.path)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Keeps other trainers out of this run; the lock of a killed process is released.
 
+        Where the file system has no locks, warns, and goes on.
+
         Raises:
           InputError: another process is training this run.
         """
-        lock = filelock.FileLock(self.path / ".lock", timeout=0, mode=0o666)
+        lock = filelock.FileLock(self.path / ".lock", timeout=0, mode=0o666, fallback_to_soft=False)
         try:
             lock.acquire()
         except filelock.Timeout as error:
             raise InputError(
-                f"run {self.path}: another process is training it; wait for it, or stop it first"
+                f"run {self.shown}: another process is training it; wait for it, or stop it first"
             ) from error
         except OSError as error:
-            raise RunError(
-                f"run {self.path}: cannot be locked for training ({error.strerror}); nothing was changed"
-            ) from error
+            if error.errno not in NO_LOCKS:
+                raise RunError(
+                    f"run {self.shown}: cannot be locked for training ({error.strerror}); nothing was changed"
+                ) from error
+            log.warning(
+                "%s: this file system has no locks (%s), so make sure that nothing else trains this run",
+                self.shown,
+                error.strerror,
+            )
         try:
             yield
         finally:
@@ -221,7 +266,7 @@ class Run:
         """Raises InputError if the checkpoints hold only weights, as `export` saves them."""
         if self.storage.hold_only_weights():
             raise InputError(
-                f"run {self.path}: holds only weights, which can generate text but not be trained further; resume "
+                f"run {self.shown}: holds only weights, which can generate text but not be trained further; resume "
                 f"another run, or train a new one: {invocation.train()}"
             )
 
@@ -246,7 +291,7 @@ class Run:
             # An epoch's line is written before its checkpoint, so that a kill leaves one line more, never two.
             if len(epochs := self.metrics()) > 1:
                 raise InputError(
-                    f"run {self.path}: found no checkpoint, but {len(epochs)} epochs in metrics.jsonl; restore the "
+                    f"run {self.shown}: found no checkpoint, but {len(epochs)} epochs in metrics.jsonl; restore the "
                     "directory from a backup, or train a new run"
                 )
             return None
@@ -267,7 +312,7 @@ class Run:
         model = build_model(self.record.config, len(self.vocab), impl)
         found = self.storage.restore({"params": model.abstract_params()}, best=True)
         if found is None:
-            raise InputError(f"run {self.path}: has no checkpoint yet; resume it with: {invocation.resume(self.path)}")
+            raise InputError(f"run {self.shown}: has no checkpoint yet; resume it with: {invocation.resume(self.path)}")
         items, progress = found
         return self.generator_of(model, device_put(items["params"])), progress
 
@@ -300,27 +345,30 @@ class Run:
         generator, progress = self.generator()
         copy = Run.create(Path(os.path.expanduser(path)), self.record, self.vocab)
         try:
-            copy._write_metrics(self.metrics())
-            Saver(copy.storage).save({"params": device_get(generator.params)}, progress)
+            saver = Saver(copy.storage)
+            saver.add_metrics(*self.metrics())
+            saver.save({"params": device_get(generator.params)}, progress)
         except BaseException:  # Ctrl-C, too, leaves nothing half-written.
-            shutil.rmtree(copy.path, ignore_errors=True)
+            delete_failed(copy.path)
             raise
         return copy
 
-    def _write_metrics(self, lines: list[dict[str, Any]]) -> None:
-        with disk_of(self.path, "metrics.jsonl"):
-            write_text(self.path / "metrics.jsonl", "".join(json.dumps(values) + "\n" for values in lines))
-
 
 def refuse(path: Path) -> NoReturn:
-    """Raises the InputError for a new run's path that is taken."""
-    if (path / "config.json").exists():
+    """Raises NameTaken for a new run's path."""
+    if os.path.lexists(path / CONFIG):
         found, remedy = "a run", "choose another name"
         if not Run.open(path).storage.hold_only_weights():
             remedy = f"resume it ({invocation.resume(path)}), or choose another name"
     else:
         found, remedy = "something that is not a run", "choose another name"
-    raise InputError(f"run {path}: found {found} there, and nothing is ever overwritten; {remedy}")
+    where = invocation.shown(path)
+    raise NameTaken(f"run {where}: found {found} there, and nothing is ever overwritten; {remedy}")
+
+
+def runs_in(folder: str | os.PathLike[str]) -> list[Path]:
+    """The directories of the runs in a folder, by name; without those that are being made."""
+    return sorted(path.parent for path in Path(folder).glob(f"[!.]*/{CONFIG}"))
 
 
 def locate(run: str | os.PathLike[str], checkpoints: str | os.PathLike[str]) -> Path:
@@ -335,10 +383,11 @@ def locate(run: str | os.PathLike[str], checkpoints: str | os.PathLike[str]) -> 
 
 def missing(path: Path, *others: str, hint: str = "") -> InputError:
     """The error for a run that does not exist; it lists the runs beside that path, and `others`."""
-    names = sorted({*(other.parent.name for other in path.parent.glob("*/config.json")), *others})
+    names = sorted({*(other.name for other in runs_in(path.parent)), *others})
     shown = [*names[:10], *([f"{len(names) - 10} more"] if len(names) > 10 else [])]
     there = f"there {'is' if len(names) == 1 else 'are'} {', '.join(shown) or 'no runs'}"
-    return InputError(f"run {path.name}: not found in {path.parent}; {there}{did_you_mean(path.name, names)}{hint}")
+    folder = invocation.shown(path.parent)
+    return InputError(f"run {path.name}: not found in {folder}; {there}{did_you_mean(path.name, names)}{hint}")
 
 
 def find(
@@ -363,7 +412,7 @@ def find(
     path, here, model = locate(run, folder), Path(file_path("run", run)), bundled()
     if os.path.lexists(path):
         return path
-    if os.path.isfile(here / "config.json"):
+    if os.path.isfile(here / CONFIG):
         return here
     if path.parent != folder or model is None:
         raise missing(path)
@@ -384,16 +433,16 @@ def newest(checkpoints: str | os.PathLike[str], *, trained: bool = False) -> Pat
       InputError: there is none.
     """
     found = []
-    for path in Path(checkpoints).glob("*/config.json"):
+    for path in runs_in(checkpoints):
         try:
-            run = Run.open(path.parent)
+            run = Run.open(path)
             if not trained:
                 run.check_trainable()
-            found.append((trained and bool(run.checkpoints()), run.record.created, run.path))
+            found.append((trained and bool(run.checkpoints()), run.record.created, path))
         except InputError:
             continue
         except OSError as error:
-            log.warning("run %s: passed over, as it cannot be read (%s)", path.parent, error.strerror)
+            log.warning("run %s: passed over, as it cannot be read (%s)", path, error.strerror)
     if not found and trained and (model := bundled()):
         return model
     if not found:
@@ -434,10 +483,3 @@ def _unwritable(path: Path, error: OSError) -> InputError:
     else:
         found = f"cannot be written to ({error.strerror})"
     return InputError(f"checkpoints {path}: {found}; choose another folder with {invocation.setting('checkpoints')}")
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path.name} cannot be read ({error}); restore it from a backup") from error

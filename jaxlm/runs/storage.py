@@ -1,41 +1,78 @@
-"""Checkpoints on disk: <run>/<step>/, saved by Orbax, with digests that reveal damage.
+"""The checkpoints of a run and the figures of its epochs, on disk.
 
-Orbax saves the items `params` and `training` (what only the next step needs) in a step's directory. progress.json,
-written there last, makes it a checkpoint: it holds the progress, and the digests of the files, since Orbax itself does
-not detect flipped bits. A save counts only once it has been read back.
+    <run>/metrics.jsonl          a line for each epoch
+    <run>/<step>/                a checkpoint: what Orbax saved, a copy of metrics.jsonl so far, and progress.json
+
+What holds at any moment, whatever is killed, cut off or full:
+
+- When `Saver.save` returns, the checkpoint is on the disk, has been read back, and survives a power cut.
+- A directory appears under the number of its step only once it is complete, and is renamed before it is deleted. What
+  is being saved or deleted, and temporary files, have names that begin with a dot.
+- progress.json seals a checkpoint: it holds the SHA-256 of each file and of itself, and names the run that it belongs
+  to. Nothing that differs from it is used, and whatever is passed over because of that is told.
+- Only regular files below the checkpoint are read, of the names and about the size that the model calls for; shapes are
+  compared before arrays are read. Links are not followed, except one in place of a whole step, so that old checkpoints
+  may be moved to another disk.
 """
 
 import contextlib
 import dataclasses
 import errno
-import hashlib
 import json
 import logging
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from jaxlm import invocation
-from jaxlm.errors import Diverged, InputError, RunError, first_line
+from jaxlm.errors import Diverged, InputError, RunError, first_line, optional, real_number, whole_number
+from jaxlm.runs import arrays
+from jaxlm.runs.arrays import Items, Unreadable
+from jaxlm.runs.files import (
+    MEBIBYTE,
+    Damaged,
+    append_text,
+    delete,
+    delete_failed,
+    digest,
+    file_digest,
+    flush,
+    flush_tree,
+    identity,
+    read_bytes,
+    read_json,
+    regular_files,
+    write_json,
+    write_text,
+)
 
 log = logging.getLogger("jaxlm")
 
 PROGRESS = "progress.json"
-"""The file that makes a step's directory a checkpoint."""
+"""The file that seals a checkpoint."""
 
-DELETED = ".deleted-"
-"""Name prefix of a checkpoint that is being deleted."""
+METRICS = "metrics.jsonl"
 
-Items = dict[str, Any]
-"""The pytrees of a checkpoint by name: `params` and `training`."""
+SAVING, DELETED = ".saving-", ".deleted-"
+"""Name prefixes of a checkpoint that is being saved, and of one that is being deleted."""
+
+_STRAYS = re.compile(
+    # Written by versions before format 2: names with orbax and two with .tmp.
+    rf"{re.escape(SAVING)}.*|{re.escape(DELETED)}.*|.*\.orbax-checkpoint-tmp.*"
+    r"|\.(config\.json|vocab\.json|metrics\.jsonl|progress\.json)(\.[0-9a-f]{8})?\.tmp"
+)
+"""Names of what a kill leaves behind."""
+
+PROGRESS_LIMIT, METRICS_LIMIT = 4 * MEBIBYTE, 512 * MEBIBYTE
+"""The largest files that are read as such, in bytes."""
+
+PACKING = 64
+"""Weights hardly compress. Arrays that claim to be this many times larger than their files are not restored."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,38 +103,27 @@ class Progress:
         return self.loss if self.validation is None else self.validation
 
 
-class _Damaged(Exception):
-    """A checkpoint's files have changed since they were saved, or belong to another run."""
-
-
-class _Unreadable(Exception):
-    """A checkpoint could not be read; its files may be good."""
-
-
 class Storage:
-    """The checkpoints in a run's directory."""
+    """The checkpoints and the metrics in a run's directory."""
 
-    def __init__(self, path: Path, vocabulary: Any) -> None:
-        """Takes the directory, and the vocabulary as JSON values: with another, its checkpoints count as damaged."""
+    def __init__(self, path: Path, seal: dict[str, str]) -> None:
+        """Takes the directory, and what progress.json must say to belong to this run."""
         self.path = path
-        self._vocabulary = digest(vocabulary)
+        self.seal = seal
+        self.place = identity(path)
 
     def steps(self) -> list[int]:
         """The steps of all checkpoints, including damaged ones, in order."""
-        return sorted(step for step, path in self._numbered().items() if is_there(path / PROGRESS))
+        return sorted(_numbered(self.path))
 
     def good(self) -> dict[int, Progress]:
         """The progress of each checkpoint whose progress.json is good, by step."""
-        found = {}
-        for step in self.steps():
-            with contextlib.suppress(_Damaged):
-                found[step] = self._read_progress(step)[0]
-        return found
+        return {step: progress for step, (progress, _) in self._sealed().items()}
 
     def hold_only_weights(self) -> bool:
         """Whether there are checkpoints, but none that training can resume from."""
-        steps = self.steps()
-        return bool(steps) and not any(is_there(self.path / str(step) / "training") for step in steps)
+        sealed = self._sealed().values()
+        return bool(sealed) and not any(name.startswith("training/") for _, files in sealed for name in files)
 
     def restore(self, like: Items, *, best: bool) -> tuple[Items, Progress] | None:
         """The last checkpoint, or the best.
@@ -115,14 +141,15 @@ class Storage:
           InputError: there were checkpoints, and all of them are damaged or gone.
           RunError: the checkpoint cannot be read, for a reason other than damage.
         """
-        damaged: dict[int, _Damaged] = {}
+        damaged: dict[int, Damaged] = {}
+        where = invocation.shown(self.path)
         while True:
             # Listed again each time: a trainer may have replaced checkpoints in the meantime.
             steps = self.steps()
             candidates = [step for step in steps if step not in damaged]
             if steps and not candidates:
                 raise InputError(
-                    f"run {self.path}: found only damaged checkpoints ({_explain(damaged)}); restore the directory "
+                    f"run {where}: found only damaged checkpoints ({_explain(damaged)}); restore the directory "
                     "from a backup, or train a new run"
                 )
             if not candidates:
@@ -134,102 +161,178 @@ class Storage:
                 step = best_step({step: progress for step, (progress, _) in found.items()}) if best else max(found)
                 progress, files = found[step]
                 items = self._read_items(step, like, files)
-            except _Damaged as error:
+            except Damaged as error:
                 damaged[step] = error
                 continue
-            except (OSError, _Unreadable) as error:
+            except (OSError, Unreadable) as error:
                 if step not in self.steps():
                     continue
                 # The cause is not in its files, so this is not damage, and no other checkpoint is tried.
                 raise RunError(
-                    f"run {self.path}: checkpoint {step} could not be read ({error}); the run is unchanged; try again "
+                    f"run {where}: checkpoint {step} could not be read ({error}); the run is unchanged; try again "
                     "once the cause is fixed"
                 ) from error
             for other in sorted(damaged.keys() & set(steps)):
-                log.warning("%s: skipping damaged checkpoint %s", self.path, _explain({other: damaged[other]}))
+                log.warning("%s: skipping damaged checkpoint %s", where, _explain({other: damaged[other]}))
             return items, progress
 
-    def set_aside_after(self, step: int) -> None:
-        """Renames everything that is named by a step after `step` to damaged-<step>.
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl, one per epoch.
+
+        Where the file has been damaged, they come from the last checkpoint, with a warning.
+        """
+        # In this order, since a trainer writes a line before its checkpoint.
+        saved, lines = self._saved_lines(), self._lines(METRICS)
+        if lines[: len(saved)] != saved == self._saved_lines():
+            log.warning(
+                "%s: %s has changed since it was saved; its %d epochs are taken from the last checkpoint",
+                invocation.shown(self.path),
+                METRICS,
+                len(saved),
+            )
+            lines = saved
+        return [values for line in lines if (values := _epoch(line))]
+
+    def roll_back(self, step: int) -> None:
+        """Makes `step` the last: sets aside later checkpoints as damaged-<step>, and drops later epochs' metrics.
+
+        Also deletes what a kill has left behind, and repairs metrics.jsonl if it has been damaged.
 
         Raises:
           RunError: the disk refused it.
         """
+        where = invocation.shown(self.path)
         with disk_of(self.path, "the directory"):
-            for pattern in ("*.orbax-checkpoint-tmp*", f"{DELETED}*"):
-                for path in self.path.glob(pattern):
-                    _delete(path)  # Left by a kill during a save.
-            for other, path in sorted(self._numbered().items()):
+            for folder in (self.path, *(path for path in _numbered(self.path).values() if not path.is_symlink())):
+                for path in folder.iterdir() if folder.is_dir() else ():
+                    if _STRAYS.fullmatch(path.name):
+                        delete(path)
+            for other, path in sorted(_numbered(self.path).items()):
                 if other > step:
-                    target, number = self.path / f"damaged-{other}", 1
-                    while os.path.lexists(target):
-                        number += 1
-                        target = self.path / f"damaged-{other}-{number}"
-                    path.rename(target)
-                    log.warning("%s: checkpoint %s is set aside as %s", self.path, other, target.name)
+                    target = self._set_aside(path)
+                    log.warning("%s: checkpoint %s is set aside as %s", where, other, target.name)
+            lines, saved = self._lines(METRICS), self._saved_lines()
+            kept = [line for line in lines if (values := _epoch(line)) and values["step"] <= step]
+            if lines[: len(saved)] != saved:
+                kept = saved
+                aside = ""
+                if os.path.lexists(self.path / METRICS):
+                    aside = f"; the damaged file is set aside as {self._set_aside(self.path / METRICS).name}"
+                log.warning("%s: %s is rebuilt from checkpoint %s%s", where, METRICS, step, aside)
+            if kept != lines:
+                write_text(self.path / METRICS, "".join(kept))
+            flush(self.path)
 
-    def _numbered(self) -> dict[int, Path]:
-        """Everything that is named by a step."""
-        return {int(path.name): path for path in self.path.iterdir() if re.fullmatch("0|[1-9][0-9]*", path.name)}
+    def _sealed(self) -> dict[int, tuple[Progress, dict[str, str]]]:
+        """The progress and the files' digests of each checkpoint whose progress.json is good, by step."""
+        found = {}
+        for step in self.steps():
+            with contextlib.suppress(Damaged):
+                found[step] = self._read_progress(step)
+        return found
 
     def _read_progress(self, step: int) -> tuple[Progress, dict[str, str]]:
         """The progress of a checkpoint, and the digests of its files.
 
         Raises:
-          _Damaged: it is damaged, or gone.
+          Damaged: it is damaged, or gone.
           OSError: it cannot be read, but may be good.
         """
-        with _damage_only(PROGRESS):
-            text = (self.path / str(step) / PROGRESS).read_text(encoding="utf-8")
-        try:
-            values = json.loads(text)
-            stated = values.pop("sha256")
-        except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
-            raise _Damaged(f"{PROGRESS} has changed since it was saved") from error
+        changed = Damaged(f"{PROGRESS} has changed since it was saved")
+        values = read_json(self.path / str(step) / PROGRESS, PROGRESS_LIMIT)
+        if not isinstance(values, dict):
+            raise changed
+        stated, files = values.pop("sha256", None), values.get("files")
         if stated != digest(values):
-            raise _Damaged(f"{PROGRESS} has changed since it was saved")
-        # The digest is right, so these are the values that jaxlm wrote.
-        if values.pop("vocab") != self._vocabulary:
-            raise _Damaged("vocab.json has changed since it was saved")
-        files = values.pop("files")
-        if values["step"] != step:
-            raise _Damaged(f"it is a copy of checkpoint {values['step']}")
-        return Progress(**values), files
+            raise changed
+        seal = {name: values[name] for name in ("run", "vocab") if name in values}
+        if seal != self.seal:
+            raise Damaged("it belongs to another run" if "run" in seal else "vocab.json has changed since it was saved")
+        if not isinstance(files, dict) or not all(map(_is_below, files)):
+            raise changed
+        if values.get("step") != step:
+            raise Damaged(f"it is a copy of checkpoint {values.get('step')}")
+        try:
+            return Progress(**{field: check(field, values[field]) for field, check in _CHECKS.items()}), files
+        except (KeyError, InputError) as error:
+            raise changed from error
 
     def _read_items(self, step: int, like: Items, files: dict[str, str]) -> Items:
+        path = self.path / str(step)
+        claimed = arrays.nbytes(like)
+        limit, found = 2 * claimed + 16 * MEBIBYTE, 0
+        for item in like:
+            try:
+                for name, size in regular_files(path / item, f"{item}/"):
+                    found += size
+                    if found > limit:
+                        raise Damaged(f"{name} is too large, with {size:,} bytes")
+            except (FileNotFoundError, NotADirectoryError) as error:
+                raise Damaged(f"{item} is missing") from error
+        if claimed > PACKING * (found + MEBIBYTE):
+            raise Damaged(f"its files, of {found:,} bytes, are too small for a model of {claimed:,} bytes")
         for name, stated in files.items():
             # Items that are not restored need not be good.
-            if name.partition("/")[0] in {"params", "training"} - like.keys():
+            if PurePosixPath(name).parts[0] in {"params", "training", METRICS} - like.keys():
                 continue
-            with _damage_only(name):
-                found = _file_digest(self.path / str(step) / name)
-            if found != stated:
-                raise _Damaged(f"{name} has changed since it was saved")
-        return _restore(self.path / str(step), like)
+            if file_digest(path / name, limit, name) != stated:
+                raise Damaged(f"{name} has changed since it was saved")
+        return arrays.restore(path, like)
 
-    def _seal(self, path: Path, progress: Progress) -> None:
-        """Writes progress.json, which makes what Orbax saved a checkpoint."""
-        files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != PROGRESS)
-        values = {
-            **vars(progress),
-            "vocab": self._vocabulary,
-            "files": {file.relative_to(path).as_posix(): _file_digest(file) for file in files},
-        }
+    def _saved_lines(self) -> list[str]:
+        """The lines of metrics.jsonl that the last good checkpoint has saved."""
+        for step, (_, files) in sorted(self._sealed().items(), reverse=True):
+            path = self.path / str(step) / METRICS
+            with contextlib.suppress(Damaged, OSError):
+                if METRICS in files and file_digest(path, METRICS_LIMIT, METRICS) == files[METRICS]:
+                    return self._lines(f"{step}/{METRICS}")
+        return []
+
+    def _lines(self, name: str) -> list[str]:
+        """The lines of a file of metrics; none where it is missing, or not a file."""
+        try:
+            content = read_bytes(self.path / name, METRICS_LIMIT)
+        except Damaged:
+            return []
+        return content.decode("utf-8", "replace").splitlines(keepends=True)
+
+    def _set_aside(self, path: Path) -> Path:
+        """Renames something damaged, so that it is kept, but not used."""
+        number, target = 1, path.with_name(f"damaged-{path.name}")
+        while os.path.lexists(target):
+            number += 1
+            target = path.with_name(f"damaged-{path.stem}-{number}{path.suffix}")
+        return path.rename(target)
+
+    def _write_seal(self, path: Path, progress: Progress, files: dict[str, str]) -> None:
+        values = {**vars(progress), **self.seal, "files": files}
         write_json(path / PROGRESS, {**values, "sha256": digest(values)})
 
 
 class Saver:
-    """Saves the checkpoints of a run, and deletes those that are no longer needed."""
+    """Saves the checkpoints of a run and the metrics of its epochs, and deletes checkpoints no longer needed."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._path = storage.path
         self._good = storage.good()  # The other checkpoints are left alone.
+        self._lines = storage._lines(METRICS)
 
     @property
     def best(self) -> Progress | None:
         """The progress at the end of the best epoch; None before the end of the first."""
         return best_epoch(self._good)
+
+    def add_metrics(self, *epochs: dict[str, Any]) -> None:
+        """Appends lines to metrics.jsonl.
+
+        Raises:
+          RunError: they cannot be written.
+        """
+        lines = [json.dumps(values) + "\n" for values in epochs]
+        with self._disk(METRICS):
+            append_text(self._path / METRICS, "".join(lines))
+        self._lines += lines
 
     def save(self, items: Items, progress: Progress) -> None:
         """Saves a checkpoint and reads it back.
@@ -247,17 +350,27 @@ class Saver:
         step = progress.step
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(items)):
             raise Diverged(f"step {step}: found weights that are not finite")
-        path = self._path / str(step)
-        if os.path.lexists(path) or step <= max(self._good, default=-1):
-            raise RunError(f"run {self._path}: refused to save step {step}, since this or a later checkpoint exists")
+        place, path = self._path / str(step), self._path / f"{SAVING}{step}"
+        if os.path.lexists(place) or step <= max(self._good, default=-1):
+            raise RunError(
+                f"run {invocation.shown(self._path)}: refused to save step {step}, since this or a later checkpoint "
+                "exists"
+            )
         try:
-            with disk_of(self._path, f"checkpoint {step}"):
-                _save(path, items)
-                self._check(path, items)
-                self._storage._seal(path, progress)
+            with self._disk(f"checkpoint {step}"):
+                delete(path)
+                arrays.save(path, items)
+                write_text(path / METRICS, "".join(self._lines))
+                flush_tree(path)
+                self._check(path, items, step)
+                files = {name: file_digest(path / name, size, name) for name, size in regular_files(path)}
+                self._storage._write_seal(path, progress, files)
+                path.rename(place)
+                flush(self._path)
         except RunError:
-            for part in (path, *self._path.glob(f"{step}.orbax-checkpoint-tmp*")):
-                shutil.rmtree(part, ignore_errors=True)  # Frees the space it takes.
+            if identity(self._path) == self._storage.place:
+                for part in self._path.glob(f"{SAVING}*"):
+                    delete_failed(part)  # Frees the space it takes.
             raise
         self._good[step] = progress
         self._delete_all_but({*sorted(self._good)[-2:], best_step(self._good)})
@@ -271,32 +384,56 @@ class Saver:
         step = progress.step
         self._delete_all_but({other for other in self._good if other <= step})
         if step in self._good:
-            with disk_of(self._path, f"checkpoint {step}"):
-                self._storage._seal(self._path / str(step), progress)
+            with self._disk(f"checkpoint {step}"):
+                _, files = self._storage._read_progress(step)
+                self._storage._write_seal(self._path / str(step), progress, files)
             self._good[step] = progress
+        self._storage.roll_back(step)
+        self._lines = self._storage._lines(METRICS)
 
-    def _check(self, path: Path, items: Items) -> None:
+    @contextlib.contextmanager
+    def _disk(self, name: str) -> Iterator[None]:
+        """As `disk_of`; also raises RunError where the directory has been moved, deleted or replaced."""
+        where = invocation.shown(self._path)
+        gone = RunError(
+            f"run {where}: its directory has been moved, deleted or replaced; training ends here, with what had been "
+            "saved there"
+        )
+        # Libraries would create the directory anew.
+        if identity(self._path) != self._storage.place:
+            raise gone
+        try:
+            with disk_of(self._path, name):
+                yield
+        except RunError as error:
+            if identity(self._path) != self._storage.place:
+                raise gone from error
+            raise
+
+    def _check(self, path: Path, items: Items, step: int) -> None:
         """Reads a save back as `restore` would; only then may earlier checkpoints be deleted.
 
         Raises:
           RunError: it cannot be read, or differs from what was saved.
         """
         try:
-            if _are_same(items, _restore(path, items)):
+            if arrays.are_same(items, arrays.restore(path, items)):
                 return
             found = "other values were found"
-        except (_Damaged, _Unreadable) as error:
+        except (Damaged, Unreadable) as error:
             found = str(error)
         raise RunError(
-            f"run {self._path}: checkpoint {path.name} was written, but could not be read back ({found}); earlier "
-            "checkpoints are untouched; check the disk, then resume the run"
+            f"run {invocation.shown(self._path)}: checkpoint {step} was written, but could not be read back ({found}); "
+            "earlier checkpoints are untouched; check the disk, then resume the run"
         )
 
     def _delete_all_but(self, kept: set[int]) -> None:
         for step in self._good.keys() - kept:
-            with disk_of(self._path, f"checkpoint {step}"):
+            with self._disk(f"checkpoint {step}"):
                 # Renamed first, so that neither a reader nor a kill can leave or see half a checkpoint.
-                _delete((self._path / str(step)).rename(self._path / f"{DELETED}{step}"))
+                target = self._path / f"{DELETED}{step}"
+                delete(target)
+                delete((self._path / str(step)).rename(target))
             del self._good[step]
 
 
@@ -320,186 +457,60 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where there is no more room."""
 
 
-def is_there(path: Path) -> bool:
-    """Whether a path exists. Unlike `Path.exists` since Python 3.14, raises OSError where that cannot be seen."""
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
-
-
 @contextlib.contextmanager
 def disk_of(run: Path, name: str) -> Iterator[None]:
     """Turns a failure to write `name`, a part of a run, into a RunError."""
     try:
         yield
-    except (OSError, ValueError) as error:  # TensorStore reports a full disk as a ValueError.
-        is_full = not isinstance(error, OSError) or error.errno in FULL
+    except (OSError, Damaged) as error:
+        is_full = isinstance(error, OSError) and error.errno in FULL
         remedy = "free some disk space" if is_full else "see to the cause"
-        raise RunError(
-            f"run {run}: {name} could not be written ({first_line(error)[:200]}); earlier checkpoints are untouched; "
-            f"{remedy}, then resume: {invocation.resume(run)}"
-        ) from error
+        where, found = invocation.shown(run), first_line(error)[:200]
+        try:
+            is_saved = bool(_numbered(run))
+        except OSError:
+            is_saved = True
+        if is_saved:
+            remedy = f"earlier checkpoints are untouched; {remedy}, then resume: {invocation.resume(run)}"
+        else:
+            remedy = f"nothing has been saved yet; {remedy}, then try again"
+        raise RunError(f"run {where}: {name} could not be written ({found}); {remedy}") from error
 
 
-def digest(values: Any) -> str:
-    """A digest of JSON values."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+_whole, _finite = whole_number(0, 2**53), real_number(-1e300, 1e300)
+
+_CHECKS = {
+    "step": _whole,
+    "epoch": _whole,
+    "nats": _finite,
+    "count": _whole,
+    "loss": optional(_finite),
+    "validation": optional(_finite),
+    "cuts": whole_number(0, 100),
+}
+"""The fields of Progress, and what they may be."""
 
 
-def write_json(path: Path, values: Any) -> None:
-    """Replaces a file atomically, as `write_text` does."""
-    write_text(path, json.dumps(values, indent=1) + "\n")
+def _numbered(run: Path) -> dict[int, Path]:
+    """Everything that is named by a step."""
+    return {int(path.name): path for path in run.iterdir() if re.fullmatch("0|[1-9][0-9]{0,17}", path.name)}
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replaces a file atomically: after a power cut, too, it is either the old or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+def _is_below(name: object) -> bool:
+    """Whether a name is that of a file below the checkpoint, as jaxlm writes it."""
+    if not isinstance(name, str) or not name or re.search(r"[\\:\0]", name):
+        return False
+    return str(PurePosixPath(name)) == name and not name.startswith("/") and ".." not in name.split("/")
 
 
-@contextlib.contextmanager
-def _damage_only(name: str) -> Iterator[None]:
-    """Turns errors of a missing or undecodable file into _Damaged; other system errors pass through."""
+def _epoch(line: str) -> dict[str, Any] | None:
+    """The values in a line of metrics.jsonl; None if it is none, as after a kill."""
     try:
-        yield
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise _Damaged(f"{name} is missing") from error
-    except UnicodeDecodeError as error:
-        raise _Damaged(f"{name} has changed since it was saved") from error
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return values if isinstance(values, dict) and isinstance(values.get("step"), int) else None
 
 
-def _delete(path: Path) -> None:
-    """Deletes a file, a directory, or a link but not its target."""
-    if path.is_symlink() or not path.is_dir():
-        path.unlink()
-    else:
-        shutil.rmtree(path)
-
-
-@contextlib.contextmanager
-def _plain(path: Path) -> Iterator[Path]:
-    """A path to the same place that Orbax and TensorStore can handle.
-
-    Orbax uses the path in a glob pattern, where `[v1]` means one letter; TensorStore accepts only UTF-8. Other paths
-    are reached through a link.
-    """
-    path = path.resolve()
-    try:
-        plain = os.fsencode(path).decode("utf-8") == str(path)
-    except UnicodeDecodeError:
-        plain = False
-    if plain and not re.search(r"[*?\[\]]" if os.sep == "\\" else r"[*?\[\]\\]", str(path)):
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="jaxlm-") as folder:
-        (Path(folder) / "run").symlink_to(path.parent, target_is_directory=True)
-        yield Path(folder) / "run" / path.name
-
-
-@contextlib.contextmanager
-def _merged(path: Path, names: Iterable[str]) -> Iterator[Path]:
-    """A checkpoint whose items of these names Orbax can read: usually the one at `path` itself.
-
-    If the path looked like a glob pattern, jaxlm before 0.1.0 left the data in `ocdbt.process_0`, complete but not
-    where Orbax looks. Such a checkpoint is read from a corrected copy.
-    """
-    unmerged = [path / name / "ocdbt.process_0" for name in names if not is_there(path / name / "manifest.ocdbt")]
-    if not unmerged:
-        yield path
-        return
-    with tempfile.TemporaryDirectory(prefix="jaxlm-") as folder:
-        copy = Path(folder) / path.name
-        shutil.copytree(path, copy)
-        for data in unmerged:
-            for part in (copy / data.relative_to(path)).iterdir():
-                part.rename(copy / data.parent.name / part.name)
-        yield copy
-
-
-def _checkpointer() -> ocp.Checkpointer:
-    handlers = {"params": ocp.StandardCheckpointHandler(), "training": ocp.StandardCheckpointHandler()}
-    return ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers))
-
-
-def _save(path: Path, items: Items) -> None:
-    """Saves trees of NumPy arrays with Orbax, in the new directory `path`."""
-    arguments = {name: ocp.args.StandardSave(item) for name, item in items.items()}
-    with _plain(path) as plain, _checkpointer() as checkpointer:
-        checkpointer.save(plain, args=ocp.args.Composite(**arguments))
-    for file in path.rglob("commit_success.txt"):
-        file.unlink()  # It contains nothing but the checkpoint's path on this machine.
-
-
-def _restore(path: Path, like: Items) -> Items:
-    """The trees that Orbax saved in `path`, as NumPy arrays.
-
-    Raises:
-      _Damaged: its trees or shapes differ from those of `like`.
-      _Unreadable: Orbax failed.
-      OSError: the directory cannot be read.
-    """
-    # NumPy targets: with others, Orbax needs the devices that the checkpoint was saved from.
-    arguments = {
-        name: ocp.args.StandardRestore(jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), target))
-        for name, target in like.items()
-    }
-    with _merged(path, like) as merged, _plain(merged) as plain, _checkpointer() as checkpointer:
-        for name, target in like.items():
-            with _orbax_may_fail():
-                stored = ocp.StandardCheckpointHandler().metadata(plain / name).tree
-            stored_shapes, wanted = _stored_shapes(stored), _shapes(target)
-            if "key" in wanted:
-                wanted["key"] = stored_shapes.get("key")  # As wide as the generator has it that the run began with.
-            # Orbax silently restores shapes that differ from a NumPy target's.
-            if stored_shapes != wanted:
-                raise _Damaged(f"its {name} do not match the model in config.json")
-        with _orbax_may_fail():
-            restored = checkpointer.restore(plain, args=ocp.args.Composite(**arguments))
-        return {name: restored[name] for name in like}
-
-
-@contextlib.contextmanager
-def _orbax_may_fail() -> Iterator[None]:
-    """Turns any exception of an Orbax call, even a bare Exception, into _Unreadable; not for our own code."""
-    try:
-        yield
-    except Exception as error:
-        lines = str(error).splitlines()
-        raise _Unreadable(f"{type(error).__name__}{': ' + lines[0][:160] if lines else ''}") from error
-
-
-def _are_same(saved: Any, read: Any) -> bool:
-    """Whether two trees of arrays have the same structure, types and values."""
-    same: bool = jax.tree.structure(saved) == jax.tree.structure(read)  # type: ignore[operator]
-    return same and all(
-        one.dtype == other.dtype and np.array_equal(one, other)
-        for one, other in zip(jax.tree.leaves(saved), jax.tree.leaves(read), strict=True)
-    )
-
-
-def _shapes(tree: Any) -> dict[str, Any]:
-    """The shape and type of each array, by the name that Orbax gives it."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): (tuple(leaf.shape), np.dtype(leaf.dtype))
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
-def _stored_shapes(tree: Any) -> dict[str, Any]:
-    """The same, from Orbax's metadata."""
-    return {leaf.name: (tuple(leaf.shape), np.dtype(leaf.dtype)) for leaf in jax.tree.leaves(tree)}
-
-
-def _file_digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _explain(damaged: dict[int, _Damaged]) -> str:
+def _explain(damaged: dict[int, Damaged]) -> str:
     return "; ".join(f"{step}: {error}" for step, error in sorted(damaged.items()))

@@ -24,7 +24,7 @@ from jaxlm.nn.scoring import score_carried
 from jaxlm.nn.training import Step, TrainState, compiled_step, initial_state, to_devices, to_host
 from jaxlm.runs.data import SEED_LENGTH, Data, own_corpus, seed_text
 from jaxlm.runs.reporter import EpochMetrics, Plan, Reporter
-from jaxlm.runs.run import Record, Run, find, locate, now, refuse, unused_path
+from jaxlm.runs.run import CONFIG, NameTaken, Record, Run, find, locate, now, refuse, unused_path
 from jaxlm.runs.stop import Stop, stop_on_signals
 from jaxlm.runs.storage import Progress, Saver, disk_of
 from jaxlm.text.batches import NO_WINDOW, Windows, smallest_ids, split_text
@@ -105,14 +105,22 @@ def train(
             seed_text=seed_text(data.text, min(config.length, SEED_LENGTH)),
             created=now(),
         )
-        path = locate(run, folder) if run is not None else unused_path(folder, corpus.name, config.recipe)
         with stop_on_signals(stop) as asked:
-            directory = Run.create(path, record, vocab)
+            directory = _new_run(run, folder, record, vocab)
             with directory.lock():
                 try:
                     return Trainer(directory, config, data, reporter, asked).run()
                 finally:
                     directory.remove_if_untrained()
+
+
+def _new_run(run: str | os.PathLike[str] | None, folder: str, record: Record, vocab: Vocab) -> Run:
+    """Creates the run of this name, or of one made from its corpus and recipe that nothing else has taken."""
+    if run is not None:
+        return Run.create(locate(run, folder), record, vocab)
+    while True:
+        with contextlib.suppress(NameTaken):  # By another process, at this moment.
+            return Run.create(unused_path(folder, record.corpus, record.config.recipe), record, vocab)
 
 
 def resume(
@@ -146,7 +154,7 @@ def resume(
         try:
             config = resumed(directory.record.config, settings)
         except InputError as error:
-            raise InputError(f"run {directory.path}: {error}") from error
+            raise InputError(f"run {directory.shown}: {error}") from error
         directory.check_trainable()
         lstm.choose(config.impl)  # Before anything is written.
         text = own_corpus(directory, config.corpus, "if it has moved, name its new place", reporter.download)
@@ -181,12 +189,17 @@ class Trainer:
         state, progress = found or (None, Progress())
         if config.epochs < progress.epoch:
             raise InputError(
-                f"epochs: found {config.epochs}, but run {run.path} has trained {progress.epoch} already; leave it "
+                f"epochs: found {config.epochs}, but run {run.shown} has trained {progress.epoch} already; leave it "
                 "out, or ask for more"
             )
-        run.set_aside_after(progress.step)
+        if not 0 <= progress.step - progress.epoch * self._steps < self._steps:
+            raise InputError(
+                f"run {run.shown}: step {progress.step:,} is not in epoch {progress.epoch + 1}, which has "
+                f"{self._steps:,} steps; restore the directory from a backup, or train a new run"
+            )
+        run.storage.roll_back(progress.step)
         if config != run.record.config:
-            with disk_of(run.path, "config.json"):
+            with disk_of(run.path, CONFIG):
                 run.write_record(dataclasses.replace(run.record, config=config))
         with _enough_memory():
             state = state or initial_state(self._model, config)
@@ -239,7 +252,7 @@ class Trainer:
                 step=tally.step, epoch=metrics.epoch, loss=tally.loss, validation=validation, cuts=progress.cuts
             )
             # The line before the checkpoint: `resume` drops one that is too new, but could not restore a missing one.
-            run.append_metrics(dataclasses.asdict(metrics))
+            saver.add_metrics(dataclasses.asdict(metrics))
             self._save(saver, host_state, progress)
             if not self._stop.asked:
                 with self._stop.nothing_to_save():
@@ -284,7 +297,6 @@ class Trainer:
         state, best = found or (initial_state(self._model, self._config), Progress())
         best = dataclasses.replace(best, cuts=progress.cuts + 1)
         saver.roll_back(best)
-        self._run.set_aside_after(best.step)
         self._reporter.diverged(str(error), best, self._rate(best.cuts))
         return state, best
 
@@ -296,8 +308,8 @@ class Trainer:
         """Ends a run that is saved at `step` and was asked to stop."""
         if self._stop.asked:
             self._reporter.stopped(self._run, step)
-            path = self._run.path
-            self._stop.end(f"run {path}: stopped and saved at step {step:,}; to resume it: {invocation.resume(path)}")
+            resumes = invocation.resume(self._run.path)
+            self._stop.end(f"run {self._run.shown}: stopped and saved at step {step:,}; to resume it: {resumes}")
 
     def _is_finished(self, epoch: int, best: Progress | None) -> bool:
         patience = self._config.patience
