@@ -1,5 +1,6 @@
 """Mistakes on the command line, and the same ones through Python: one clear line, and nothing written."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -66,11 +67,14 @@ def place(tmp_path, monkeypatch, trained):
     # The run, as if it had been trained here.
     shutil.copy(trained.parent / "fox.txt", "fox.txt")
     shutil.copytree(trained, "checkpoints/fox")
-    config = Path("checkpoints/fox/config.json")
-    record = json.loads(config.read_text())
-    record["config"]["corpus"] = ["fox.txt"]
-    config.write_text(json.dumps(record))
+    change_settings(corpus=("fox.txt",))
     return tmp_path
+
+
+def change_settings(**settings):
+    """Has the run say that it was trained with other settings."""
+    run = jaxlm.Run.open("checkpoints/fox")
+    run.write_record(dataclasses.replace(run.record, config=dataclasses.replace(run.record.config, **settings)))
 
 
 def listing():
@@ -112,10 +116,7 @@ def fox_score(*arguments, **settings):
 
 def hold_out(share):
     """Has the run say that it held out the end of its corpus."""
-    config = Path("checkpoints/fox/config.json")
-    record = json.loads(config.read_text())
-    record["config"]["validation"] = share
-    config.write_text(json.dumps(record))
+    change_settings(validation=share)
 
 
 WITH = ("--corpus", "good.txt")

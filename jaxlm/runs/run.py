@@ -482,4 +482,6 @@ def _unwritable(path: Path, error: OSError) -> InputError:
         found = "found a file, expected a folder for runs"
     else:
         found = f"cannot be written to ({error.strerror})"
-    return InputError(f"checkpoints {path}: {found}; choose another folder with {invocation.setting('checkpoints')}")
+    return InputError(
+        f"checkpoints {invocation.shown(path)}: {found}; choose another folder with {invocation.setting('checkpoints')}"
+    )
