@@ -927,7 +927,7 @@ CHANGED = "has changed since it was saved"
         ("config.json", lambda path: path.write_text("[]"), f"config.json {CHANGED}"),
         ("config.json", lambda path: path.write_text("7"), f"config.json {CHANGED}"),
         ("config.json", change(format=1), f"config.json {CHANGED}"),
-        ("config.json", change(seed_text="abc"), f"config.json {CHANGED}, and is not meant to be edited"),
+        ("config.json", change(seed_text="abc"), f"config.json {CHANGED}; undo the change, or restore it"),
         ("config.json", change(seal=None), f"config.json {CHANGED}"),
         ("config.json", sealed(format=1), "config.json has no 'format'"),
         ("config.json", sealed(format=3), "config.json has no 'format'"),

@@ -170,7 +170,7 @@ class Run:
         try:
             return cls._read(path)
         except Damaged as error:
-            raise InputError(f"run {where}: {error}; restore it from a backup, or train a new run") from error
+            raise InputError(f"run {where}: {error}; undo the change, or restore it from a backup") from error
         except OSError as error:
             raise InputError(f"run {where}: {CONFIG} cannot be read ({error.strerror}); see to the cause") from error
         except InputError as error:
@@ -185,10 +185,7 @@ class Run:
         format, seal = values.get("format"), values.pop("seal", None)
         if seal is not None or format == FORMAT or "vocab" in values:
             if seal != digest(values):
-                raise Damaged(
-                    f"{CONFIG} has changed since it was saved, and is not meant to be edited (settings that can change "
-                    f"are given on resuming: {invocation.resume(path)})"
-                )
+                raise Damaged(f"{CONFIG} has changed since it was saved")
             if values.get("vocab") != digest(vocab):
                 raise Damaged(f"{VOCAB} has changed since it was saved")
         try:
