@@ -1,0 +1,335 @@
+"""The commands as processes, and what may become of them under a fault.
+
+`run(["train.py", "fox.txt", "--run", "r"])` is what the shell would do, in about half a second; see `zygote`.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import jaxlm
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+
+TEXT = "The quick brown fox jumps over the lazy dog. Pack my box with five dozen liquor jugs! " * 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """What happens at a file operation below a folder, counted from 1.
+
+    Attributes:
+      mode: `kill`: the process is killed before it; `torn`: after the first half of it, if it is a write; `fail`: it
+        fails; `fail from`: so do all after it; `record`: nothing, but the log has copies of what is flushed.
+      at: which operation.
+      number: the errno of one that fails; operations that cannot fail so do not.
+    """
+
+    mode: str
+    at: int = 0
+    number: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """A line of a log: a file operation, or a line of output (`told`), that succeeded.
+
+    Attributes:
+      number: counts the operations, `told` ones not included.
+      kind: its name in C, without a 64 or an `at`.
+      inode: the file's, or that of the new entry.
+      paths: its paths, absolute; the text of `told`.
+    """
+
+    number: int
+    kind: str
+    inode: int
+    paths: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How a command ended.
+
+    Attributes:
+      status: the exit status; negative if a signal killed it.
+      out: what it printed on stdout.
+      err: what it printed on stderr.
+      seconds: how long it took.
+      timed_out: whether it had to be killed.
+      operations: the file operations that succeeded, if there was a fault.
+    """
+
+    status: int
+    out: str
+    err: str
+    seconds: float
+    timed_out: bool
+    operations: list[Operation]
+
+
+class Process:
+    """A command that was started.
+
+    Attributes:
+      pid: its process; also its process group.
+      log: the folder with the log of its file operations, and the copies of what was flushed.
+    """
+
+    def __init__(self, request, folder):
+        self._began = time.monotonic()
+        self._folder, self._out, self._err = folder, Path(request["out"]), Path(request["err"])
+        self.log = Path(folder.name)
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(60)
+        self._socket.connect(zygote().address)
+        self._stream = self._socket.makefile("rw")
+        print(json.dumps(request), file=self._stream, flush=True)
+        self.pid = int(self._stream.readline())
+
+    def signal(self, number):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    @property
+    def out(self):
+        return _text(self._out)
+
+    @property
+    def err(self):
+        return _text(self._err)
+
+    def until(self, text, timeout=30):
+        """Waits until it has printed a text."""
+        end = time.monotonic() + timeout
+        while text not in self.out + self.err:
+            assert time.monotonic() < end, f"{text!r} was not printed, but: {self.out}{self.err}"
+            time.sleep(0.005)
+
+    def wait(self, timeout=60):
+        """Waits for its end; kills it after so many seconds."""
+        timed_out = False
+        self._socket.settimeout(timeout)
+        try:
+            status = self._socket.recv(20)
+        except TimeoutError:
+            timed_out = True
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+            self._socket.settimeout(10)
+            status = self._socket.recv(20)
+        seconds = time.monotonic() - self._began
+        self._stream.close()
+        self._socket.close()
+        result = Result(int(status), self.out, self.err, seconds, timed_out, operations(self.log))
+        self._folder.cleanup()
+        return result
+
+
+def start(
+    argv,
+    *,
+    cwd=None,
+    env=None,
+    fault=None,
+    root=None,
+    memory=None,
+    file_size=None,
+    descriptors=None,
+    ignored=(),
+    out=None,
+    err=None,
+):
+    """Starts a command.
+
+    Args:
+      argv: as in a shell; the program is `train.py`, `sample.py` or `jaxlm`.
+      cwd: its working directory.
+      env: changes of its environment: a dictionary; None removes a variable. JAX's own were read before.
+      fault: what happens at its file operations.
+      root: the folder below which they count; the working directory if left out.
+      memory: its address space at most, in bytes.
+      file_size: the size of a file at most, in bytes.
+      descriptors: its file descriptors at most.
+      ignored: signals that it ignores from the start, as under `nohup`.
+      out: the file for stdout, such as /dev/full.
+      err: the file for stderr.
+    """
+    # A TemporaryDirectory, so that a process that nobody waits for leaves nothing either.
+    folder = tempfile.TemporaryDirectory(prefix="fault-")
+    cwd = os.path.realpath(cwd or os.getcwd())
+    wanted = {**zygote().env, **(env or {})}
+    limits = {"RLIMIT_AS": memory, "RLIMIT_FSIZE": file_size, "RLIMIT_NOFILE": descriptors}
+    request = {
+        "argv": [str(argument) for argument in argv],
+        "cwd": cwd,
+        "env": {name: str(value) for name, value in wanted.items() if value is not None},
+        "out": str(out or Path(folder.name) / "out"),
+        "err": str(err or Path(folder.name) / "err"),
+        "limits": {name: limit for name, limit in limits.items() if limit is not None},
+        "ignored": [int(number) for number in ignored],
+        "fault": None,
+    }
+    if fault:
+        place = {"root": os.path.realpath(root or cwd), "log": str(Path(folder.name) / "log")}
+        request["fault"] = {**dataclasses.asdict(fault), **place}
+    return Process(request, folder)
+
+
+def run(argv, *, timeout=60, **settings):
+    """Starts a command, as `start` does, and waits for its end."""
+    return start(argv, **settings).wait(timeout)
+
+
+class Zygote:
+    """The process that commands are forked from.
+
+    Attributes:
+      address: where it listens.
+      env: the environment of commands, with a cache of compiled programs of their own.
+    """
+
+    def __init__(self):
+        self.folder = tempfile.TemporaryDirectory(prefix="faults-")
+        folder = Path(self.folder.name)
+        self.address = str(folder / "socket")
+        self.env = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "LC_ALL": "C.UTF-8",
+            "XDG_CACHE_HOME": str(folder / "cache"),
+        }
+        preload = shim(folder)
+        # XLA reads its level of logging when it is loaded: `guard.quiet` would be too late.
+        quiet = {"TF_CPP_MIN_LOG_LEVEL": "3"}
+        env = {**self.env, **quiet, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+        if preload:
+            env["LD_PRELOAD"] = str(preload)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(self.address)
+            listener.listen(64)
+            self.process = subprocess.Popen(
+                [sys.executable, HERE / "zygote.py", str(listener.fileno())],
+                stdin=subprocess.PIPE,
+                pass_fds=[listener.fileno()],
+                env=env,
+                cwd=folder,
+            )
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+        self.folder.cleanup()
+
+
+@functools.cache
+def zygote():
+    """This worker's; conftest.py closes it."""
+    return Zygote()
+
+
+@functools.cache
+def has_shim():
+    """Whether file operations are caught below Python; otherwise only Python's own are, and no writes."""
+    return sys.platform == "linux" and shutil.which("cc") is not None
+
+
+def shim(folder):
+    """The compiled shim.c, if there is a compiler."""
+    if not has_shim():
+        return None
+    library = folder / "shim.so"
+    subprocess.run(["cc", "-O1", "-Wall", "-shared", "-fPIC", "-o", library, HERE / "shim.c", "-ldl"], check=True)
+    return library
+
+
+def operations(log):
+    """The operations in a log."""
+    path = log / "log"
+    lines = path.read_text(errors="surrogateescape").split("\n")[:-1] if path.exists() else []
+    found = []
+    for line in lines:
+        number, kind, inode, *paths = line.split("\t")
+        found.append(Operation(int(number), kind, int(inode), tuple(paths)))
+    return found
+
+
+NOTE = re.compile(r".+, (step \d+|epoch \d+ \(best: (validation )?loss [\d.]+\)), seed \d+")
+"""What `sample` says of itself on stderr."""
+
+
+def verdict(result):
+    """What a command's end was: `right`; right, but `warned`; or one `line` that says what is wrong.
+
+    Raises:
+      AssertionError: it was none of these.
+    """
+    shown = f"status {result.status}: {(result.err or result.out)[-1500:]}"
+    assert not result.timed_out, f"hung for {result.seconds:.0f} s: {shown}"
+    lines = [line for line in result.err.splitlines() if not NOTE.fullmatch(line)]
+    errors = [line for line in lines if line.startswith("error: ")]
+    warned = [line for line in lines if line.startswith("warning: ")]
+    assert len(errors) + len(warned) == len(lines), shown
+    assert "Traceback" not in result.out, shown
+    if result.status == 0:
+        assert not errors, shown
+        return "warned" if warned else "right"
+    # A signal needs no line: whoever sent it knows.
+    least = 1 if result.status in (1, 2) else 0
+    assert result.status in (1, 2, 129, 130, 138, 140, 141, 143, 152), shown
+    assert least <= len(errors) <= 1, shown
+    return "line"
+
+
+BOOK = "train.py fox.txt --epochs 3 --hidden 8 --length 10 --stride 3 --batch 16 --temperature".split()
+STREAM = (
+    "train.py fox.txt --recipe stream --epochs 4 --hidden 8 --length 16 --batch 4 --validation 0.2 --temperature".split()
+)
+DIVERGING = [*BOOK]
+"""Commands that train a run of about a second; `--run` is to be added. The third diverges twice, and recovers."""
+
+
+def corpus(folder):
+    """Writes what they read, and returns the folder."""
+    (folder / "fox.txt").write_text(TEXT)
+    return folder
+
+
+def state(run):
+    """What must be the same, bit for bit, of two runs: digests and figures by name."""
+    opened = jaxlm.Run.open(run)
+    found = {}
+    for name, best in (("last", False), ("best", True)):
+        values, progress = opened.restore(best=best)
+        digest = hashlib.sha256()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(values):
+            leaf = np.asarray(leaf)
+            digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode() + leaf.tobytes())
+        found[name] = digest.hexdigest()[:16]
+        found[f"{name} progress"] = dataclasses.asdict(progress)
+    lines = [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
+    found["metrics"] = [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+    return found
+
+
+def _text(path):
+    try:
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    except OSError:
+        return ""
