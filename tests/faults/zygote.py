@@ -5,7 +5,6 @@ backend has been started yet, and the interpreter ends as it always does. `pytho
 that it inherits; it ends when its standard input does.
 """
 
-import contextlib
 import ctypes
 import errno
 import gc
@@ -23,12 +22,15 @@ COMMANDS = {"train.py": "train", "sample.py": "sample", "jaxlm": "main"}
 """The function of `jaxlm.cli` that each program calls."""
 
 IMPORTED_LATE = (
+    "charset_normalizer",
     "jaxlm.cli.terminal",
     "jaxlm.nn.compilation",
     "jaxlm.runs.evaluation",
     "jaxlm.runs.listing",
     "jaxlm.runs.trainer",
+    "pwd",
     "rich.cells",
+    "scipy.linalg",
 )
 """What commands import once they know what to do."""
 
@@ -139,10 +141,7 @@ def main():
         importlib.import_module(name)
     gc.freeze()
     become(serve(listener))
-    command = getattr(cli, COMMANDS[os.path.basename(sys.argv[0])])
-    with contextlib.suppress(NameError):
-        del listener
-    sys.exit(command())
+    sys.exit(getattr(cli, COMMANDS[os.path.basename(sys.argv[0])])())
 
 
 if __name__ == "__main__":
