@@ -13,6 +13,8 @@ import pytest
 import jaxlm
 from jaxlm.runs.trainer import train
 
+pytest_plugins = ["rows"]
+
 # Tests that compile the same share it. Not through the environment: JAX's cache is not safe for two processes.
 COMPILED = tempfile.TemporaryDirectory()
 jax.config.update("jax_compilation_cache_dir", COMPILED.name)
@@ -40,8 +42,10 @@ FAST = {"batches", "config", "docs", "guard", "layout", "lstm", "options", "text
 
 
 def pytest_collection_modifyitems(items):
-    """Marks the tests of FAST."""
+    """Marks the tests of FAST, and those of the fault matrix."""
     for item in items:
+        if item.path.parent.name == "faults":
+            item.add_marker(pytest.mark.faults)
         if item.path.stem.removeprefix("test_") in FAST:
             item.add_marker(pytest.mark.fast)
 

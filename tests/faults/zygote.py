@@ -19,7 +19,7 @@ import sys
 import warnings
 
 COMMANDS = {"train.py": "train", "sample.py": "sample", "jaxlm": "main"}
-"""The function of `jaxlm.cli` that each program calls."""
+"""The function of `jaxlm.cli` that each program calls; `python -c CODE` runs the code."""
 
 IMPORTED_LATE = (
     "charset_normalizer",
@@ -141,7 +141,10 @@ def main():
         importlib.import_module(name)
     gc.freeze()
     become(serve(listener))
-    sys.exit(getattr(cli, COMMANDS[os.path.basename(sys.argv[0])])())
+    if sys.argv[:2] == ["python", "-c"]:
+        exec(sys.argv[2], {"__name__": "__main__"})
+    else:
+        sys.exit(getattr(cli, COMMANDS[sys.argv[0]])())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,165 @@
+"""Processes that are killed at any file operation: what was saved is there, and the run resumes as if nothing was."""
+
+import os
+import re
+import shutil
+
+import pytest
+from program import RESUME, RUN, SAMPLE, TRAININGS, Fault, has_shim, run, state, undisturbed, verdict, workplace
+from rows import in_parts
+
+import jaxlm
+
+OWN = re.compile(r"config\.json|vocab\.json|metrics\.jsonl|\.lock|\d+")
+"""What a run consists of."""
+
+
+def of_each_training(function):
+    return in_parts(pytest.mark.parametrize("name", TRAININGS)(function))
+
+
+@of_each_training
+def test_killed_before_an_operation(row, name):
+    """kill -9 before a file operation of training"""
+    row.run(numbers(name), lambda number: killed(name, Fault("kill", number)))
+
+
+@pytest.mark.skipif(not has_shim(), reason="needs Linux and a C compiler: writes are seen below Python only")
+@of_each_training
+def test_killed_in_a_write(row, name):
+    """kill -9 in the middle of a write of training"""
+    row.run(numbers(name, "write"), lambda number: killed(name, Fault("torn", number)))
+
+
+@in_parts
+def test_killed_while_it_resumes(row, untidy):
+    """kill -9 before a file operation of --resume of an untidy run"""
+    with workplace() as folder:
+        shutil.copytree(untidy, folder / RUN)
+        operations = run(RESUME, cwd=folder, fault=Fault("record")).operations
+
+    def trial(number):
+        with workplace() as folder:
+            shutil.copytree(untidy, folder / RUN)
+            result = run(RESUME, cwd=folder, fault=Fault("kill", number))
+            return killed_with("book", folder, result)
+
+    row.run(range(1, operations[-1].number + 1), trial)
+
+
+@in_parts
+def test_killed_while_it_exports(row, finished):
+    """kill -9 before a file operation of an export"""
+    code = "import jaxlm; jaxlm.Run.open('checkpoints/run').export('checkpoints/{}')".format
+    with workplace() as folder:
+        shutil.copytree(finished, folder / RUN)
+        operations = run(["python", "-c", code("copy")], cwd=folder, fault=Fault("record")).operations
+        text = run(f"{SAMPLE} run", cwd=folder).out
+        assert run(f"{SAMPLE} checkpoints/copy", cwd=folder).out == text
+
+    def trial(number):
+        with workplace() as folder:
+            shutil.copytree(finished, folder / RUN)
+            result = run(["python", "-c", code("copy")], cwd=folder, fault=Fault("kill", number))
+            assert result.status in (-9, 0), result
+            is_a_run_or_free(folder / "checkpoints/copy")
+            sample = run(f"{SAMPLE} checkpoints/copy", cwd=folder)
+            found = verdict(sample)
+            assert found == "line" or sample.out == text
+            assert run(f"{SAMPLE} run", cwd=folder).out == text
+            assert verdict(run(["python", "-c", code("other")], cwd=folder)) == "right"
+            assert run(f"{SAMPLE} checkpoints/other", cwd=folder).out == text
+            return found
+
+    row.run(range(1, operations[-1].number + 1), trial)
+
+
+@pytest.fixture(scope="session")
+def finished():
+    """The directory of a finished run."""
+    with workplace() as folder:
+        assert verdict(run(TRAININGS["book"], cwd=folder)) == "right"
+        yield folder / RUN
+
+
+@pytest.fixture(scope="session")
+def untidy():
+    """The directory of a run that was killed in its last epoch, with what else kills may leave."""
+    last = numbers("book")[-1]
+    with workplace() as folder:
+        run(TRAININGS["book"], cwd=folder, fault=Fault("kill", last * 3 // 5))
+        path = folder / RUN
+        good = next(step for step in path.iterdir() if step.name.isdecimal())
+        for name in (".saving-99", ".deleted-1", "99.orbax-checkpoint-tmp"):
+            shutil.copytree(good, path / name)
+            (path / name / "progress.json").unlink(missing_ok=True)
+        (path / ".config.json.0123abcd.tmp").write_text('{"format":')
+        with open(path / "metrics.jsonl", "a") as metrics:
+            metrics.write('{"epoch": 3, "step": 4')
+        yield path
+
+
+def numbers(name, kind=None):
+    """The numbers of an undisturbed training's operations, or of those of one kind."""
+    operations = [found for found in undisturbed(name)[1] if found.kind != "told"]
+    if kind is None:
+        return list(range(1, operations[-1].number + 1))  # Those that fail, as is usual, have no line in the log.
+    return [found.number for found in operations if found.kind == kind]
+
+
+def killed(name, fault):
+    """Trains, with a fault that kills, and checks what is left."""
+    with workplace() as folder:
+        return killed_with(name, folder, run(TRAININGS[name], cwd=folder, fault=fault))
+
+
+def killed_with(name, folder, result):
+    """Checks what a killed training has left in a folder."""
+    assert result.status in (-9, 0), f"status {result.status}: {result.err[-800:]}"
+    path = folder / RUN
+    if is_a_run_or_free(path):
+        has_what_was_told(path, result.out, rolls_back=name == "diverging")
+        sample = run(f"{SAMPLE} run", cwd=folder)
+        found = verdict(sample)
+        assert found == "right" or (found == "line" and "has no checkpoint yet" in sample.err), sample.err
+        resumed = run(RESUME, cwd=folder)
+    else:
+        assert "Epoch" not in result.out
+        resumed = run(TRAININGS[name], cwd=folder)
+    assert resumed.status == 0, resumed.err
+    found = verdict(resumed)
+    is_same(state(path), undisturbed(name)[0])
+    is_tidy(path)
+    return found
+
+
+def is_a_run_or_free(path):
+    """Whether there is a run; if not, the name is free."""
+    if not os.path.lexists(path):
+        return False
+    assert (path / "config.json").is_file(), f"neither a run nor free: {sorted(os.listdir(path))}"
+    jaxlm.Run.open(path)
+    return True
+
+
+def has_what_was_told(path, out, rolls_back):
+    """The epochs that were reported are saved; of a run that may be rolling back, the best of them."""
+    told = [(int(epoch), float(loss)) for epoch, loss in re.findall(r"Epoch (\d+)/.* loss ([\d.]+) nats", out)]
+    if not told:
+        return
+    last, best = (jaxlm.Run.open(path).restore(best=best)[1] for best in (False, True))
+    assert best.judged <= min(loss for _, loss in told) + 1e-4, f"lost the best of {told}: found {best}"
+    assert rolls_back or last.epoch >= told[-1][0], f"lost epoch {told[-1][0]}: found {last}"
+
+
+def is_same(found, wanted):
+    """States are the same; says what differs."""
+    assert not (differing := [name for name in wanted if found[name] != wanted[name]]), differing
+
+
+def is_tidy(path):
+    """Nothing but the run is there."""
+    strays = [name for name in os.listdir(path) if not OWN.fullmatch(name)]
+    strays += [name for name in os.listdir(path.parent) if name not in ("run", "fox.txt")]
+    strays += [str(found.relative_to(path)) for found in path.rglob("*.tmp")]
+    assert not strays, f"left: {strays}"
