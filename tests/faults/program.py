@@ -56,12 +56,14 @@ class Operation:
       kind: its name in C, without a 64 or an `at`.
       inode: the file's, or that of the new entry.
       paths: its paths, absolute; the text of `told`.
+      content: the file's content, at its fsync, if that was to be recorded.
     """
 
     number: int
     kind: str
     inode: int
     paths: tuple[str, ...]
+    content: bytes | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,7 +270,9 @@ def operations(log):
     found = []
     for line in lines:
         number, kind, inode, *paths = line.split("\t")
-        found.append(Operation(int(number), kind, int(inode), tuple(paths)))
+        copy = log / f"log.{number}"
+        content = copy.read_bytes() if kind == "fsync" and copy.exists() else None
+        found.append(Operation(int(number), kind, int(inode), tuple(paths), content))
     return found
 
 

@@ -68,7 +68,7 @@ static int find(char *path, int directory, const char *name) {
   }
   if (name) snprintf(path + length, PATH_MAX - length, "%s%s", length ? "/" : "", name);
   size_t root = strlen(shim.root);
-  return !strncmp(path, shim.root, root) && path[root] == '/';
+  return !strncmp(path, shim.root, root) && (path[root] == '/' || !path[root]);
 }
 
 static int can_fail(int group) {

@@ -1,17 +1,11 @@
 """Processes that are killed at any file operation: what was saved is there, and the run resumes as if nothing was."""
 
-import os
-import re
 import shutil
 
 import pytest
-from program import RESUME, RUN, SAMPLE, TRAININGS, Fault, has_shim, run, state, undisturbed, verdict, workplace
+from aftermath import is_a_run_or_free, recovered
+from program import RESUME, RUN, SAMPLE, TRAININGS, Fault, has_shim, run, undisturbed, verdict, workplace
 from rows import in_parts
-
-import jaxlm
-
-OWN = re.compile(r"config\.json|vocab\.json|metrics\.jsonl|\.lock|\d+")
-"""What a run consists of."""
 
 
 def of_each_training(function):
@@ -42,7 +36,8 @@ def test_killed_while_it_resumes(row, untidy):
         with workplace() as folder:
             shutil.copytree(untidy, folder / RUN)
             result = run(RESUME, cwd=folder, fault=Fault("kill", number))
-            return killed_with("book", folder, result)
+            check_killed(result)
+            return recovered("book", folder, result.out)
 
     row.run(range(1, operations[-1].number + 1), trial)
 
@@ -61,7 +56,7 @@ def test_killed_while_it_exports(row, finished):
         with workplace() as folder:
             shutil.copytree(finished, folder / RUN)
             result = run(["python", "-c", code("copy")], cwd=folder, fault=Fault("kill", number))
-            assert result.status in (-9, 0), result
+            check_killed(result)
             is_a_run_or_free(folder / "checkpoints/copy")
             sample = run(f"{SAMPLE} checkpoints/copy", cwd=folder)
             found = verdict(sample)
@@ -110,56 +105,10 @@ def numbers(name, kind=None):
 def killed(name, fault):
     """Trains, with a fault that kills, and checks what is left."""
     with workplace() as folder:
-        return killed_with(name, folder, run(TRAININGS[name], cwd=folder, fault=fault))
+        result = run(TRAININGS[name], cwd=folder, fault=fault)
+        check_killed(result)
+        return recovered(name, folder, result.out)
 
 
-def killed_with(name, folder, result):
-    """Checks what a killed training has left in a folder."""
+def check_killed(result):
     assert result.status in (-9, 0), f"status {result.status}: {result.err[-800:]}"
-    path = folder / RUN
-    if is_a_run_or_free(path):
-        has_what_was_told(path, result.out, rolls_back=name == "diverging")
-        sample = run(f"{SAMPLE} run", cwd=folder)
-        found = verdict(sample)
-        assert found == "right" or (found == "line" and "has no checkpoint yet" in sample.err), sample.err
-        resumed = run(RESUME, cwd=folder)
-    else:
-        assert "Epoch" not in result.out
-        resumed = run(TRAININGS[name], cwd=folder)
-    assert resumed.status == 0, resumed.err
-    found = verdict(resumed)
-    is_same(state(path), undisturbed(name)[0])
-    is_tidy(path)
-    return found
-
-
-def is_a_run_or_free(path):
-    """Whether there is a run; if not, the name is free."""
-    if not os.path.lexists(path):
-        return False
-    assert (path / "config.json").is_file(), f"neither a run nor free: {sorted(os.listdir(path))}"
-    jaxlm.Run.open(path)
-    return True
-
-
-def has_what_was_told(path, out, rolls_back):
-    """The epochs that were reported are saved; of a run that may be rolling back, the best of them."""
-    told = [(int(epoch), float(loss)) for epoch, loss in re.findall(r"Epoch (\d+)/.* loss ([\d.]+) nats", out)]
-    if not told:
-        return
-    last, best = (jaxlm.Run.open(path).restore(best=best)[1] for best in (False, True))
-    assert best.judged <= min(loss for _, loss in told) + 1e-4, f"lost the best of {told}: found {best}"
-    assert rolls_back or last.epoch >= told[-1][0], f"lost epoch {told[-1][0]}: found {last}"
-
-
-def is_same(found, wanted):
-    """States are the same; says what differs."""
-    assert not (differing := [name for name in wanted if found[name] != wanted[name]]), differing
-
-
-def is_tidy(path):
-    """Nothing but the run is there."""
-    strays = [name for name in os.listdir(path) if not OWN.fullmatch(name)]
-    strays += [name for name in os.listdir(path.parent) if name not in ("run", "fox.txt")]
-    strays += [str(found.relative_to(path)) for found in path.rglob("*.tmp")]
-    assert not strays, f"left: {strays}"
