@@ -47,6 +47,69 @@ def test_a_folder_that_others_can_write_to_is_left_alone():
     assert compiled() == ("None", 0)
 
 
+def chosen(cache):
+    """Where a new process would cache compiled programs, with this as the user's cache directory."""
+    return compiled(CODE.replace("jax.jit", "# jax.jit"), XDG_CACHE_HOME=str(cache))[0]
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """A cache directory in a home in a folder for all."""
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "tmp").chmod(0o1777)
+    for place in ("home", "home/cache", "home/cache/jaxlm", "home/cache/jaxlm/compiled"):
+        (tmp_path / "tmp" / place).mkdir(mode=0o755)
+    return tmp_path / "tmp" / "home" / "cache"
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707], ids=["the group", "all"])
+@pytest.mark.parametrize("place", ["jaxlm/compiled", "jaxlm", ".", ".."])
+def test_a_folder_below_one_that_others_can_write_to_is_left_alone(cache, place, mode):
+    (cache / place).chmod(mode)
+    assert chosen(cache) == "None"
+
+
+def test_a_link_to_a_folder_below_one_that_others_can_write_to_is_left_alone(cache, tmp_path):
+    cache.parent.chmod(0o777)
+    (tmp_path / "link").symlink_to(cache)
+    assert chosen(tmp_path / "link") == "None"
+
+
+def test_a_link_is_resolved_once_and_for_all(cache, tmp_path):
+    (tmp_path / "link").symlink_to(cache)
+    assert Path(chosen(tmp_path / "link")).is_relative_to(cache.resolve())
+
+
+def test_a_sticky_folder_itself_is_left_alone(cache):
+    folder = Path(chosen(cache))
+    folder.chmod(0o1777)
+    assert chosen(cache) == "None"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give folders away")
+@pytest.mark.parametrize("place", ["jaxlm/compiled", ".", ".."])
+def test_a_folder_below_one_of_another_user_is_left_alone(cache, place):
+    os.chown(cache / place, 12345, -1)
+    assert chosen(cache) == "None"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give folders away")
+def test_a_folder_of_another_user_is_left_alone(cache):
+    os.chown(chosen(cache), 12345, -1)
+    assert chosen(cache) == "None"
+
+
+def test_folders_are_made_private_whatever_the_umask(tmp_path):
+    before = os.umask(0o002)
+    try:
+        folder = Path(chosen(tmp_path / "home" / "cache"))
+    finally:
+        os.umask(before)
+    made = (folder, *folder.parents[:4])
+    assert [path.name for path in made[1:]] == ["compiled", "jaxlm", "cache", "home"]
+    assert {path.stat().st_mode & 0o777 for path in made} == {0o700}
+
+
 def test_a_folder_that_cannot_be_made_is_done_without(tmp_path):
     (tmp_path / "jaxlm").write_text("a file")
     assert compiled(XDG_CACHE_HOME=str(tmp_path)) == ("None", 0)

@@ -5,6 +5,7 @@ import hashlib
 import logging
 import os
 import platform
+import stat
 import warnings
 from pathlib import Path
 
@@ -21,8 +22,8 @@ MAX_BYTES = 2**29
 def keep_compiled() -> None:
     """Caches compiled programs in the user's cache directory, unless JAX has a cache directory already.
 
-    The files are native code and are executed as found, so a directory that others can write to is not used. The
-    cache only saves compile time: without a usable directory, or room in it, the process does without.
+    The files are native code, so a directory is not used if others could write to it, or replace it or a parent of
+    it. The cache only saves compile time: without a usable directory, or room in it, the process does without.
     """
     # JAX would warn once for each program.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache", UserWarning)
@@ -32,7 +33,8 @@ def keep_compiled() -> None:
             log.warning("JAX_COMPILATION_CACHE_DIR=%s cannot be written to: compiled programs are not cached", chosen)
         return
     try:
-        path = platformdirs.user_cache_path("jaxlm", appauthor=False) / "compiled" / _processor()
+        # JAX opens the files by this path later, so there must be no link in it that could point elsewhere by then.
+        path = (platformdirs.user_cache_path("jaxlm", appauthor=False) / "compiled" / _processor()).resolve()
         if not _can_write(path) or not _is_private(path):
             return
         _drop_halves(path)
@@ -46,20 +48,32 @@ def keep_compiled() -> None:
 
 
 def _can_write(path: Path) -> bool:
-    """Whether a directory can be written to; creates it if it is missing."""
+    """Whether a directory can be written to; creates it, and its parents, if they are missing."""
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (*reversed(path.parents), path):
+            folder.mkdir(
+                mode=0o700, exist_ok=True
+            )  # With `parents=True`, parents would only be as private as umask says.
     except OSError:
         return False
     return os.access(path, os.W_OK | os.X_OK)
 
 
 def _is_private(path: Path) -> bool:
-    """Whether only this user can write to a directory; on Windows, the user's own directories are private."""
+    """Whether only this user, or root, can write to a directory or replace it; on Windows, users' own are private.
+
+    Args:
+      path: the directory, absolute and without links.
+    """
     if not hasattr(os, "getuid"):
         return True
-    status = path.stat()
-    return status.st_uid == os.getuid() and not status.st_mode & 0o022
+    for folder in (path, *path.parents):
+        status = folder.lstat()
+        # Where a parent is sticky, as /tmp is, only the owner of what is in it can move that.
+        writable_by_others = status.st_mode & 0o022 and not (folder != path and status.st_mode & stat.S_ISVTX)
+        if status.st_uid not in (0, os.getuid()) or writable_by_others:
+            return False
+    return True
 
 
 def _drop_halves(path: Path) -> None:
