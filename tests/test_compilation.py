@@ -1,6 +1,9 @@
 """The cache of compiled programs: where it is, who may write to it, and that the next process finds them."""
 
+import concurrent.futures
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -132,17 +135,119 @@ def test_a_user_without_a_home_does_without():
     assert compiled(code) == ("None", 0)
 
 
-@pytest.mark.parametrize("left", ["nothing", "an empty file"])
-def test_what_a_kill_left_half_written_is_compiled_anew(left):
-    folder = Path(compiled()[0])
-    programs = {path: path.read_bytes() for path in folder.glob("*-cache")}
-    for path in programs:
-        path.write_bytes(programs[path][:50])
-        used = path.with_name(path.name.removesuffix("-cache") + "-atime")
-        used.unlink() if left == "nothing" else used.write_bytes(b"")
-    assert compiled()[1] == 0
-    assert {path.name for path in folder.glob("*-cache")} == {path.name for path in programs}
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A cache directory with the programs of CODE; not to be changed."""
+    cache = tmp_path_factory.mktemp("kept")
+    compiled(XDG_CACHE_HOME=str(cache))
+    return cache
+
+
+@pytest.fixture
+def entries(kept, tmp_path, monkeypatch):
+    """The programs in a copy of it, which is the user's cache directory."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(shutil.copytree(kept, tmp_path / "copy", symlinks=True)))
+    return sorted((tmp_path / "copy").glob("jaxlm/compiled/*/*-cache"))
+
+
+def beside(program, kind):
+    return program.with_name(f"{program.name.removesuffix('-cache')}-{kind}")
+
+
+def flip(path, place=-20):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def replace(path, make, *arguments):
+    path.unlink()
+    make(path, *arguments)
+
+
+def fill(path):
+    path.mkdir()
+    (path / "file").touch()
+
+
+DAMAGE = {
+    "a bit of the program": flip,
+    "a bit of the digest": lambda program: flip(beside(program, "sha256")),
+    "half of the program": lambda program: program.write_bytes(program.read_bytes()[: program.stat().st_size // 2]),
+    "an empty program": lambda program: program.write_bytes(b""),
+    "an empty digest": lambda program: beside(program, "sha256").write_bytes(b""),
+    "an empty time of use": lambda program: beside(program, "atime").write_bytes(b""),
+    "no digest": lambda program: beside(program, "sha256").unlink(),
+    "no time of use": lambda program: beside(program, "atime").unlink(),
+    "no program": lambda program: program.unlink(),
+    "only a digest": lambda program: (program.unlink(), beside(program, "atime").unlink()),
+    "a link to the program": lambda program: program.symlink_to(program.rename(program.with_name("moved"))),
+    "a link to nothing": lambda program: replace(program, Path.symlink_to, "nothing"),
+    "a directory for the program": lambda program: replace(program, fill),
+    "a directory for the digest": lambda program: replace(beside(program, "sha256"), fill),
+    "a pipe for the program": lambda program: replace(program, os.mkfifo),
+    "a pipe for the time of use": lambda program: replace(beside(program, "atime"), os.mkfifo),
+    "a pipe for the digest": lambda program: replace(beside(program, "sha256"), os.mkfifo),
+    "a digest of nearly 64 GB": lambda program: os.truncate(beside(program, "sha256"), 2**36),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_program_is_compiled_anew_and_replaced(entries, damage):
+    before = [program.read_bytes() for program in entries]
+    damage(entries[0])
+    assert compiled()[1] == len(entries) - 1
+    for program, content in zip(entries, before, strict=True):
+        assert program.is_file()
+        assert not program.is_symlink()
+        assert program == entries[0] or program.read_bytes() == content
+    assert compiled()[1] == len(entries)
+
+
+def test_no_program_passes_for_another_not_even_with_its_digest(entries):
+    for kind in ("cache", "atime", "sha256"):
+        shutil.copy(beside(entries[0], kind), beside(entries[1], kind))
+    assert compiled()[1] == len(entries) - 1
+
+
+def test_what_a_killed_process_compiled_is_kept(tmp_path):
+    code = CODE + "sys.stdout.flush()\nimport os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    killed = subprocess.run([sys.executable, "-c", "import sys\n" + code], env=environment, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    assert compiled()[1] == compiled()[1] > 0
+
+
+def test_processes_that_start_while_another_compiles_take_nothing_from_it():
+    code = CODE + "import time\ntime.sleep(1)\n"
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        found = list(threads.map(lambda _: compiled(code), range(3)))
+    assert len({path for path, _ in found}) == 1
+    programs = list(Path(found[0][0]).glob("*-cache"))
+    assert compiled()[1] == len(programs) > 0
+
+
+def test_where_the_event_is_called_something_else_digests_are_written_at_exit():
+    compiled(
+        CODE.replace(
+            "keep_compiled()", "import jaxlm.nn.compilation as room\nroom._COMPILED = 'x'\nroom.keep_compiled()"
+        )
+    )
     assert compiled()[1] > 0
+
+
+def test_digests_that_cannot_be_written_cost_only_time(entries):
+    """As on a full disk."""
+    for program in entries:
+        beside(program, "sha256").unlink()
+    code = CODE.replace(
+        "keep_compiled()",
+        "keep_compiled()\nimport resource, signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))",
+    )
+    assert compiled(code)[1] == 0
+    assert compiled()[1] == 0
+    assert compiled()[1] == len(entries)
 
 
 def test_another_place_is_kept(tmp_path):
