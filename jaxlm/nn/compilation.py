@@ -74,10 +74,9 @@ def keep_compiled() -> None:
 def _can_write(path: Path) -> bool:
     """Whether a directory can be written to; creates it, and its parents, if they are missing."""
     try:
+        # With `parents=True`, parents would only be as private as umask says.
         for folder in (*reversed(path.parents), path):
-            folder.mkdir(
-                mode=0o700, exist_ok=True
-            )  # With `parents=True`, parents would only be as private as umask says.
+            folder.mkdir(mode=0o700, exist_ok=True)
     except OSError:
         return False
     return os.access(path, os.W_OK | os.X_OK)

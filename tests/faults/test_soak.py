@@ -52,8 +52,8 @@ POOLS = 16
 """Threads by which the pools of JAX and TensorStore may differ: they end some that idle, and start others."""
 
 KEPT = 0.1
-"""MB that a save and a restore may leave: TensorStore (0.1.86) never frees what `to_json` of a spec returned, which Orbax
-calls for each array, 0.4 kB each time."""
+"""MB that a save and a restore may leave: TensorStore (0.1.86) never frees what `to_json` of a spec returned, 0.4 kB,
+and Orbax calls it for each array."""
 
 
 @contextlib.contextmanager
