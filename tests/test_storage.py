@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import jax
@@ -408,6 +409,57 @@ def test_a_name_is_free_or_a_run(tmp_path, monkeypatch):
     assert listing.list_runs(tmp_path)[0].name == "nietzsche"
     run, _ = make_run(tmp_path / "abc")
     assert newest(tmp_path) == run.path
+    # What a kill has left is deleted once it cannot be at work any more.
+    [left] = tmp_path.glob(".new-*")
+    os.utime(left, (0, 0))
+    make_run(tmp_path / "def")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["abc", "def"]
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_new_run_that_the_disk_refuses_leaves_nothing(tmp_path, monkeypatch, last):
+    def full(path):
+        if not last or path == tmp_path:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("jaxlm.runs.run.flush", full)
+    monkeypatch.setattr(files, "flush", full)
+    with pytest.raises(jaxlm.InputError, match=r"cannot be written to \(No space left"):
+        make_run(tmp_path / "abc")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_save_that_fails_leaves_nothing_that_waits(tmp_path, monkeypatch):
+    """Threads that wait for a directory would hold up the process at its end."""
+    run, state = make_run(tmp_path / "abc")
+    save, makedirs, before = saving(run), os.makedirs, {*threading.enumerate()}
+
+    def full(path, *arguments, **options):
+        if "params" in os.fspath(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        makedirs(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "makedirs", full)
+    with pytest.raises(jaxlm.RunError, match=r"nothing has been saved yet; free some disk space, then try again"):
+        save(*at(state, 1, 1.0))
+    for thread in {*threading.enumerate()} - before:
+        thread.join(10)
+        assert not thread.is_alive(), thread
+
+
+def test_many_stray_directories_are_passed_over_at_once(copied, caplog):
+    for number in range(1000, 4000):
+        (copied / str(number)).mkdir()
+    reads = []
+    with pytest.MonkeyPatch.context() as patch:
+        read = storage.read_json
+        patch.setattr(storage, "read_json", lambda path, limit: (reads.append(path), read(path, limit))[1])
+        assert Run.open(copied).generator()[1].step == LAST
+    assert len(reads) < 3 * 3002
+    shutil.rmtree(copied / str(EARLIER))
+    shutil.rmtree(copied / str(LAST))
+    with pytest.raises(jaxlm.InputError, match=r"1009: progress.json is missing; and 2990 more\)"):
+        jaxlm.load(copied)
 
 
 @pytest.mark.parametrize("fate", ["moved", "deleted", "replaced"])
@@ -534,6 +586,8 @@ def resealed(checkpoint, **values):
         {"files": {"params/../../11/params/_METADATA": "0" * 64}},
         {"files": {"C:\\x": "0" * 64}},
         {"files": {"": "0" * 64}},
+        {"files": {".": "0" * 64}},
+        {"files": {"\ud800": "0" * 64}},
         {"run": "2026"},
     ],
     ids=str,

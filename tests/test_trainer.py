@@ -1,6 +1,8 @@
 """Runs: stopped, killed, damaged and extended ones end as if nothing had happened, or report what did."""
 
+import contextlib
 import dataclasses
+import errno
 import os
 import signal
 import subprocess
@@ -287,6 +289,46 @@ def test_a_run_that_fails_at_once_leaves_nothing(small, tmp_path):
     with pytest.raises(ZeroDivisionError):
         train(small, run="fox", checkpoints=tmp_path / "runs", reporter=reporter)
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_new_run_that_cannot_be_locked_leaves_nothing(small, tmp_path, monkeypatch):
+    def refuse(lock):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    with pytest.raises(jaxlm.RunError, match=r"cannot be locked for training \(Input/output error\)"):
+        train(small, run="fox", checkpoints=tmp_path / "runs")
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_new_run_that_another_process_has_resumed_is_left_to_it(small, tmp_path, monkeypatch):
+    create = jaxlm.Run.create
+
+    def resumed(*arguments):
+        run = create(*arguments)
+        stack.enter_context(jaxlm.Run.open(run.path).lock())
+        return run
+
+    with contextlib.ExitStack() as stack:
+        monkeypatch.setattr(jaxlm.Run, "create", resumed)
+        with pytest.raises(jaxlm.InputError, match="another process is training it"):
+            train(small, run="fox", checkpoints=tmp_path / "runs")
+        assert jaxlm.Run.open(tmp_path / "runs" / "fox").checkpoints() == []
+
+
+def test_two_new_runs_of_one_default_name_get_two_names(small, tmp_path, monkeypatch):
+    names = []
+
+    def slow(*arguments):
+        names.append(unused_path(*arguments))
+        if len(names) == 1:
+            names[0].mkdir(parents=True)  # By another process, meanwhile.
+        return names[-1]
+
+    monkeypatch.setattr(run_lib, "unused_path", slow)
+    train(small, checkpoints=tmp_path / "runs")
+    assert [path.name for path in names] == ["fox-book", "fox-book-2"]
+    assert jaxlm.Run.open(names[1]).checkpoints()
 
 
 def test_saves_in_the_middle_of_an_epoch_change_nothing(small, tmp_path, trained, monkeypatch):

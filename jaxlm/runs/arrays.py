@@ -62,13 +62,16 @@ def restore(path: Path, like: Items) -> Items:
     with _merged(path, like) as merged, _plain(merged) as plain, _checkpointer() as checkpointer:
         for name, target in like.items():
             with _orbax_may_fail():
-                stored = ocp.StandardCheckpointHandler().metadata(plain / name).tree
+                stored = jax.tree.leaves(ocp.StandardCheckpointHandler().metadata(plain / name).tree)
             stored_shapes, wanted = _stored_shapes(stored), _shapes(target)
             if stored_shapes.get("key") in _KEYS:
                 wanted["key"] = stored_shapes["key"]  # As wide as the generator has it that the run began with.
             # Orbax silently restores shapes that differ from a NumPy target's.
             if stored_shapes != wanted:
                 raise Damaged(f"its {name} do not match the model in config.json")
+            # TensorStore reads an array by chunks, and allocates whole ones.
+            if any(chunk > max(size, 1) for leaf in stored for chunk, size in _chunks(leaf)):
+                raise Damaged(f"its {name} are stored in pieces that are larger than they are")
         # NumPy targets: with others, Orbax needs the devices that the checkpoint was saved from.
         arguments = {
             name: ocp.args.StandardRestore(jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), target))
@@ -95,7 +98,9 @@ def are_same(saved: Any, read: Any) -> bool:
 
 def _checkpointer() -> ocp.Checkpointer:
     handlers = {"params": ocp.StandardCheckpointHandler(), "training": ocp.StandardCheckpointHandler()}
-    return ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers))
+    # Asynchronously, a directory that cannot be created leaves threads that wait for it, for minutes, at exit.
+    at_once = ocp.CompositeOptions(async_options=ocp.AsyncOptions(create_directories_asynchronously=False))
+    return ocp.Checkpointer(ocp.CompositeCheckpointHandler(composite_options=at_once, **handlers))
 
 
 @contextlib.contextmanager
@@ -156,6 +161,11 @@ def _shapes(tree: Any) -> dict[str, Any]:
     }
 
 
-def _stored_shapes(tree: Any) -> dict[str, Any]:
+def _stored_shapes(leaves: list[Any]) -> dict[str, Any]:
     """The same, from Orbax's metadata."""
-    return {leaf.name: (tuple(leaf.shape), np.dtype(leaf.dtype)) for leaf in jax.tree.leaves(tree)}
+    return {leaf.name: (tuple(leaf.shape), np.dtype(leaf.dtype)) for leaf in leaves}
+
+
+def _chunks(leaf: Any) -> Iterable[tuple[int, int]]:
+    """The size of a chunk and of the whole array, along each axis, from Orbax's metadata."""
+    return zip(leaf.storage.chunk_shape, leaf.shape, strict=True)

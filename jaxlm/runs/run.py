@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -33,6 +34,7 @@ from jaxlm.runs.bundled import bundled
 from jaxlm.runs.files import (
     MEBIBYTE,
     Damaged,
+    delete,
     delete_failed,
     digest,
     flush,
@@ -49,9 +51,12 @@ log = logging.getLogger("jaxlm")
 FORMAT = 2
 """Version of the layout of new directories. Those of format 1 have no seal; they are read and resumed as they are."""
 
-CONFIG, VOCAB = "config.json", "vocab.json"
+CONFIG, VOCAB, LOCK = "config.json", "vocab.json", ".lock"
 
-CONFIG_LIMIT, VOCAB_LIMIT = 16 * MEBIBYTE, 64 * MEBIBYTE
+NEW, STALE_SECONDS = ".new-", 3600.0
+"""Name prefix of a run that is being made, and the age at which a kill must have left it behind."""
+
+CONFIG_LIMIT, VOCAB_LIMIT = MEBIBYTE, 64 * MEBIBYTE
 """The largest files that are read as such, in bytes."""
 
 NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
@@ -86,6 +91,10 @@ def now() -> str:
 
 class NameTaken(InputError):
     """There is something at the path of a new run."""
+
+
+class InUse(InputError):
+    """Another process is training the run."""
 
 
 class Run:
@@ -126,20 +135,24 @@ class Run:
         if os.path.lexists(path):
             refuse(path)
         # Under another name until it is complete, so that a kill leaves the name free.
-        new = cls(path.with_name(f".new-{secrets.token_hex(8)}"), record, vocab)
+        new = cls(path.with_name(f"{NEW}{secrets.token_hex(8)}"), record, vocab)
+        place = new.path
         try:
             make_folder(path.parent)
+            _delete_stale(path.parent)
             new.path.mkdir()
             try:
                 write_json(new.path / VOCAB, vocab.to_json())
                 new.write_record(record)
+                (new.path / LOCK).touch()
                 new.path.rename(path)
+                place = path
+                flush(path.parent)
             except BaseException:
-                delete_failed(new.path)
+                delete_failed(place)
                 raise
-            flush(path.parent)
         except OSError as error:
-            if os.path.lexists(path):
+            if place != path and os.path.lexists(path):
                 refuse(path)
             if error.errno == errno.ENAMETOOLONG:
                 raise InputError(
@@ -235,15 +248,14 @@ class Run:
         Where the file system has no locks, warns, and goes on.
 
         Raises:
-          InputError: another process is training this run.
+          InUse: another process is training this run.
+          RunError: the lock's file cannot be opened.
         """
-        lock = filelock.FileLock(self.path / ".lock", timeout=0, mode=0o666, fallback_to_soft=False)
+        lock = filelock.FileLock(self.path / LOCK, timeout=0, mode=0o666, fallback_to_soft=False)
         try:
             lock.acquire()
         except filelock.Timeout as error:
-            raise InputError(
-                f"run {self.shown}: another process is training it; wait for it, or stop it first"
-            ) from error
+            raise InUse(f"run {self.shown}: another process is training it; wait for it, or stop it first") from error
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise RunError(
@@ -349,6 +361,14 @@ class Run:
             delete_failed(copy.path)
             raise
         return copy
+
+
+def _delete_stale(folder: Path) -> None:
+    """Deletes what kills have left of new runs."""
+    for path in folder.glob(f"{NEW}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.lstat().st_mtime > STALE_SECONDS:
+                delete(path)
 
 
 def refuse(path: Path) -> NoReturn:

@@ -23,7 +23,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -68,8 +68,11 @@ _STRAYS = re.compile(
 )
 """Names of what a kill leaves behind."""
 
-PROGRESS_LIMIT, METRICS_LIMIT = 4 * MEBIBYTE, 512 * MEBIBYTE
+PROGRESS_LIMIT, METRICS_LIMIT = 4 * MEBIBYTE, 64 * MEBIBYTE
 """The largest files that are read as such, in bytes."""
+
+SHOWN = 10
+"""The most damaged checkpoints that a message describes."""
 
 PACKING = 64
 """Weights hardly compress. Arrays that claim to be this many times larger than their files are not restored."""
@@ -142,23 +145,29 @@ class Storage:
           RunError: the checkpoint cannot be read, for a reason other than damage.
         """
         damaged: dict[int, Damaged] = {}
+        found: dict[int, tuple[Progress, dict[str, str]]] = {}
         where = invocation.shown(self.path)
         while True:
-            # Listed again each time: a trainer may have replaced checkpoints in the meantime.
             steps = self.steps()
-            candidates = [step for step in steps if step not in damaged]
-            if steps and not candidates:
-                raise InputError(
-                    f"run {where}: found only damaged checkpoints ({_explain(damaged)}); restore the directory "
-                    "from a backup, or train a new run"
-                )
-            if not candidates:
-                return None
-            found = {}
+            step = -1
             try:
-                for step in candidates:
-                    found[step] = self._read_progress(step)
-                step = best_step({step: progress for step, (progress, _) in found.items()}) if best else max(found)
+                for step in steps:
+                    if step not in found and step not in damaged:
+                        try:
+                            found[step] = self._read_progress(step)
+                        except Damaged as error:
+                            damaged[step] = error
+                if self.steps() != steps:
+                    continue  # A trainer has replaced checkpoints in the meantime.
+                good = {step: found[step][0] for step in steps if step in found and step not in damaged}
+                if steps and not good:
+                    raise InputError(
+                        f"run {where}: found only damaged checkpoints ({_explain(damaged)}); restore the directory "
+                        "from a backup, or train a new run"
+                    )
+                if not good:
+                    return None
+                step = best_step(good) if best else max(good)
                 progress, files = found[step]
                 items = self._read_items(step, like, files)
             except Damaged as error:
@@ -273,7 +282,7 @@ class Storage:
             raise Damaged(f"its files, of {found:,} bytes, are too small for a model of {claimed:,} bytes")
         for name, stated in files.items():
             # Items that are not restored need not be good.
-            if PurePosixPath(name).parts[0] in {"params", "training", METRICS} - like.keys():
+            if name.partition("/")[0] in {"params", "training", METRICS} - like.keys():
                 continue
             if file_digest(path / name, limit, name) != stated:
                 raise Damaged(f"{name} has changed since it was saved")
@@ -497,10 +506,11 @@ def _numbered(run: Path) -> dict[int, Path]:
 
 
 def _is_below(name: object) -> bool:
-    """Whether a name is that of a file below the checkpoint, as jaxlm writes it."""
-    if not isinstance(name, str) or not name or re.search(r"[\\:\0]", name):
-        return False
-    return str(PurePosixPath(name)) == name and not name.startswith("/") and ".." not in name.split("/")
+    """Whether a name is that of a file below the checkpoint, as Orbax and TensorStore name them."""
+    return (
+        isinstance(name, str)
+        and re.fullmatch(r"(?!.*\.\.)[\w+-][\w.+-]*(/[\w+-][\w.+-]*)*", name, re.ASCII) is not None
+    )
 
 
 def _epoch(line: str) -> dict[str, Any] | None:
@@ -513,4 +523,5 @@ def _epoch(line: str) -> dict[str, Any] | None:
 
 
 def _explain(damaged: dict[int, Damaged]) -> str:
-    return "; ".join(f"{step}: {error}" for step, error in sorted(damaged.items()))
+    shown = [f"{step}: {error}" for step, error in sorted(damaged.items())]
+    return "; ".join([*shown[:SHOWN], *([f"and {len(shown) - SHOWN} more"] if len(shown) > SHOWN else [])])

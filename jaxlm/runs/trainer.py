@@ -24,7 +24,7 @@ from jaxlm.nn.scoring import score_carried
 from jaxlm.nn.training import Step, TrainState, compiled_step, initial_state, to_devices, to_host
 from jaxlm.runs.data import SEED_LENGTH, Data, own_corpus, seed_text
 from jaxlm.runs.reporter import EpochMetrics, Plan, Reporter
-from jaxlm.runs.run import CONFIG, NameTaken, Record, Run, find, locate, now, refuse, unused_path
+from jaxlm.runs.run import CONFIG, InUse, NameTaken, Record, Run, find, locate, now, refuse, unused_path
 from jaxlm.runs.stop import Stop, stop_on_signals
 from jaxlm.runs.storage import Progress, Saver, disk_of
 from jaxlm.text.batches import NO_WINDOW, Windows, smallest_ids, split_text
@@ -107,11 +107,15 @@ def train(
         )
         with stop_on_signals(stop) as asked:
             directory = _new_run(run, folder, record, vocab)
-            with directory.lock():
+            with contextlib.ExitStack() as stack:
                 try:
+                    stack.enter_context(directory.lock())
                     return Trainer(directory, config, data, reporter, asked).run()
-                finally:
+                except InUse:  # Another process has resumed it already.
+                    raise
+                except BaseException:
                     directory.remove_if_untrained()
+                    raise
 
 
 def _new_run(run: str | os.PathLike[str] | None, folder: str, record: Record, vocab: Vocab) -> Run:
