@@ -571,7 +571,7 @@ def test_a_prompt_that_differs_only_in_normalisation_works(text, kind):
         assert reader(composed, False).as_read(decomposed + "🦊", "error") == decomposed + "🦊"
 
 
-@pytest.mark.parametrize("source", ["", "missing.txt", "x" * 5000, "a\0b", "fifo", "loop"])
+@pytest.mark.parametrize("source", ["", "missing.txt", "x" * 5000, "a\0b", "fifo", "loop", "/dev/zero", "/dev/tty"])
 def test_what_is_no_text_is_refused(tmp_path, monkeypatch, source):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "a.txt", "text")
@@ -699,12 +699,82 @@ def test_a_bad_download_is_refused_and_leaves_nothing(server, kind):
     gc.collect()  # A connection left open is a warning, and so an error, here.
 
 
-@pytest.mark.parametrize("damage", [BODY[:-7], BODY.replace(b"Ecce", b"Ecc\xff"), b""])
-def test_a_damaged_cache_is_fetched_anew(server, damage):
-    write(Path(os.environ["XDG_CACHE_HOME"], "jaxlm", "nietzsche.txt"), damage)
+@pytest.fixture
+def place():
+    """Where nietzsche is cached."""
+    path = Path(os.environ["XDG_CACHE_HOME"], "jaxlm", "nietzsche.txt")
+    path.parent.mkdir()
+    return path
+
+
+FLIPPED = BODY[:900] + bytes([BODY[900] ^ 1]) + BODY[901:]
+
+
+@pytest.mark.parametrize("damage", [BODY[:-7], BODY + b"!", FLIPPED, BODY.replace(b"Ecce", b"Ecc\xff"), b""])
+def test_a_damaged_cache_is_fetched_anew(server, place, damage):
+    write(place, damage)
     assert load_corpus(("nietzsche",)).text == BODY.decode()
     assert cached() == {"jaxlm/nietzsche.txt": BODY}
     assert server.requests == 1
+
+
+def endless(place):
+    place.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, endless, lambda place: place.symlink_to("nothing")])
+def test_what_is_cached_as_no_file_is_fetched_anew(server, place, make):
+    make(place)
+    assert load_corpus(("nietzsche",)).text == BODY.decode()
+    assert not place.is_symlink()
+    assert cached() == {"jaxlm/nietzsche.txt": BODY}
+
+
+def test_a_link_to_the_right_file_serves_as_cache(server, place, tmp_path):
+    place.symlink_to(write(tmp_path / "mine.txt", BODY))
+    assert load_corpus(("nietzsche",)).text == BODY.decode()
+    assert server.requests == 0
+
+
+def test_a_directory_in_the_cache_is_told_and_done_without(server, place, caplog):
+    (place / "mine").mkdir(parents=True)
+    assert load_corpus(("nietzsche",)).text == BODY.decode()
+    assert "so nietzsche is not cached" in caplog.messages[0]
+    assert (place / "mine").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("make", "found"),
+    [
+        (lambda place: place.write_bytes(FLIPPED), "something else"),
+        (os.mkfifo, "cannot be read: not a file"),
+        (endless, "cannot be read: not a file"),
+        (os.mkdir, "cannot be read: Is a directory"),
+    ],
+)
+def test_without_a_network_a_damaged_cache_is_named_and_never_learned(unreachable, place, caplog, make, found):
+    make(place)
+    with pytest.raises(DownloadError, match=rf"nietzsche\.txt \(what is there now .*{found}\)"):
+        load_corpus(("nietzsche",))
+    assert load_corpus().name == "python-docs"
+    assert found in caplog.messages[0]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
+def test_without_a_network_an_unreadable_cache_is_named(unreachable, place):
+    write(place, BODY)
+    place.chmod(0)
+    with pytest.raises(DownloadError, match="cannot be read: Permission denied"):
+        load_corpus(("nietzsche",))
+
+
+def test_a_download_is_on_the_disk_before_it_has_its_name(server, monkeypatch):
+    done = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: done.append(os.fstat(descriptor).st_size))
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda *paths: (done.append("named"), replace(*paths)))
+    load_corpus(("nietzsche",))
+    assert done == [len(BODY), "named"]
 
 
 def test_a_cache_that_cannot_be_written_is_told_and_done_without(server, tmp_path, monkeypatch, caplog):
@@ -768,5 +838,7 @@ def test_published_facts_are_true_of_the_real_files(shared_corpora, name, file):
     content = (shared_corpora / file).read_bytes()
     write(Path(os.environ["XDG_CACHE_HOME"], "jaxlm", f"{name}.txt"), content)
     assert load_corpus((name,)).text == content.decode("utf-8")
-    for damaged in (content[:-1], content[:-1] + b"?"):
+    for place in range(0, len(content), len(content) // 50):
+        damaged = content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :]
         assert not text._is_published(damaged, text.PUBLISHED[name])
+    assert not text._is_published(content[:-1], text.PUBLISHED[name])

@@ -2,11 +2,13 @@
 
 import collections
 import dataclasses
+import errno
 import functools
 import hashlib
 import http.client
 import logging
 import os
+import stat
 import tempfile
 import unicodedata
 import urllib.error
@@ -152,13 +154,17 @@ def fetch(name: str, progress: Received | None = None) -> str:
     """
     published = PUBLISHED[name]
     path = Path(platformdirs.user_cache_dir("jaxlm", appauthor=False)) / f"{name}.txt"
+    found = ""
     try:
-        content = path.read_bytes()
-    except OSError:
-        content = b""
-    if _is_published(content, published):
-        return content.decode("utf-8")
-    place = f"put the file there as {path}{' (what is there now is something else)' if content else ''}"
+        content = _read_cached(path, published.bytes)
+        if _is_published(content, published):
+            return content.decode("utf-8")
+        found = " (what is there now is something else)"
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        found = f" (what is there now cannot be read: {error.strerror})"
+    place = f"put the file there as {path}{found}"
     advice = f"check the network, {place}, or use a text of your own with {invocation.setting('corpus', 'my.txt')}"
     try:
         with urllib.request.urlopen(published.url, timeout=TIMEOUT) as response:
@@ -182,15 +188,31 @@ def fetch(name: str, progress: Received | None = None) -> str:
             f"{published.bytes:,}; {advice}"
         )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Written to a temporary directory beside it, then moved, so that it is cached whole or not at all.
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=name) as folder:
             whole = Path(folder) / path.name
-            whole.write_bytes(received)
+            with whole.open("xb") as file:
+                file.write(received)
+                file.flush()
+                os.fsync(file.fileno())
             os.replace(whole, path)
     except OSError as error:
         log.warning("cache %s: cannot be written to (%s), so %s is not cached", path.parent, error.strerror, name)
     return received.decode("utf-8")
+
+
+def _read_cached(path: Path, size: int) -> bytes:
+    """A file's content, but of more than `size` bytes only one more.
+
+    Raises:
+      OSError: it cannot be read, or is not a regular file.
+    """
+    # Opening a pipe must not wait for a writer.
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a file")
+        return file.read(size + 1)
 
 
 def _is_published(content: bytes | bytearray, published: Published) -> bool:
