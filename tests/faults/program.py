@@ -248,10 +248,12 @@ def zygote():
     return Zygote()
 
 
-@functools.cache
+COMPILER = shutil.which(os.environ.get("CC", "cc"))
+
+
 def has_shim():
     """Whether file operations are caught below Python; otherwise only Python's own are, and no writes."""
-    return sys.platform == "linux" and shutil.which("cc") is not None
+    return sys.platform == "linux" and COMPILER is not None
 
 
 def shim(folder):
@@ -259,7 +261,7 @@ def shim(folder):
     if not has_shim():
         return None
     library = folder / "shim.so"
-    subprocess.run(["cc", "-O1", "-w", "-shared", "-fPIC", "-o", library, HERE / "shim.c", "-ldl"], check=True)
+    subprocess.run([COMPILER, "-O1", "-w", "-shared", "-fPIC", "-o", library, HERE / "shim.c", "-ldl"], check=True)
     return library
 
 
@@ -335,8 +337,6 @@ def workplace():
 def undisturbed(name):
     """The state and the file operations of a training that nothing happens to."""
     with workplace() as folder:
-        run(TRAININGS[name], cwd=folder)  # Compiles.
-        shutil.rmtree(folder / RUN)
         result = run(TRAININGS[name], cwd=folder, fault=Fault("record"))
         assert verdict(result) == "right"
         return state(folder / RUN), result.operations

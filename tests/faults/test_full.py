@@ -117,7 +117,8 @@ def left(name, folder, result, frees=True):
         assert has_checkpoints or not frees, f"left a run without a checkpoint: {result.err}"
     else:
         has_checkpoints = False
-        assert not frees or not os.listdir(path.parent), f"left {os.listdir(path.parent)}: {result.err}"
+        beside = os.listdir(path.parent) if path.parent.exists() else []
+        assert not frees or not beside, f"left {beside}: {result.err}"
     assert ("--resume" in result.err) == has_checkpoints, f"wrong advice: {result.err}"
     resumed = run(RESUME if has_checkpoints else TRAININGS[name], cwd=folder)
     if resumed.status and not frees and "--resume" in resumed.err:

@@ -118,7 +118,7 @@ class Audit:
         elif event not in self.KINDS:
             return
         paths = [os.fsdecode(path) for path in arguments[:2] if isinstance(path, str | bytes | os.PathLike)]
-        if not paths or not os.path.realpath(paths[0]).startswith((self.root + os.sep, self.root + "\0")):
+        if not paths or not f"{os.path.realpath(paths[0])}{os.sep}".startswith(self.root + os.sep):
             return
         self.count += 1
         kind = event.removeprefix("os.").replace("remove", "unlink")
