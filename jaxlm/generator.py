@@ -214,10 +214,13 @@ class TextGenerator:
             return chunk
 
         chunk = next_chunk(0)
-        for number in itertools.count(1):
-            following = next_chunk(number) if number < needed else None
-            yield _to_host(chunk)
-            chunk = next_chunk(number) if following is None else following
+        try:
+            for number in itertools.count(1):
+                following = next_chunk(number) if number < needed else None
+                yield _to_host(chunk)
+                chunk = next_chunk(number) if following is None else following
+        finally:
+            jax.block_until_ready(memory)  # A process that ends while its device computes may crash.
 
     @reproducible
     def _memory(self, mode: Mode, tokens: np.ndarray, count: int) -> Any:

@@ -297,3 +297,13 @@ def test_reweight_keeps_zeros_and_survives_tiny_temperatures():
 def test_reweight_refuses_what_is_no_distribution(probabilities):
     with pytest.raises(ValueError, match="probabilities: found"):
         reweight(probabilities, 1.0)
+
+
+def test_a_text_that_is_left_unfinished_leaves_nothing_computing(monkeypatch, successor):
+    waited, wait = [], jax.block_until_ready
+    pieces = generator(*successor).pieces("abc", 10_000)
+    assert next(pieces) == "abc"
+    next(pieces)
+    monkeypatch.setattr(jax, "block_until_ready", lambda tree: waited.append(wait(tree)))
+    del pieces
+    assert len(waited) == 1
