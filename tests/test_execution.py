@@ -20,7 +20,7 @@ import pytest
 import jaxlm
 from jaxlm.runs.storage import digest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 AUDITED = """
 import contextlib, io, os, pickle, subprocess, sys
@@ -57,6 +57,8 @@ def audit(event, arguments):
     paths = [part for part in arguments if isinstance(part, (str, bytes)) and os.path.isabs(part)]
     foreign = event in ("import", "ctypes.dlopen") and any(below(path, [hostile]) for path in paths)
     writes = event in WRITING or (event == "open" and arguments[2] & WRITE)
+    if event == "os.mkdir" and os.path.isdir(arguments[0]):
+        writes = False  # It fails; the folders of the cache are made if they are missing.
     if event in FORBIDDEN or foreign or (writes and not all(below(path, may_write) for path in paths)):
         heard.append((event, repr(arguments)[:200]))
     listens = True
