@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from helpers import TEXT
 
 import jaxlm
 from jaxlm.runs.trainer import train
@@ -31,8 +32,6 @@ for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"):
     number = getattr(signal, name, None)
     if number is not None and signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL)
-
-TEXT = "The quick brown fox jumps over the lazy dog. Pack my box with five dozen liquor jugs! " * 12
 
 SMALL = dataclasses.replace(jaxlm.BOOK, epochs=2, length=10, stride=3, batch=32, model=jaxlm.ModelConfig(hidden=16))
 

@@ -9,6 +9,9 @@ import numpy as np
 import jaxlm
 from jaxlm.runs.reporter import Reporter
 
+TEXT = "The quick brown fox jumps over the lazy dog. Pack my box with five dozen liquor jugs! " * 12
+"""A text of a thousand characters."""
+
 
 class SignalAt(Reporter):
     """Sends signals to its own process once a step is reported."""

@@ -14,8 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import TEXT
-from helpers import assert_same, assert_same_run, contents, steps
+from helpers import TEXT, assert_same, assert_same_run, contents, steps
 
 import jaxlm
 from jaxlm import cli

@@ -12,8 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import TEXT
-from helpers import SignalAt, assert_same, assert_same_run, contents, metrics, steps
+from helpers import TEXT, SignalAt, assert_same, assert_same_run, contents, metrics, steps
 from reference import log_softmax
 from reference import logits as numpy_logits
 

@@ -71,7 +71,7 @@ _STRAYS = re.compile(
 PROGRESS_LIMIT, METRICS_LIMIT = 4 * MEBIBYTE, 64 * MEBIBYTE
 """The largest files that are read as such, in bytes."""
 
-SHOWN = 10
+LISTED = 10
 """The most damaged checkpoints that a message describes."""
 
 PACKING = 64
@@ -524,4 +524,4 @@ def _epoch(line: str) -> dict[str, Any] | None:
 
 def _explain(damaged: dict[int, Damaged]) -> str:
     shown = [f"{step}: {error}" for step, error in sorted(damaged.items())]
-    return "; ".join([*shown[:SHOWN], *([f"and {len(shown) - SHOWN} more"] if len(shown) > SHOWN else [])])
+    return "; ".join([*shown[:LISTED], *([f"and {len(shown) - LISTED} more"] if len(shown) > LISTED else [])])
