@@ -1,5 +1,6 @@
 """A trained model behind strings: text in, text out."""
 
+import contextlib
 import dataclasses
 import itertools
 import secrets
@@ -220,7 +221,8 @@ class TextGenerator:
                 yield _to_host(chunk)
                 chunk = next_chunk(number) if following is None else following
         finally:
-            jax.block_until_ready(memory)  # A process that ends while its device computes may crash.
+            with contextlib.suppress(jax.errors.JaxRuntimeError):  # Which was raised before.
+                jax.block_until_ready(memory)  # A process that ends while its device computes may crash.
 
     @reproducible
     def _memory(self, mode: Mode, tokens: np.ndarray, count: int) -> Any:

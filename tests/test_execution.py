@@ -167,11 +167,12 @@ def name_foreign_types(step):
 
 
 def seal(step):
-    """Writes a checkpoint's digests anew, as a stranger can."""
+    """Writes a checkpoint's digests anew, as a stranger can; names that no checkpoint has would be refused."""
     path = step / "progress.json"
     values = json.loads(path.read_text())
     del values["sha256"]
-    files = [file for file in sorted(step.rglob("*")) if file.is_file() and file != path]
+    inside = [*step.glob("*"), *(file for item in ("params", "training") for file in (step / item).rglob("*"))]
+    files = [file for file in sorted(inside) if file.is_file() and file != path]
     digests = {file.relative_to(step).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     values["files"] = digests
     path.write_text(json.dumps({**values, "sha256": digest(values)}))

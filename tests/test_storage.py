@@ -272,7 +272,7 @@ def test_a_run_with_nothing_left_is_never_begun_anew(copied, capsys, harm):
 
 
 @pytest.mark.parametrize("trouble", [PermissionError(13, "Permission denied"), OSError(24, "Too many open files")])
-@pytest.mark.parametrize("where", ["file_digest", "metadata"])
+@pytest.mark.parametrize("where", ["file_digest", "restore"])
 def test_what_surrounds_a_run_is_not_called_damage(copied, caplog, monkeypatch, trouble, where):
     def refuse(*arguments, **options):
         raise trouble
@@ -281,7 +281,7 @@ def test_what_surrounds_a_run_is_not_called_damage(copied, caplog, monkeypatch, 
     if where == "file_digest":
         monkeypatch.setattr(storage, "file_digest", refuse)
     else:
-        monkeypatch.setattr(arrays.ocp.StandardCheckpointHandler, "metadata", refuse)
+        monkeypatch.setattr(arrays.ocp.Checkpointer, "restore", refuse)
     for read in (Run.open(copied).restore, Run.open(copied).generator, lambda: resume(copied, epochs=3)):
         with pytest.raises(jaxlm.RunError, match=f"checkpoint {LAST} could not be read .*{trouble.strerror}"):
             read()
@@ -376,7 +376,6 @@ def test_a_checkpoint_is_sealed_anew_as_it_was_however_often_that_is_interrupted
     save = saving(run)
     save(*at(state, 1, 1.0))
     progress = run.storage.good()[1]
-    flip(largest(run.path / "1", "training"))
     for cuts in (1, 2, 3):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(files.os, "replace", lambda *paths: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -387,9 +386,12 @@ def test_a_checkpoint_is_sealed_anew_as_it_was_however_often_that_is_interrupted
         Saver(run.storage).roll_back(dataclasses.replace(progress, cuts=cuts))
         assert list((run.path / "1").glob(".progress.json.*")) == []
         assert run.generator()[1].cuts == cuts
-    # What had been damaged before is not sealed as good.
-    with pytest.raises(jaxlm.InputError, match=r"training/.* has changed since it was saved"):
-        run.restore()
+    assert_same(run.restore()[0], at(state, 1)[0])
+    # What has been damaged is not sealed as good.
+    flip(largest(run.path / "1", "training"))
+    Saver(run.storage).roll_back(progress)
+    assert (run.restore(), steps(run.path)) == (None, [])
+    assert (run.path / "damaged-1").is_dir()
 
 
 def test_a_name_is_free_or_a_run(tmp_path, monkeypatch):
@@ -402,14 +404,14 @@ def test_a_name_is_free_or_a_run(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             make_run(tmp_path / "abc")
     assert not (tmp_path / "abc").exists()
-    assert len(list(tmp_path.glob(".new-*/config.json"))) == 1
+    assert len(list(tmp_path.glob(".jaxlm-new-*/config.json"))) == 1
     with pytest.raises(jaxlm.InputError, match="found no run there"):
         newest(tmp_path)
     assert listing.list_runs(tmp_path)[0].name == "nietzsche"
     run, _ = make_run(tmp_path / "abc")
     assert newest(tmp_path) == run.path
     # What a kill has left is deleted once it cannot be at work any more.
-    [left] = tmp_path.glob(".new-*")
+    [left] = tmp_path.glob(".jaxlm-new-*")
     os.utime(left, (0, 0))
     make_run(tmp_path / "def")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["abc", "def"]
@@ -558,6 +560,34 @@ def test_links_in_a_stranger_s_run_are_never_written_through(copied, tmp_path, n
     assert {file: (file.lstat().st_mtime_ns, file.lstat().st_mode) for file in [victim, *victim.rglob("*")]} == before
 
 
+@pytest.mark.parametrize("fate", ["deleted", "replaced"])
+def test_a_run_whose_directory_goes_away_during_a_save_does_not_come_back(tmp_path, monkeypatch, fate):
+    run, state = make_run(tmp_path / "abc")
+    saver, save = Saver(run.storage), arrays.save
+
+    def slow(path, items):
+        shutil.rmtree(run.path)
+        if fate == "replaced":
+            make_run(tmp_path / "abc")
+        save(path, items)
+
+    monkeypatch.setattr(arrays, "save", slow)
+    with pytest.raises(jaxlm.RunError, match="has been moved, deleted or replaced"):
+        saver.save(*items_at(state, 1, 1.0))
+    assert [path.name for path in tmp_path.iterdir()] == (["abc"] if fate == "replaced" else [])
+    if fate == "replaced":
+        assert jaxlm.Run.open(tmp_path / "abc").checkpoints() == []
+        assert sorted(path.name for path in run.path.iterdir()) == [".lock", "config.json", "vocab.json"]
+
+
+@pytest.mark.parametrize("item", ["params", "training"])
+def test_a_part_of_a_checkpoint_that_is_a_link_is_not_followed(copied, tmp_path, caplog, item):
+    (copied / str(LAST) / item).rename(tmp_path / item)
+    (copied / str(LAST) / item).symlink_to(tmp_path / item)
+    assert Run.open(copied).restore()[1].step == EARLIER
+    assert f"{item} is a link, not a folder" in caplog.text
+
+
 def resealed(checkpoint, **values):
     """Changes progress.json, and seals it again, as whoever made the run could."""
     path = checkpoint / PROGRESS
@@ -609,7 +639,7 @@ def test_a_step_that_is_not_in_its_epoch_is_refused(copied):
 ODD_FILES = {
     "pipe": os.mkfifo,
     "link": lambda path: path.symlink_to("/dev/zero"),
-    "link to the file": lambda path: path.symlink_to(os.path.relpath(path.with_name("moved"), path.parent)),
+    "link to the file": lambda path: path.symlink_to(next(p for p in path.parents if p.name == "fox") / "moved"),
     "folder": Path.mkdir,
     "giant": lambda path: (path.touch(), os.truncate(path, 2**40)),
 }
@@ -619,7 +649,7 @@ ODD_FILES = {
 @pytest.mark.parametrize("name", ["config.json", "vocab.json", PROGRESS, "params/_METADATA", "params/manifest.ocdbt"])
 def test_only_files_of_a_sensible_size_are_opened(copied, caplog, kind, name):
     path = copied / name if name.endswith(("fig.json", "cab.json")) else copied / str(LAST) / name
-    path.rename(path.with_name("moved"))
+    path.rename(copied / "moved")
     ODD_FILES[kind](path)
     if path.parent == copied:
         with pytest.raises(jaxlm.InputError, match=rf"{name} is (a |too large)"):
@@ -637,6 +667,22 @@ def test_arrays_that_claim_more_than_their_files_hold_are_not_read(copied, monke
     monkeypatch.setattr(arrays, "restore", lambda path, like: pytest.fail("restored"))
     with pytest.raises(jaxlm.InputError, match=r"its files, of [\d,]+ bytes, are too small for a model of [\d,]{14,}"):
         jaxlm.load(copied)
+
+
+def test_an_earlier_checkpoint_that_is_damaged_is_set_aside(copied, trained, caplog):
+    """Otherwise it could stay the best, and no better one would be kept in its place."""
+    flip(largest(copied / str(EARLIER), "training"))
+    resume(copied, epochs=3)
+    assert warnings(caplog) == [f"{copied}: checkpoint {EARLIER} is set aside as damaged-{EARLIER}"]
+    assert steps(copied) == [LAST, 33]
+
+
+@pytest.mark.parametrize("name", ["params/checkpoint", "training/d/planted"])
+def test_what_was_not_saved_with_a_checkpoint_is_not_read(copied, caplog, name):
+    (copied / str(LAST) / name).write_text("")
+    (copied / str(LAST) / "params" / ".DS_Store").write_text("")
+    assert Run.open(copied).restore()[1].step == EARLIER
+    assert f"{name} was not saved with it" in caplog.text
 
 
 def test_strays_are_no_checkpoints(copied, trained, caplog):
@@ -751,7 +797,7 @@ def test_refused_save_leaves_nothing(tmp_path, monkeypatch, error):
     assert len(str(caught.value).splitlines()) == 1
     assert "earlier checkpoints are untouched; free some disk space, then resume: " in str(caught.value)
     assert steps(run.path) == [1]
-    assert [path.name for path in run.path.iterdir() if path.name.startswith(".")] == []
+    assert [path.name for path in run.path.iterdir() if path.name.startswith(".")] == [".lock"]
     assert_same(run.restore()[0], at(state, 1)[0])
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jaxlm
 from jaxlm import invocation
 from jaxlm.cli import parser
-from jaxlm.cli.guard import guarded, note
+from jaxlm.cli.guard import ended_by_signals, guarded, note
 from jaxlm.cli.options import COMMANDS, EVALUATE, RUNS, SAMPLE, TRAIN, EvaluateFlags, RunsFlags, SampleFlags, TrainFlags
 from jaxlm.cli.output import show
 from jaxlm.config import TrainConfig, changed, checkpoints_folder, settings_in
@@ -44,7 +44,7 @@ def runs(argv: Sequence[str] | None = None) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """`jaxlm COMMAND`, `python -m jaxlm COMMAND`: returns the exit status."""
     if argv is None:
-        with invocation.called_as(invocation.of_process(sys.argv)):
+        with invocation.called_as(invocation.of_process(sys.argv)), ended_by_signals():
             return main(sys.argv[1:])
     commands = {"train": train, "sample": sample, "evaluate": evaluate, "runs": runs}
     if argv and argv[0] in commands:
@@ -82,7 +82,7 @@ def _overview(argv: Sequence[str]) -> None:
 
 def _run(command: parser.Command, act: Callable[[dict[str, Any]], None], argv: Sequence[str] | None) -> int:
     if argv is None:
-        with invocation.called_as(invocation.of_process(sys.argv)):
+        with invocation.called_as(invocation.of_process(sys.argv)), ended_by_signals():
             return _run(command, act, sys.argv[1:])
 
     def answer(argv: Sequence[str]) -> None:

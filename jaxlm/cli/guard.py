@@ -34,12 +34,11 @@ def guarded(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> in
       argv: the arguments.
 
     Returns:
-      The exit status: 2 for a mistake of the caller, 1 for trouble, 130 for Ctrl-C, 141 if the reader of stdout has
-      gone, else 0.
+      The exit status: 2 for a mistake of the caller, 1 for trouble, 141 if the reader of stdout has gone, else 0.
 
     Raises:
       KeyboardInterrupt: Ctrl-C, in a process that does not belong to the command.
-      SystemExit: another signal stopped a run.
+      SystemExit: a signal stopped the command; the status is 128 plus its number.
     """
     owns_process = invocation.program is not None and not _is_interactive()
     with contextlib.ExitStack() as stack:
@@ -60,7 +59,7 @@ def guarded(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> in
         except KeyboardInterrupt:
             if not owns_process:
                 raise
-            return 130
+            raise SystemExit(130) from None
         except BrokenPipeError:
             return 141  # `| head` has read enough.
         except OSError as error:
@@ -79,6 +78,23 @@ def guarded(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> in
                 # Otherwise the interpreter would try to write the rest again at exit, and complain.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Ends the process at once where a signal ends the command in it, unless it is a notebook or a prompt.
+
+    A thread of XLA may be compiling then, and crash while the interpreter is taken down around it.
+    """
+    try:
+        yield
+    except SystemExit as end:
+        if isinstance(end.code, int) and end.code > 128 and not _is_interactive():
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError, ValueError, AttributeError):
+                    stream.flush()
+            os._exit(end.code)
+        raise
 
 
 def note(line: str) -> None:

@@ -170,7 +170,7 @@ def _open(path: Path) -> Iterator[io.BufferedReader]:
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | _PLAINLY)) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
-            raise OSError(errno.EINVAL, "found something else than a file of the cache", str(path))
+            raise OSError(errno.EINVAL, "this is not a file of the cache", str(path))
         yield file
 
 

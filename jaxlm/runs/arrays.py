@@ -5,6 +5,7 @@ Shapes and types are compared with the expected ones before any array is read.
 
 import contextlib
 import errno
+import json
 import math
 import os
 import re
@@ -17,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore
 
 from jaxlm.errors import first_line
 from jaxlm.nn.training import KEY_KINDS
@@ -62,16 +64,21 @@ def restore(path: Path, like: Items) -> Items:
     with _merged(path, like) as merged, _plain(merged) as plain, _checkpointer() as checkpointer:
         for name, target in like.items():
             with _orbax_may_fail():
-                stored = jax.tree.leaves(ocp.StandardCheckpointHandler().metadata(plain / name).tree)
-            stored_shapes, wanted = _stored_shapes(stored), _shapes(target)
-            if stored_shapes.get("key") in _KEYS:
-                wanted["key"] = stored_shapes["key"]  # As wide as the generator has it that the run began with.
+                stored = {
+                    array: (one["shape"], np.dtype(one["dtype"]), one["chunks"]) for array, one in _stored(plain / name)
+                }
+            shapes, wanted = (
+                {array: (tuple(shape), dtype) for array, (shape, dtype, _) in stored.items()},
+                _shapes(target),
+            )
+            if shapes.get("key") in _KEYS:
+                wanted["key"] = shapes["key"]  # As wide as that of the generator the run began with.
             # Orbax silently restores shapes that differ from a NumPy target's.
-            if stored_shapes != wanted:
+            if shapes != wanted:
                 raise Damaged(f"its {name} do not match the model in config.json")
             # TensorStore reads an array by chunks, and allocates whole ones.
-            if any(chunk > max(size, 1) for leaf in stored for chunk, size in _chunks(leaf)):
-                raise Damaged(f"its {name} are stored in pieces that are larger than they are")
+            if any(tuple(chunks) != tuple(max(size, 1) for size in shape) for shape, _, chunks in stored.values()):
+                raise Damaged(f"its {name} are not stored in one piece each")
         # NumPy targets: with others, Orbax needs the devices that the checkpoint was saved from.
         arguments = {
             name: ocp.args.StandardRestore(jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), target))
@@ -136,7 +143,8 @@ def _merged(path: Path, names: Iterable[str]) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="jaxlm-") as folder:
         copy = Path(folder) / path.name
-        shutil.copytree(path, copy)
+        for name in names:
+            shutil.copytree(path / name, copy / name, symlinks=True)
         for data in unmerged:
             for part in (copy / data.relative_to(path)).iterdir():
                 part.rename(copy / data.parent.name / part.name)
@@ -161,11 +169,12 @@ def _shapes(tree: Any) -> dict[str, Any]:
     }
 
 
-def _stored_shapes(leaves: list[Any]) -> dict[str, Any]:
-    """The same, from Orbax's metadata."""
-    return {leaf.name: (tuple(leaf.shape), np.dtype(leaf.dtype)) for leaf in leaves}
+def _stored(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The name of each array of an item, and what its Zarr file says of it.
 
-
-def _chunks(leaf: Any) -> Iterable[tuple[int, int]]:
-    """The size of a chunk and of the whole array, along each axis, from Orbax's metadata."""
-    return zip(leaf.storage.chunk_shape, leaf.shape, strict=True)
+    Orbax would say the same, but of each array that it is asked about, TensorStore keeps 3 kB for ever.
+    """
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": {"driver": "file", "path": f"{path}/"}}).result()
+    for key in store.list().result():
+        if key.endswith(b"/.zarray"):
+            yield key.decode().removesuffix("/.zarray"), json.loads(store.read(key).result().value)

@@ -25,6 +25,9 @@ except ImportError:  # Windows.
 
 MEBIBYTE = 2**20
 
+NOT_SUPPORTED = (errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""What the system says where a file system lacks an operation."""
+
 _READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _WRITE = os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
@@ -47,15 +50,6 @@ def is_there(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True
-
-
-def identity(path: Path) -> tuple[int, int] | None:
-    """What tells a folder from any other that may take its name later; None if it is missing."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def read_bytes(path: Path, limit: int, name: str = "") -> bytes:
@@ -146,7 +140,7 @@ def flush(path: Path) -> None:
         _sync(descriptor)
     except OSError as error:
         # Some network file systems cannot flush a folder.
-        if not is_folder or error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+        if not is_folder or error.errno not in NOT_SUPPORTED:
             raise
     finally:
         os.close(descriptor)
@@ -167,6 +161,8 @@ def regular_files(folder: Path, prefix: str = "") -> Iterator[tuple[str, int]]:
       Damaged: it contains anything but regular files and folders.
       OSError: it is missing, or cannot be listed.
     """
+    if folder.is_symlink():
+        raise Damaged(f"{prefix.rstrip('/')} is a link, not a folder")
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         name, status = prefix + entry.name, entry.stat(follow_symlinks=False)
         if stat.S_ISDIR(status.st_mode):
@@ -215,7 +211,10 @@ def _check_regular(mode: int, name: str) -> None:
 def _sync(descriptor: int) -> None:
     """Waits until what was written is on the disk."""
     if hasattr(fcntl, "F_FULLFSYNC"):
-        with contextlib.suppress(OSError):  # Not every file system has it.
+        try:
             fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # On macOS, fsync leaves it in the drive's cache.
             return
+        except OSError as error:
+            if error.errno not in NOT_SUPPORTED:
+                raise
     os.fsync(descriptor)

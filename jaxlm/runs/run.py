@@ -1,8 +1,8 @@
 """A run's directory: checkpoints/<run>/{config.json, vocab.json, metrics.jsonl, <step>/}.
 
 It holds everything needed to resume the run or to generate with it, on any machine. config.json seals what a run says
-of itself: it holds the SHA-256 of its own values and of the vocabulary's, and is refused if they differ. The storage
-room says what holds of checkpoints and metrics.
+of itself: it holds the SHA-256 of its own values and of the vocabulary's, and is refused if they differ. `storage`
+states the guarantees for checkpoints and metrics.
 """
 
 import contextlib
@@ -33,17 +33,17 @@ from jaxlm.nn.training import TrainState, abstract_state
 from jaxlm.runs.bundled import bundled
 from jaxlm.runs.files import (
     MEBIBYTE,
+    NOT_SUPPORTED,
     Damaged,
     delete,
     delete_failed,
     digest,
     flush,
-    identity,
     make_folder,
     read_json,
     write_json,
 )
-from jaxlm.runs.storage import Progress, Saver, Storage
+from jaxlm.runs.storage import CONFIG, CONFIG_LIMIT, Progress, Saver, Storage
 from jaxlm.text.vocab import Vocab
 
 log = logging.getLogger("jaxlm")
@@ -51,16 +51,12 @@ log = logging.getLogger("jaxlm")
 FORMAT = 2
 """Version of the layout of new directories. Those of format 1 have no seal; they are read and resumed as they are."""
 
-CONFIG, VOCAB, LOCK = "config.json", "vocab.json", ".lock"
+VOCAB, LOCK = "vocab.json", ".lock"
 
-NEW, STALE_SECONDS = ".new-", 3600.0
+NEW, STALE_SECONDS = ".jaxlm-new-", 3600.0
 """Name prefix of a run that is being made, and the age at which a kill must have left it behind."""
 
-CONFIG_LIMIT, VOCAB_LIMIT = MEBIBYTE, 64 * MEBIBYTE
-"""The largest files that are read as such, in bytes."""
-
-NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
-"""What the system says where a file system has no locks."""
+VOCAB_LIMIT = 64 * MEBIBYTE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +181,8 @@ class Run:
         except Damaged as error:
             raise InputError(f"run {where}: {error}; undo the change, or restore it from a backup") from error
         except OSError as error:
-            raise InputError(f"run {where}: {CONFIG} cannot be read ({error.strerror}); see to the cause") from error
+            name = Path(error.filename or CONFIG).name
+            raise InputError(f"run {where}: {name} cannot be read ({error.strerror}); fix the cause") from error
         except InputError as error:
             raise InputError(f"run {where}: {error}") from error
 
@@ -237,8 +234,9 @@ class Run:
 
     def remove_if_untrained(self) -> None:
         """Deletes the directory if it has no checkpoint, so that a run that failed early leaves nothing behind."""
-        with contextlib.suppress(OSError):  # What made the run fail is what the user must hear of.
-            if identity(self.path) == self.storage.place and not self.checkpoints():
+        # What made the run fail is what the user must hear of.
+        with contextlib.suppress(OSError, Damaged, InputError):
+            if Run._read(self.path).record.created == self.record.created and not self.checkpoints():
                 delete_failed(self.path)
 
     @contextlib.contextmanager
@@ -257,7 +255,7 @@ class Run:
         except filelock.Timeout as error:
             raise InUse(f"run {self.shown}: another process is training it; wait for it, or stop it first") from error
         except OSError as error:
-            if error.errno not in NO_LOCKS:
+            if error.errno not in (*NOT_SUPPORTED, errno.ENOLCK):
                 raise RunError(
                     f"run {self.shown}: cannot be locked for training ({error.strerror}); nothing was changed"
                 ) from error
@@ -367,7 +365,8 @@ def _delete_stale(folder: Path) -> None:
     """Deletes what kills have left of new runs."""
     for path in folder.glob(f"{NEW}*"):
         with contextlib.suppress(OSError):
-            if time.time() - path.lstat().st_mtime > STALE_SECONDS:
+            is_own = re.fullmatch(rf"{re.escape(NEW)}[0-9a-f]{{16}}", path.name) and not path.is_symlink()
+            if is_own and time.time() - path.lstat().st_mtime > STALE_SECONDS:
                 delete(path)
 
 
@@ -375,8 +374,9 @@ def refuse(path: Path) -> NoReturn:
     """Raises NameTaken for a new run's path."""
     if os.path.lexists(path / CONFIG):
         found, remedy = "a run", "choose another name"
-        if not Run.open(path).storage.hold_only_weights():
-            remedy = f"resume it ({invocation.resume(path)}), or choose another name"
+        with contextlib.suppress(InputError, OSError):  # It is damaged.
+            if not Run.open(path).storage.hold_only_weights():
+                remedy = f"resume it ({invocation.resume(path)}), or choose another name"
     else:
         found, remedy = "something that is not a run", "choose another name"
     where = invocation.shown(path)
@@ -385,7 +385,8 @@ def refuse(path: Path) -> NoReturn:
 
 def runs_in(folder: str | os.PathLike[str]) -> list[Path]:
     """The directories of the runs in a folder, by name; without those that are being made."""
-    return sorted(path.parent for path in Path(folder).glob(f"[!.]*/{CONFIG}"))
+    found = (path.parent for path in Path(folder).glob(f"*/{CONFIG}"))
+    return sorted(path for path in found if not path.name.startswith(NEW))
 
 
 def locate(run: str | os.PathLike[str], checkpoints: str | os.PathLike[str]) -> Path:

@@ -22,6 +22,7 @@ import json
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,6 @@ from jaxlm.runs.files import (
     file_digest,
     flush,
     flush_tree,
-    identity,
     read_bytes,
     read_json,
     regular_files,
@@ -56,7 +56,9 @@ log = logging.getLogger("jaxlm")
 PROGRESS = "progress.json"
 """The file that seals a checkpoint."""
 
-METRICS = "metrics.jsonl"
+CONFIG, METRICS = "config.json", "metrics.jsonl"
+
+CONFIG_LIMIT = MEBIBYTE
 
 SAVING, DELETED = ".saving-", ".deleted-"
 """Name prefixes of a checkpoint that is being saved, and of one that is being deleted."""
@@ -74,7 +76,7 @@ PROGRESS_LIMIT, METRICS_LIMIT = 4 * MEBIBYTE, 64 * MEBIBYTE
 LISTED = 10
 """The most damaged checkpoints that a message describes."""
 
-PACKING = 64
+PACKING = 16
 """Weights hardly compress. Arrays that claim to be this many times larger than their files are not restored."""
 
 
@@ -113,7 +115,6 @@ class Storage:
         """Takes the directory, and what progress.json must say to belong to this run."""
         self.path = path
         self.seal = seal
-        self.place = identity(path)
 
     def steps(self) -> list[int]:
         """The steps of all checkpoints, including damaged ones, in order."""
@@ -192,7 +193,7 @@ class Storage:
         """
         # In this order, since a trainer writes a line before its checkpoint.
         saved, lines = self._saved_lines(), self._lines(METRICS)
-        if lines[: len(saved)] != saved == self._saved_lines():
+        if lines[: len(saved)] != saved and saved == self._saved_lines():
             log.warning(
                 "%s: %s has changed since it was saved; its %d epochs are taken from the last checkpoint",
                 invocation.shown(self.path),
@@ -205,30 +206,33 @@ class Storage:
     def roll_back(self, step: int) -> None:
         """Makes `step` the last: sets aside later checkpoints as damaged-<step>, and drops later epochs' metrics.
 
-        Also deletes what a kill has left behind, and repairs metrics.jsonl if it has been damaged.
+        Also deletes what a kill has left behind, sets aside earlier checkpoints that have been damaged, and repairs
+        metrics.jsonl.
 
         Raises:
           RunError: the disk refused it.
         """
         where = invocation.shown(self.path)
-        with disk_of(self.path, "the directory"):
+        with disk_of(self.path, "the directory's files"):
             for folder in (self.path, *(path for path in _numbered(self.path).values() if not path.is_symlink())):
                 for path in folder.iterdir() if folder.is_dir() else ():
                     if _STRAYS.fullmatch(path.name):
                         delete(path)
             for other, path in sorted(_numbered(self.path).items()):
-                if other > step:
+                if other > step or not self._is_whole(other):
                     target = self._set_aside(path)
                     log.warning("%s: checkpoint %s is set aside as %s", where, other, target.name)
             lines, saved = self._lines(METRICS), self._saved_lines()
             kept = [line for line in lines if (values := _epoch(line)) and values["step"] <= step]
-            if lines[: len(saved)] != saved:
+            path = self.path / METRICS
+            is_odd = os.path.lexists(path) and (path.is_symlink() or not path.is_file())
+            if is_odd or lines[: len(saved)] != saved:
                 kept = saved
                 aside = ""
-                if os.path.lexists(self.path / METRICS):
-                    aside = f"; the damaged file is set aside as {self._set_aside(self.path / METRICS).name}"
+                if os.path.lexists(path):
+                    aside = f"; the damaged file is set aside as {self._set_aside(path).name}"
                 log.warning("%s: %s is rebuilt from checkpoint %s%s", where, METRICS, step, aside)
-            if kept != lines:
+            if kept != lines or is_odd:
                 write_text(self.path / METRICS, "".join(kept))
             flush(self.path)
 
@@ -257,7 +261,7 @@ class Storage:
         seal = {name: values[name] for name in ("run", "vocab") if name in values}
         if seal != self.seal:
             raise Damaged("it belongs to another run" if "run" in seal else "vocab.json has changed since it was saved")
-        if not isinstance(files, dict) or not all(map(_is_below, files)):
+        if not isinstance(files, dict) or not all(map(_is_sealable, files)):
             raise changed
         if values.get("step") != step:
             raise Damaged(f"it is a copy of checkpoint {values.get('step')}")
@@ -265,6 +269,19 @@ class Storage:
             return Progress(**{field: check(field, values[field]) for field, check in _CHECKS.items()}), files
         except (KeyError, InputError) as error:
             raise changed from error
+
+    def _is_whole(self, step: int) -> bool:
+        """Whether the files of a checkpoint are what was saved; also true where that cannot be read."""
+        try:
+            _, files = self._read_progress(step)
+            for name, stated in files.items():
+                if name != METRICS and file_digest(self.path / str(step) / name, sys.maxsize, name) != stated:
+                    return False
+        except Damaged:
+            return False
+        except OSError:
+            pass
+        return True
 
     def _read_items(self, step: int, like: Items, files: dict[str, str]) -> Items:
         path = self.path / str(step)
@@ -276,9 +293,12 @@ class Storage:
                     found += size
                     if found > limit:
                         raise Damaged(f"{name} is too large, with {size:,} bytes")
+                    # Finder and the like leave files whose names begin with a dot.
+                    if name not in files and not name.rpartition("/")[2].startswith("."):
+                        raise Damaged(f"{name} was not saved with it")
             except (FileNotFoundError, NotADirectoryError) as error:
                 raise Damaged(f"{item} is missing") from error
-        if claimed > PACKING * (found + MEBIBYTE):
+        if claimed > PACKING * (found + 4 * MEBIBYTE):
             raise Damaged(f"its files, of {found:,} bytes, are too small for a model of {claimed:,} bytes")
         for name, stated in files.items():
             # Items that are not restored need not be good.
@@ -325,6 +345,7 @@ class Saver:
         self._storage = storage
         self._path = storage.path
         self._good = storage.good()  # The other checkpoints are left alone.
+        self._config = read_bytes(self._path / CONFIG, CONFIG_LIMIT)
         self._lines = storage._lines(METRICS)
 
     @property
@@ -374,12 +395,15 @@ class Saver:
                 self._check(path, items, step)
                 files = {name: file_digest(path / name, size, name) for name, size in regular_files(path)}
                 self._storage._write_seal(path, progress, files)
+                self._check_place()
                 path.rename(place)
                 flush(self._path)
         except RunError:
-            if identity(self._path) == self._storage.place:
-                for part in self._path.glob(f"{SAVING}*"):
-                    delete_failed(part)  # Frees the space it takes.
+            for part in self._path.glob(f"{SAVING}{step}*"):
+                delete_failed(part)  # Frees the space it takes.
+            if not self._is_here():
+                with contextlib.suppress(OSError):
+                    self._path.rmdir()  # If Orbax has created it anew, and it is empty.
             raise
         self._good[step] = progress
         self._delete_all_but({*sorted(self._good)[-2:], best_step(self._good)})
@@ -403,21 +427,27 @@ class Saver:
     @contextlib.contextmanager
     def _disk(self, name: str) -> Iterator[None]:
         """As `disk_of`; also raises RunError where the directory has been moved, deleted or replaced."""
-        where = invocation.shown(self._path)
-        gone = RunError(
-            f"run {where}: its directory has been moved, deleted or replaced; training ends here, with what had been "
-            "saved there"
-        )
-        # Libraries would create the directory anew.
-        if identity(self._path) != self._storage.place:
-            raise gone
+        self._check_place()  # First, since libraries would create the directory anew.
         try:
             with disk_of(self._path, name):
                 yield
-        except RunError as error:
-            if identity(self._path) != self._storage.place:
-                raise gone from error
+        except RunError:
+            self._check_place()
             raise
+
+    def _check_place(self) -> None:
+        if not self._is_here():
+            raise RunError(
+                f"run {invocation.shown(self._path)}: its directory has been moved, deleted or replaced; training ends "
+                "here, with what had been saved there"
+            )
+
+    def _is_here(self) -> bool:
+        """Whether the directory is still this run's; not by its inode, which a new one may get, or a remount change."""
+        try:
+            return read_bytes(self._path / CONFIG, CONFIG_LIMIT) == self._config
+        except Damaged:
+            return False
 
     def _check(self, path: Path, items: Items, step: int) -> None:
         """Reads a save back as `restore` would; only then may earlier checkpoints be deleted.
@@ -473,7 +503,7 @@ def disk_of(run: Path, name: str) -> Iterator[None]:
         yield
     except (OSError, Damaged) as error:
         is_full = isinstance(error, OSError) and error.errno in FULL
-        remedy = "free some disk space" if is_full else "see to the cause"
+        remedy = "free some disk space" if is_full else "fix the cause"
         where, found = invocation.shown(run), first_line(error)[:200]
         try:
             is_saved = bool(_numbered(run))
@@ -505,16 +535,14 @@ def _numbered(run: Path) -> dict[int, Path]:
     return {int(path.name): path for path in run.iterdir() if re.fullmatch("0|[1-9][0-9]{0,17}", path.name)}
 
 
-def _is_below(name: object) -> bool:
-    """Whether a name is that of a file below the checkpoint, as Orbax and TensorStore name them."""
-    return (
-        isinstance(name, str)
-        and re.fullmatch(r"(?!.*\.\.)[\w+-][\w.+-]*(/[\w+-][\w.+-]*)*", name, re.ASCII) is not None
-    )
+def _is_sealable(name: object) -> bool:
+    """Whether a name is that of a file of a checkpoint, as Orbax and TensorStore name them."""
+    part = r"[\w+-][\w.+-]*"
+    return isinstance(name, str) and re.fullmatch(rf"((params|training)(/{part})+|{part})", name, re.ASCII) is not None
 
 
 def _epoch(line: str) -> dict[str, Any] | None:
-    """The values in a line of metrics.jsonl; None if it is none, as after a kill."""
+    """The values in a line of metrics.jsonl; None if it is not such a line, as after a kill."""
     try:
         values = json.loads(line)
     except (ValueError, RecursionError):

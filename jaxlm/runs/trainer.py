@@ -24,9 +24,9 @@ from jaxlm.nn.scoring import score_carried
 from jaxlm.nn.training import Step, TrainState, compiled_step, initial_state, to_devices, to_host
 from jaxlm.runs.data import SEED_LENGTH, Data, own_corpus, seed_text
 from jaxlm.runs.reporter import EpochMetrics, Plan, Reporter
-from jaxlm.runs.run import CONFIG, InUse, NameTaken, Record, Run, find, locate, now, refuse, unused_path
+from jaxlm.runs.run import InUse, NameTaken, Record, Run, find, locate, now, refuse, unused_path
 from jaxlm.runs.stop import Stop, stop_on_signals
-from jaxlm.runs.storage import Progress, Saver, disk_of
+from jaxlm.runs.storage import CONFIG, Progress, Saver, disk_of
 from jaxlm.text.batches import NO_WINDOW, Windows, smallest_ids, split_text
 from jaxlm.text.corpus import load_corpus
 from jaxlm.text.vocab import Vocab

@@ -69,6 +69,6 @@ def is_tidy(path):
     """Nothing but the run is there."""
     strays = [name for name in os.listdir(path) if not OWN.fullmatch(name)]
     # What a kill leaves of a new run has a hidden name, and is deleted by another an hour later.
-    strays += [name for name in os.listdir(path.parent) if name != path.name and not name.startswith(".new-")]
+    strays += [name for name in os.listdir(path.parent) if name != path.name and not name.startswith(".jaxlm-new-")]
     strays += [str(found.relative_to(path)) for found in path.rglob("*.tmp")]
     assert not strays, f"left: {strays}"
