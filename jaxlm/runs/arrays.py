@@ -5,13 +5,14 @@ Shapes and types are compared with the expected ones before any array is read.
 
 import contextlib
 import errno
+import functools
 import json
 import math
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,11 @@ def save(path: Path, items: Items) -> None:
     Raises:
       OSError: the disk refused it.
     """
-    arguments = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+    arguments = {name: ocp.args.PyTreeSave(item) for name, item in items.items()}
+    # Weights hardly compress: they take a tenth less space then, and a third more time.
+    handler = functools.partial(ocp.PyTreeCheckpointHandler, use_compression=False)
     try:
-        with _plain(path) as plain, _checkpointer() as checkpointer:
+        with _plain(path) as plain, _checkpointer(handler) as checkpointer:
             checkpointer.save(plain, args=ocp.args.Composite(**arguments))
     except ValueError as error:  # As TensorStore reports what the disk refused.
         is_full = re.search("RESOURCE_EXHAUSTED|OUT_OF_RANGE", str(error))
@@ -61,7 +64,11 @@ def restore(path: Path, like: Items) -> Items:
       Unreadable: Orbax failed.
       OSError: the directory cannot be read.
     """
-    with _merged(path, like) as merged, _plain(merged) as plain, _checkpointer() as checkpointer:
+    with (
+        _merged(path, like) as merged,
+        _plain(merged) as plain,
+        _checkpointer(ocp.StandardCheckpointHandler) as checkpointer,
+    ):
         for name, target in like.items():
             with _orbax_may_fail():
                 stored = {
@@ -103,8 +110,8 @@ def are_same(saved: Any, read: Any) -> bool:
     )
 
 
-def _checkpointer() -> ocp.Checkpointer:
-    handlers = {"params": ocp.StandardCheckpointHandler(), "training": ocp.StandardCheckpointHandler()}
+def _checkpointer(handler: Callable[[], Any]) -> ocp.Checkpointer:
+    handlers = {"params": handler(), "training": handler()}
     # Asynchronously, a directory that cannot be created leaves threads that wait for it, for minutes, at exit.
     at_once = ocp.CompositeOptions(async_options=ocp.AsyncOptions(create_directories_asynchronously=False))
     return ocp.Checkpointer(ocp.CompositeCheckpointHandler(composite_options=at_once, **handlers))
