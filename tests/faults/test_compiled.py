@@ -113,7 +113,9 @@ def swap(program, others, chance):
 @pytest.mark.parametrize(
     "damage", [flip, flip_late, flip_digest, cut, lengthen, blank, garble, swap], ids=lambda damage: damage.__name__
 )
-def test_no_damaged_program_is_run_and_every_one_is_replaced(kept, tmp_path, damage, trial):
+def test_no_damaged_program_is_run_and_every_one_is_replaced(kept, tmp_path, damage, trial, request):
+    if trial and request.config.getoption("every") > 1:
+        pytest.skip("the first trial is enough for a sample")
     compression, cache, results = kept
     copy = shutil.copytree(cache, tmp_path / "cache")
     programs = sorted(copy.glob("jaxlm/compiled/*/*-cache"))
