@@ -137,7 +137,7 @@ def original(request, tmp_path_factory):
 @pytest.mark.parametrize("command", COMMANDS)
 @in_parts
 def test_a_damaged_file(row, original, command):
-    """a file of a run damaged, then sample, evaluate or --resume"""
+    """A file of a run damaged, then sample, evaluate or --resume"""
 
     def trial(file, way):
         with original.copied() as place:
@@ -180,7 +180,7 @@ SEALED = ["config.json", "vocab.json", "progress.json", "metrics.jsonl"]
 
 @pytest.mark.parametrize("name", SEALED)
 def test_every_bit(row, original, name, heard):
-    """each bit of config.json, vocab.json, progress.json, metrics.jsonl flipped"""
+    """Each bit of config.json, vocab.json, progress.json, metrics.jsonl flipped"""
     with original.copied() as place:
         path = place / RUN
         file = path / (f"{original.last}/{name}" if name == "progress.json" else name)
@@ -213,7 +213,7 @@ def figures(path):
 
 @in_parts
 def test_a_bit_of_a_checkpoint(row, original, heard):
-    """some hundred bits of a checkpoint's files flipped"""
+    """Some hundred bits of a checkpoint's files flipped"""
     with original.copied() as place:
         path = place / RUN
         wanted = {}

@@ -81,7 +81,7 @@ def goes_on(argv, place):
 
 @in_parts
 def test_command_lines(row, place):
-    """a random command line"""
+    """A random command line"""
 
     def trial(seed):
         source = random.Random(seed)
@@ -105,7 +105,7 @@ def test_command_lines(row, place):
 
 @in_parts
 def test_settings(row):
-    """random settings: trained, evaluated, sampled, resumed"""
+    """Random settings: trained, evaluated, sampled, resumed"""
 
     def trial(seed):
         source = random.Random(seed)
@@ -130,7 +130,7 @@ ENCODINGS = ["utf-8"] * 4 + ["utf-8-sig", "utf-16", "utf-16-le", "utf-32", "cp12
 
 @in_parts
 def test_corpora(row):
-    """an odd corpus: trained on, evaluated, sampled, resumed"""
+    """An odd corpus: trained on, evaluated, sampled, resumed"""
 
     def trial(seed):
         source = random.Random(seed)

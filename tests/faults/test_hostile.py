@@ -370,7 +370,7 @@ def contents(folder):
 @pytest.mark.parametrize("command", COMMANDS)
 @in_parts
 def test_a_strangers_run(row, benign, command):
-    """a stranger's run, then sample, evaluate, --resume or runs"""
+    """A stranger's run, then sample, evaluate, --resume or runs"""
 
     row.run(KINDS, lambda kind: survives(benign, kind, command))
 

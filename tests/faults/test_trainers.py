@@ -41,7 +41,7 @@ def resumed(place):
 
 
 def test_a_second_trainer(row):
-    """a second trainer of a run, and the first one killed"""
+    """A second trainer of a run, and the first one killed"""
 
     def trial(_):
         with workplace() as place:
@@ -56,7 +56,7 @@ def test_a_second_trainer(row):
 
 
 def test_two_new_runs_of_one_name(row):
-    """two new runs of one default name at one moment"""
+    """Two new runs of one default name at one moment"""
     reference()
 
     def trial(_):
@@ -71,7 +71,7 @@ def test_two_new_runs_of_one_name(row):
 
 
 def test_reading_while_it_saves(row):
-    """sample and evaluate while a trainer saves all the time"""
+    """Sample and evaluate while a trainer saves all the time"""
     with workplace() as place:
         process = start(f"{TRAIN}0000 --run run", cwd=place)
         process.until("Epoch 2/")
@@ -86,7 +86,7 @@ def test_reading_while_it_saves(row):
 
 @pytest.mark.parametrize("what", ["moved", "deleted", "replaced", "its parent moved"])
 def test_a_run_that_goes_away(row, what):
-    """a run's directory moved, deleted or replaced while it trains"""
+    """A run's directory moved, deleted or replaced while it trains"""
 
     def trial(_):
         with workplace() as place:
@@ -133,11 +133,10 @@ sys.exit(cli.train())
 """
 
 
-@pytest.mark.parametrize("name", ["ENOSYS", "EOPNOTSUPP", "ENOLCK"])
-def test_no_locks(row, name):
-    """a file system without locks"""
+def test_no_locks(row):
+    """A file system without locks"""
 
-    def trial(argv):
+    def trial(name, argv):
         with workplace() as place:
             if argv == RESUME:
                 stopped(training(place), signal.SIGTERM)
@@ -147,11 +146,13 @@ def test_no_locks(row, name):
             assert state(place / RUN) == reference()
             return verdict(result)
 
-    row.run([f"{TRAIN} --run run", RESUME], trial)
+    row.run(
+        [(name, argv) for name in ("ENOSYS", "EOPNOTSUPP", "ENOLCK") for argv in (f"{TRAIN} --run run", RESUME)], trial
+    )
 
 
 def test_a_step_that_is_a_link(row):
-    """a step's directory that is a link to another disk"""
+    """A step's directory that is a link to another disk"""
 
     def trial(which):
         with workplace() as place:
@@ -180,7 +181,7 @@ assert jaxlm.evaluate(run, corpus={corpus!r}).static.loss > 0
 
 
 def test_a_relative_path_after_chdir(row):
-    """a relative path, and then another working directory"""
+    """A relative path, and then another working directory"""
 
     def trial(code):
         with workplace() as place:
