@@ -12,6 +12,7 @@ import pytest
 from helpers import TEXT
 
 import jaxlm
+from jaxlm.runs import trainer
 from jaxlm.runs.trainer import train
 
 pytest_plugins = ["rows"]
@@ -73,6 +74,12 @@ def corpus(tmp_path):
 def small(corpus):
     """The config of a run on it that takes a second."""
     return dataclasses.replace(SMALL, corpus=(str(corpus),))
+
+
+@pytest.fixture
+def one_at_a_time(monkeypatch):
+    """The devices are asked for one step at a time, so that a run stops after a known one."""
+    monkeypatch.setattr(trainer, "CALL_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ def ambient(name):
     """One of these settings. All but the generator are in the key of what JAX keeps compiled; for that, it forgets."""
     if name == "another generator":
         jax.clear_caches()
-        training._compiled_step.cache_clear()
+        training._compiled_steps.cache_clear()
     with SETTINGS[name]():
         yield
 

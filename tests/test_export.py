@@ -13,7 +13,7 @@ from jaxlm.nn.dynamic import adapt, add_squares
 from jaxlm.nn.model import LanguageModel
 from jaxlm.nn.sampling import StateMemory, WindowMemory, generate, prefill
 from jaxlm.nn.scoring import score_rows
-from jaxlm.nn.training import abstract_state, compiled_step
+from jaxlm.nn.training import BLOCK, abstract_state, compiled_steps
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 MODELS = [LanguageModel(57, ModelConfig(32, layers=2, dropout=0.2), impl=impl) for impl in ("scan", "fused")]
@@ -34,8 +34,9 @@ def exported(function, *arguments):
 def test_the_training_step(model, devices, config):
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))
     state = abstract_state(model, config)
-    step = compiled_step(model, config, 100, 1.0, mesh).__wrapped__
-    assert exported(step, state, shape(jnp.uint8, 1000), shape(jnp.int32, config.batch)) == PLATFORMS
+    steps = compiled_steps(model, config, 100, 1.0, mesh).__wrapped__
+    starts, first, count = shape(jnp.int32, BLOCK, config.batch), shape(jnp.int32), shape(jnp.int32)
+    assert exported(steps, state, shape(jnp.uint8, 1000), starts, first, count) == PLATFORMS
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.impl)

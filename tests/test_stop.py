@@ -133,7 +133,7 @@ def test_what_follows_a_save_is_not_waited_for(small, tmp_path, number):
     assert jaxlm.Run.open(tmp_path / "fox").restore()[1].epoch == 1
 
 
-def test_a_scheduler_s_signal_saves_the_step_at_hand(small, tmp_path):
+def test_a_scheduler_s_signal_saves_the_step_at_hand(small, tmp_path, one_at_a_time):
     with pytest.raises(SystemExit):
         jaxlm.train(small, run="fox", checkpoints=tmp_path, reporter=SignalAt(3, *[signal.SIGXCPU] * 3))
     assert jaxlm.Run.open(tmp_path / "fox").restore()[1].step == 4
@@ -170,7 +170,7 @@ def in_thread(function, *arguments, **settings):
     return raised
 
 
-def test_an_event_stops_a_run_in_a_thread_which_resumes_as_if_it_had_not(small, tmp_path, trained):
+def test_an_event_stops_a_run_in_a_thread_which_resumes_as_if_it_had_not(small, tmp_path, trained, one_at_a_time):
     event = threading.Event()
     reporter = SetsAt(3, event)
     path = tmp_path / "fox"

@@ -36,12 +36,31 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.parametrize(
     ("reported", "saved"), [(1, 2), (STEPS - 1, STEPS), (STEPS, STEPS), (STEPS + 5, STEPS + 6), (22, 22)]
 )
-def test_stopped_and_resumed_equals_never_stopped(small, tmp_path, trained, reported, saved):
+def test_stopped_and_resumed_equals_never_stopped(small, tmp_path, trained, one_at_a_time, reported, saved):
     with pytest.raises(KeyboardInterrupt):
         train(small, run="fox", checkpoints=tmp_path, reporter=SignalAt(reported, signal.SIGINT))
     _, progress = jaxlm.Run.open(tmp_path / "fox").restore()
     assert (progress.step, progress.epoch, progress.loss is None) == (saved, saved // STEPS, saved % STEPS > 0)
     resume(tmp_path / "fox")
+    assert_same_run(tmp_path / "fox", trained)
+
+
+def test_stopped_between_calls_of_several_steps(small, tmp_path, trained, monkeypatch):
+    monkeypatch.setattr(run_lib, "CALL_SECONDS", 1e9)
+    monkeypatch.setattr(run_lib, "BLOCK", 5)
+    steps, calls = run_lib.compiled_steps, []
+
+    def make(*arguments):
+        made = steps(*arguments)
+        return lambda *call: calls.append(tuple(map(int, call[-2:]))) or made(*call)
+
+    monkeypatch.setattr(run_lib, "compiled_steps", make)
+    with pytest.raises(KeyboardInterrupt):
+        train(small, run="fox", checkpoints=tmp_path, reporter=SignalAt(STEPS + 2, signal.SIGINT))
+    assert calls == [(0, 1), (1, 1), (2, 2), (4, 1), (0, 5), (0, 1), (0, 5), (0, 5)]
+    assert jaxlm.Run.open(tmp_path / "fox").restore()[1].step == STEPS + 10
+    resume(tmp_path / "fox")
+    assert calls[8:] == [(0, 1)]
     assert_same_run(tmp_path / "fox", trained)
 
 
@@ -62,9 +81,9 @@ def test_a_run_begun_with_another_generator_keeps_it(small, tmp_path):
 
 
 def test_a_run_may_go_on_with_another_implementation(small, tmp_path, trained, monkeypatch):
-    trained_with, compiled_step = [], run_lib.compiled_step
+    trained_with, compiled_steps = [], run_lib.compiled_steps
     monkeypatch.setattr(
-        run_lib, "compiled_step", lambda model, *rest: trained_with.append(model.impl) or compiled_step(model, *rest)
+        run_lib, "compiled_steps", lambda model, *rest: trained_with.append(model.impl) or compiled_steps(model, *rest)
     )
     train(dataclasses.replace(small, epochs=1, impl="scan"), run="fox", checkpoints=tmp_path)
     assert jaxlm.Run.open(tmp_path / "fox").record.config.impl == "scan"
@@ -111,7 +130,7 @@ def stream(corpus):
 
 
 @pytest.mark.parametrize("reported", [1, STREAM_STEPS - 1, STREAM_STEPS, 2 * STREAM_STEPS + 3])
-def test_a_stream_stopped_and_resumed_equals_one_never_stopped(stream, tmp_path, reported):
+def test_a_stream_stopped_and_resumed_equals_one_never_stopped(stream, tmp_path, one_at_a_time, reported):
     train(stream, run="whole", checkpoints=tmp_path)
     with pytest.raises(KeyboardInterrupt):
         train(stream, run="fox", checkpoints=tmp_path, reporter=SignalAt(reported, signal.SIGINT))
@@ -202,7 +221,7 @@ def test_a_text_too_short_to_hold_out_some_of_it(stream, tmp_path):
     assert contents(tmp_path) == before
 
 
-def test_signals(small, tmp_path):
+def test_signals(small, tmp_path, one_at_a_time):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     told = []
     reporter = SignalAt(3, signal.SIGTERM)
@@ -366,18 +385,20 @@ def test_metrics_of_a_killed_run(small, tmp_path, trained):
 
 def spoil_steps(monkeypatch, change):
     """Has `change` make another loss of (completed updates, loss)."""
-    compiled_step = run_lib.compiled_step
+    compiled_steps = run_lib.compiled_steps
 
     def make(*arguments):
-        update = compiled_step(*arguments)
+        update = compiled_steps(*arguments)
 
-        def spoiled(state, ids, starts):
-            state, nats, count = update(state, ids, starts)
-            return state, change(int(state.step), float(nats)), count
+        def spoiled(state, ids, starts, first, count):
+            state, nats, counts = update(state, ids, starts, first, count)
+            before = int(state.step) - int(count) + 1  # This call's first step.
+            nats = [change(before + i, loss) if i < count else loss for i, loss in enumerate(nats.tolist())]
+            return state, np.array(nats), counts
 
         return spoiled
 
-    monkeypatch.setattr(run_lib, "compiled_step", make)
+    monkeypatch.setattr(run_lib, "compiled_steps", make)
 
 
 class Told(Reporter):
@@ -584,14 +605,14 @@ def test_names(small, tmp_path):
 
 def test_partial_batch(small, tmp_path, monkeypatch):
     """It weighs as much as it has windows, and is not compiled for; the learning rate keeps the initial weights."""
-    training._compiled_step.cache_clear()
+    training._compiled_steps.cache_clear()
     made = []
 
     def make(*arguments):
-        made.append(training.compiled_step(*arguments))
+        made.append(training.compiled_steps(*arguments))
         return made[-1]
 
-    monkeypatch.setattr(run_lib, "compiled_step", make)
+    monkeypatch.setattr(run_lib, "compiled_steps", make)
     config = dataclasses.replace(small, epochs=1, learning_rate=1e-30)
     train(config, run="fox", checkpoints=tmp_path)
     run = jaxlm.Run.open(tmp_path / "fox")

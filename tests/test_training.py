@@ -16,7 +16,16 @@ from jaxlm.config import ModelConfig
 from jaxlm.nn import sharding, training
 from jaxlm.nn.metrics import bits_per_character, nll_sum, perplexity
 from jaxlm.nn.model import LanguageModel
-from jaxlm.nn.training import TrainState, compiled_step, initial_state, make_optimizer, to_devices, to_host
+from jaxlm.nn.training import (
+    BLOCK,
+    TrainState,
+    compiled_steps,
+    initial_state,
+    make_optimizer,
+    send_starts,
+    to_devices,
+    to_host,
+)
 from jaxlm.text.batches import NO_WINDOW
 
 V, H, T = 11, 8, 6
@@ -45,17 +54,22 @@ def mesh_of(devices):
     return jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))
 
 
-def run_steps(batches, config, devices=1, seed=0, model=MODEL):
-    """The state after these batches of starts, and the (nats, count) of each."""
+def run_steps(batches, config, devices=1, seed=0, model=MODEL, calls=None):
+    """The state after these batches of starts, and the (nats, count) of each; `calls` are the steps of each call."""
     mesh, optimizer = mesh_of(devices), make_optimizer(config, len(batches))
-    state = sharding.replicate(initial(optimizer, seed), mesh)
-    step = compiled_step(model, config, len(batches), 1.0, mesh)
-    ids, sums = sharding.replicate(IDS, mesh), []
-    for starts in batches:
-        rows = sharding.split_rows(np.asarray(starts, np.int32), mesh, NO_WINDOW)
-        state, nats, count = step(state, ids, rows)
-        sums.append((float(nats), float(count)))
-    return jax.device_get(state), sums
+    state = sharding.replicate(initial(optimizer, seed, model), mesh)
+    return run_calls(state, batches, calls or [len(batches)], config, mesh, model)
+
+
+def run_calls(state, batches, calls, config, mesh, model):
+    steps = compiled_steps(model, config, len(batches), 1.0, mesh)
+    ids, starts = sharding.replicate(IDS, mesh), send_starts(np.asarray(batches, np.int32), mesh)
+    sums, first = [], 0
+    for count in calls:
+        state, nats, counts = steps(state, ids, starts, np.int32(first), np.int32(count))
+        sums += zip(nats[:count].tolist(), counts[:count].tolist(), strict=True)
+        first += count
+    return to_host(state, config.batch), sums
 
 
 def plain_loss(params, starts):
@@ -141,24 +155,42 @@ def test_clipping_bounds_the_global_norm():
 @pytest.mark.parametrize("devices", [1, 4])
 def test_one_compilation_serves_whole_and_partial_batches(caplog, devices, model):
     batches = [[1, 2, 3, 4], [5, 6, 7, 8], [9, NO_WINDOW, NO_WINDOW, NO_WINDOW]]
-    training._compiled_step.cache_clear()
+    training._compiled_steps.cache_clear()
     with jax.log_compiles(), caplog.at_level(logging.WARNING, "jax"):
         run_steps(batches, config(), devices, model=model)
         # Nor does another run need a new one, which differs in nothing that a step depends on.
         run_steps(batches, config(corpus=("other",), seed=3, epochs=7), devices, seed=3, model=model)
-    assert sum("Compiling jit(train_step)" in record.getMessage() for record in caplog.records) == 1
+    assert sum("Compiling jit(train_steps)" in record.getMessage() for record in caplog.records) == 1
 
 
-def test_a_step_is_sent_nothing_but_the_starts():
+@pytest.mark.parametrize("model", [MODEL, FUSED], ids=lambda model: model.impl)
+@pytest.mark.parametrize("devices", [1, 4])
+def test_how_steps_are_divided_into_calls_changes_no_bit(devices, model):
+    batches = np.random.default_rng(0).integers(0, len(IDS), (13, 32))
+    alone, *others = (
+        run_steps(batches, config(), devices, model=model, calls=calls) for calls in ([1] * 13, [13], [2, 8, 3])
+    )
+    assert all(jax.tree.all(jax.tree.map(np.array_equal, alone, other)) for other in others)
+
+
+def test_a_call_of_a_full_block():
+    batches = np.random.default_rng(0).integers(0, len(IDS), (BLOCK, 4))
+    state, sums = run_steps(batches, config())
+    assert state.step == len(sums) == BLOCK
+    assert all(count == 4 and np.isfinite(nats) for nats, count in sums)
+
+
+def test_a_call_is_sent_nothing():
     mesh, optimizer = mesh_of(2), make_optimizer(config(), steps=1)
     state = sharding.replicate(initial(optimizer), mesh)
     # As it is under the guard: outside, `reproducible` lifts every guard.
-    step, ids = compiled_step(FUSED, config(), 1, 1.0, mesh).__wrapped__, sharding.replicate(IDS, mesh)
-    rows = [sharding.split_rows(np.arange(i, i + 4, dtype=np.int32), mesh, NO_WINDOW) for i in range(3)]
+    steps, ids = compiled_steps(FUSED, config(), 1, 1.0, mesh).__wrapped__, sharding.replicate(IDS, mesh)
+    starts = send_starts(np.arange(12, dtype=np.int32).reshape(3, 4), mesh)
+    count, *rows = (sharding.replicate(np.int32(i), mesh) for i in (1, 0, 1, 2))
     with jax.transfer_guard("disallow"):
         for row in rows:
-            state, nats, _ = step(state, ids, row)
-    assert np.isfinite(float(nats))
+            state, nats, _ = steps(state, ids, starts, row, count)
+    assert np.isfinite(float(nats[0]))
 
 
 def test_the_seed_decides_the_initial_state():
@@ -170,16 +202,8 @@ def test_the_seed_decides_the_initial_state():
 
 def test_dropout_draws_anew_at_each_step():
     model = LanguageModel(V, ModelConfig(H, layers=2, dropout=0.5))
-    optimizer = make_optimizer(config(learning_rate=1e-30), steps=1)
-    mesh = mesh_of(2)
-    state = sharding.replicate(initial(optimizer, model=model), mesh)
-    step, ids = compiled_step(model, config(learning_rate=1e-30), 1, 1.0, mesh), sharding.replicate(IDS, mesh)
-    rows = sharding.split_rows(np.array([1, 2, 1, 2], np.int32), mesh, NO_WINDOW)
-    losses = []
-    for _ in range(3):
-        state, nats, _ = step(state, ids, rows)
-        losses.append(float(nats))
-    assert len(set(losses)) == 3
+    _, sums = run_steps([[1, 2, 1, 2]] * 3, config(learning_rate=1e-30), devices=2, model=model)
+    assert len(set(sums)) == 3
 
 
 def stream(**changes):
@@ -193,14 +217,8 @@ def read_on(config, chunks, devices=1, model=MODEL):
     params, key = initial_params(model, config.seed)
     average, carry = params if config.average else {}, jax.device_get(model.initial_carry(3))
     state = TrainState(np.int32(0), params, average, jax.device_get(optimizer.init(params)), carry, key)
-    state = to_devices(state, mesh)
-    step = compiled_step(model, config, 100, 1.0, mesh)
-    ids, sums = sharding.replicate(IDS, mesh), []
-    for i in range(chunks):
-        starts = (np.array([0, 50, 190], np.int32) + i * config.length) % len(IDS)
-        state, nats, count = step(state, ids, sharding.split_rows(starts, mesh, NO_WINDOW))
-        sums.append((float(nats), float(count)))
-    return to_host(state, config.batch), sums
+    starts = (np.array([0, 50, 190]) + np.arange(chunks)[:, None] * config.length) % len(IDS)
+    return run_calls(to_devices(state, mesh), starts, [chunks], config, mesh, model)
 
 
 STANDS_STILL = {"learning_rate": 1e-30}

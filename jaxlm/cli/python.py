@@ -33,7 +33,7 @@ def train(
 ) -> TextGenerator:
     """Trains a model, saving as it goes: `train("my.txt", recipe="stream", epochs=5, hidden=256)`.
 
-    Ctrl-C stops the run: it completes the current step, saves, and raises; `resume` resumes it.
+    Ctrl-C stops the run: it completes the steps under way, saves, and raises; `resume` resumes it.
 
     Args:
       corpus: names of corpora, files and folders, as for `jaxlm train`; or all settings as a TrainConfig.

@@ -75,10 +75,11 @@ def replicate(tree, mesh: Mesh):
     return device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def split_rows(rows: np.ndarray, mesh: Mesh, padding: int) -> jax.Array:
-    """Splits an array of B rows over the mesh, padded to a multiple of its size."""
-    missing = [(0, -len(rows) % mesh.size)] + [(0, 0)] * (rows.ndim - 1)
-    return device_put(np.pad(rows, missing, constant_values=padding), NamedSharding(mesh, PartitionSpec("data")))
+def split(array: np.ndarray, mesh: Mesh, axis: int = 0, padding: int = 0) -> jax.Array:
+    """Splits the rows of a batch, which are those of one axis, over the mesh, padded to a multiple of its size."""
+    missing = [(0, -array.shape[axis] % mesh.size if i == axis else 0) for i in range(array.ndim)]
+    place = NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+    return device_put(np.pad(array, missing, constant_values=padding), place)
 
 
 def describe(mesh: Mesh) -> str:

@@ -1,4 +1,4 @@
-"""One training step, compiled once per run."""
+"""Training steps, compiled once per run."""
 
 import functools
 from collections.abc import Callable
@@ -135,7 +135,7 @@ def abstract_state(model: LanguageModel, config: TrainConfig) -> TrainState:
 def to_devices(state: TrainState, mesh: Mesh) -> TrainState:
     """Moves a state to the devices, as `train_step` expects it: the carry split by rows, the rest replicated."""
     whole = sharding.replicate(state._replace(carry=()), mesh)
-    return whole._replace(carry=jax.tree.map(lambda leaf: sharding.split_rows(leaf, mesh, 0), state.carry))
+    return whole._replace(carry=jax.tree.map(lambda leaf: sharding.split(leaf, mesh), state.carry))
 
 
 def to_host(state: TrainState, batch: int) -> TrainState:
@@ -144,11 +144,16 @@ def to_host(state: TrainState, batch: int) -> TrainState:
     return host._replace(carry=jax.tree.map(lambda leaf: leaf[:batch], host.carry))
 
 
-Step = Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, jax.Array, jax.Array]]
+BLOCK = 64
+"""Steps whose batches are sent to the devices at once, and the most that a call takes."""
+
+Steps = Callable[
+    [TrainState, jax.Array, jax.Array, np.integer[Any], np.integer[Any]], tuple[TrainState, jax.Array, jax.Array]
+]
 
 
-def compiled_step(model: LanguageModel, config: TrainConfig, steps: int, factor: float, mesh: Mesh) -> Step:
-    """`train_step` with its first arguments bound, compiled once for all runs that share it.
+def compiled_steps(model: LanguageModel, config: TrainConfig, steps: int, factor: float, mesh: Mesh) -> Steps:
+    """`train_steps` with its first arguments bound, compiled once for all runs that share it.
 
     Args:
       model: the network.
@@ -158,17 +163,58 @@ def compiled_step(model: LanguageModel, config: TrainConfig, steps: int, factor:
       mesh: the devices that share each batch.
 
     Returns:
-      A function of (state, ids, starts), which donates the state. Keep only a few calls pending: with several CPU
-      devices, the 32 that JAX allows can deadlock. Fetching each step's sums after dispatching the next, as
-      `runs.trainer` does, keeps it at two.
+      A function of (state, ids, starts, first, count), which donates the state. Keep only a few calls pending: with
+      several CPU devices, the 32 that JAX allows can deadlock. Fetching each call's sums after dispatching the next,
+      as `runs.trainer` does, keeps it at two.
     """
-    return _compiled_step(model, _of_a_step(config), steps if config.schedule == "cosine" else 1, factor, mesh)
+    return _compiled_steps(model, _of_a_step(config), steps if config.schedule == "cosine" else 1, factor, mesh)
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled_step(model: LanguageModel, config: TrainConfig, steps: int, factor: float, mesh: Mesh) -> Step:
+def _compiled_steps(model: LanguageModel, config: TrainConfig, steps: int, factor: float, mesh: Mesh) -> Steps:
     optimizer = make_optimizer(config, steps, factor)
-    return reproducible(jax.jit(functools.partial(train_step, model, optimizer, config, mesh), donate_argnums=0))
+    return reproducible(jax.jit(functools.partial(train_steps, model, optimizer, config, mesh), donate_argnums=0))
+
+
+def send_starts(starts: np.ndarray, mesh: Mesh) -> jax.Array:
+    """Sends the starts of up to BLOCK batches, int32[K, B], to the devices, as `train_steps` expects them."""
+    whole = np.pad(starts, [(0, BLOCK - len(starts)), (0, 0)])
+    return sharding.split(whole, mesh, axis=1, padding=-1)
+
+
+def train_steps(
+    model: LanguageModel,
+    optimizer: optax.GradientTransformation,
+    config: TrainConfig,
+    mesh: Mesh,
+    state: TrainState,
+    ids: jax.Array,
+    starts: jax.Array,
+    first: jax.Array,
+    count: jax.Array,
+) -> tuple[TrainState, jax.Array, jax.Array]:
+    """Several updates in one program, so that the host need not keep up with the device.
+
+    How the steps of a run are divided into calls changes no bit of its results.
+
+    Args:
+      model, optimizer, config, mesh, state, ids: as in `train_step`.
+      starts: int32[BLOCK, B], those of each batch, as `send_starts` sends them.
+      first: int32 scalar, the row of the first batch.
+      count: int32 scalar, the number of steps.
+
+    Returns:
+      (the state after the last update, the summed losses, the numbers of targets), the last two float32[BLOCK], of
+      which the first `count` matter.
+    """
+
+    def body(i: jax.Array, before: tuple[TrainState, jax.Array, jax.Array]):
+        state, nats, counts = before
+        state, *sums = train_step(model, optimizer, config, mesh, state, ids, starts[first + i])
+        return state, nats.at[i].set(sums[0]), counts.at[i].set(sums[1])
+
+    zeros = jnp.zeros(BLOCK, jnp.float32)
+    return jax.lax.fori_loop(0, count, body, (state, zeros, zeros))
 
 
 def train_step(

@@ -29,7 +29,7 @@ FROM_SCHEDULER = _existing("SIGUSR1", "SIGUSR2", "SIGXCPU")
 
 
 class Stop:
-    """Whether a run was asked to stop. It stops after the current step, saved; at a second request, immediately.
+    """Whether a run was asked to stop. It stops after the steps under way, saved; at a second request, immediately.
 
     Args:
       event: asks the run to stop once it is set, as a signal does.

@@ -21,18 +21,30 @@ from jaxlm.nn.ambient import device_get, device_put
 from jaxlm.nn.metrics import bits_per_character, perplexity
 from jaxlm.nn.model import Params, build_model, count_parameters
 from jaxlm.nn.scoring import score_carried
-from jaxlm.nn.training import Step, TrainState, compiled_step, initial_state, to_devices, to_host
+from jaxlm.nn.training import (
+    BLOCK,
+    Steps,
+    TrainState,
+    compiled_steps,
+    initial_state,
+    send_starts,
+    to_devices,
+    to_host,
+)
 from jaxlm.runs.data import SEED_LENGTH, Data, own_corpus, seed_text
 from jaxlm.runs.reporter import EpochMetrics, Plan, Reporter
 from jaxlm.runs.run import InUse, NameTaken, Record, Run, find, locate, now, refuse, unused_path
 from jaxlm.runs.stop import Stop, stop_on_signals
 from jaxlm.runs.storage import CONFIG, Progress, Saver, disk_of
-from jaxlm.text.batches import NO_WINDOW, Windows, smallest_ids, split_text
+from jaxlm.text.batches import Windows, smallest_ids, split_text
 from jaxlm.text.corpus import load_corpus
 from jaxlm.text.vocab import Vocab
 
 SAVE_SECONDS = 300.0
 """A checkpoint is saved after each epoch, and during long ones this often, so that a power cut costs only minutes."""
+
+CALL_SECONDS = 0.1
+"""About how long a call of the device takes, so that stops, saves and progress come soon, and the host keeps up."""
 
 JUDGED_STEPS = 100
 """Steps of an epoch after which its mean loss can reveal a divergence, if windows come in random order."""
@@ -60,7 +72,7 @@ def train(
 ) -> TextGenerator:
     """Trains a new run.
 
-    Ctrl-C, SIGTERM or SIGHUP stops it: it completes the current step, saves, and raises. So do SIGUSR1, SIGUSR2 and
+    Ctrl-C, SIGTERM or SIGHUP stops it: it completes the steps under way, saves, and raises. So do SIGUSR1, SIGUSR2 and
     SIGXCPU, unless something else handles them. A signal that was ignored stays ignored. Signals reach only the main
     thread; `stop` stops a run in another.
 
@@ -179,6 +191,8 @@ class Trainer:
         self._mesh = sharding.make_mesh(config.batch)
         self._model = build_model(config, len(run.vocab), config.impl)
         self._saved_at = time.monotonic()
+        self._starts: tuple[int, np.ndarray] | None = None
+        self._pace = _Pace()
 
     def run(self) -> TextGenerator:
         """Trains, rolling back whenever the loss diverges; returns the best epoch's model.
@@ -244,11 +258,11 @@ class Trainer:
         """
         config, run = self._config, self._run
         state = to_devices(host_state, self._mesh)
-        step = compiled_step(self._model, config, self._steps * config.epochs, RATE_CUT**progress.cuts, self._mesh)
+        steps = compiled_steps(self._model, config, self._steps * config.epochs, RATE_CUT**progress.cuts, self._mesh)
         while not self._is_finished(progress.epoch, saver.best):
             began = time.monotonic()
-            tally = _Tally(progress, self._worst(saver.best), self._reporter)
-            state = self._train_epoch(step, state, progress.epoch, tally, saver)
+            tally = self._tally(progress, saver.best)
+            state = self._train_epoch(steps, state, progress.epoch, tally, saver)
             host_state = to_host(state, config.batch)
             validation = self._validate(host_state.weights, tally.step)
             metrics = self._metrics(progress.epoch + 1, tally, validation, time.monotonic() - began)
@@ -264,24 +278,44 @@ class Trainer:
             self._end_if_asked(progress.step)
         self._reporter.end(run, progress, saver.best)
 
-    def _train_epoch(self, step: Step, state: TrainState, epoch: int, tally: "_Tally", saver: Saver) -> TrainState:
+    def _train_epoch(self, steps: Steps, state: TrainState, epoch: int, tally: "_Tally", saver: Saver) -> TrainState:
         """Trains the rest of an epoch, saving as it goes."""
-        config, order = self._config, self._data.order
-        starts = order.starts(config.seed, epoch, config.batch)
-        for batch in range(tally.step - epoch * self._steps, self._steps):
-            state, nats, count = step(state, self._ids, sharding.split_rows(starts[batch], self._mesh, NO_WINDOW))
-            tally.add(nats, count)
-            # Streams come in the text's order: before the end, a hard passage would look like a divergence.
-            if batch >= JUDGED_STEPS and isinstance(order, Windows):
-                tally.judge()
+        config, starts, sent = self._config, self._starts_of(epoch), None
+        batch = tally.step - epoch * self._steps
+        self._pace.start()
+        while batch < self._steps:
+            first = batch % BLOCK
+            if sent is None or not first:
+                sent = send_starts(starts[batch - first : batch - first + BLOCK], self._mesh)
+            count = min(self._pace.steps, BLOCK - first, self._steps - batch)
+            state, nats, counts = steps(state, self._ids, sent, np.int32(first), np.int32(count))
+            batch += count
+            if batch == self._steps and epoch + 1 < config.epochs:
+                self._starts_of(epoch + 1)  # While the devices still compute.
+            tally.add(nats, counts, count)
+            self._pace.adapt()
             late = time.monotonic() - self._saved_at > SAVE_SECONDS
-            if batch + 1 < self._steps and (self._stop.asked or late):
+            if batch < self._steps and (self._stop.asked or late):
                 tally.settle()
                 self._save(saver, to_host(state, config.batch), tally.progress())
                 self._end_if_asked(tally.step)
         tally.settle()
         tally.judge()
         return state
+
+    def _tally(self, progress: Progress, best: Progress | None) -> "_Tally":
+        """The tally of the epoch that begins, or goes on, at `progress`."""
+        judged_from = math.inf
+        # Streams come in the text's order: before the end, a hard passage would look like a divergence.
+        if isinstance(self._data.order, Windows):
+            judged_from = progress.epoch * self._steps + JUDGED_STEPS
+        return _Tally(progress, self._worst(best), judged_from, self._reporter)
+
+    def _starts_of(self, epoch: int) -> np.ndarray:
+        """Where the windows of each batch of an epoch start, int32[steps, B]; the last ones asked for are kept."""
+        if self._starts is None or self._starts[0] != epoch:
+            self._starts = epoch, self._data.order.starts(self._config.seed, epoch, self._config.batch)
+        return self._starts[1]
 
     def _recover(self, error: Diverged, progress: Progress, saver: Saver) -> tuple[TrainState, Progress]:
         """Rolls the run back to its best state so far, with a lower learning rate; returns it and its progress.
@@ -362,13 +396,42 @@ class Trainer:
         )
 
 
-class _Tally:
-    """The steps and losses of an epoch, each fetched one step late, so that the device never waits for the host."""
+class _Pace:
+    """How many steps a call of the devices takes: about as many as fit CALL_SECONDS."""
 
-    def __init__(self, progress: Progress, worst: float, reporter: Reporter) -> None:
-        self._start, self._worst, self._reporter = progress, worst, reporter
+    def __init__(self) -> None:
+        self.steps = 1
+        self._before: float | None = None
+
+    def start(self) -> None:
+        """No call is pending."""
+        self._before = None
+
+    def adapt(self) -> None:
+        """A call has been dispatched, and the previous one has ended."""
+        now = time.monotonic()
+        if self._before is not None:
+            if now - self._before > CALL_SECONDS:
+                self.steps = max(1, self.steps // 2)
+            elif now - self._before < CALL_SECONDS / 2:
+                self.steps = min(BLOCK, self.steps * 2)
+        self._before = now
+
+
+class _Tally:
+    """The steps and losses of an epoch, each fetched one call late, so that the devices never wait for the host.
+
+    Args:
+      progress: at the first step.
+      worst: the mean loss above which the epoch has diverged.
+      judged_from: the step after which its mean so far is judged, too.
+      reporter: told of each step.
+    """
+
+    def __init__(self, progress: Progress, worst: float, judged_from: float, reporter: Reporter) -> None:
+        self._start, self._worst, self._judged_from, self._reporter = progress, worst, judged_from, reporter
         self.step, self.nats, self.count = progress.step, progress.nats, progress.count
-        self._pending: tuple[jax.Array, jax.Array] | None = None
+        self._pending: tuple[jax.Array, jax.Array, int] | None = None
 
     @property
     def loss(self) -> float:
@@ -381,31 +444,34 @@ class _Tally:
             self._start, step=self.step, nats=self.nats, count=self.count, loss=None, validation=None
         )
 
-    def add(self, nats: jax.Array, count: jax.Array) -> None:
-        """Takes the sums of the step just dispatched, and fetches those of the previous one.
+    def add(self, nats: jax.Array, counts: jax.Array, steps: int) -> None:
+        """Takes the sums of so many steps, just dispatched, and fetches those of the previous ones.
 
         Raises:
-          Diverged: the previous step's loss is not finite.
+          Diverged: as `settle` does.
         """
         self.settle()
-        self._pending = nats, count
+        self._pending = nats, counts, steps
 
     def settle(self) -> None:
-        """Fetches the sums of the last step.
+        """Fetches the sums of the last call.
 
         Raises:
-          Diverged: its loss is not finite.
+          Diverged: the loss of one of its steps is not finite, or the mean has risen too far.
         """
         if self._pending is None:
             return
-        nats, count = (float(value) for value in device_get(self._pending))
+        (nats, counts), steps = device_get(self._pending[:2]), self._pending[2]
         self._pending = None
-        self.step += 1
-        if not math.isfinite(nats):
-            raise Diverged(f"step {self.step}: found a loss of {nats}, expected a finite one")
-        self.nats += nats
-        self.count += int(count)
-        self._reporter.step(self.step, self.loss)
+        for loss, count in zip(nats[:steps].tolist(), counts[:steps].tolist(), strict=True):
+            self.step += 1
+            if not math.isfinite(loss):
+                raise Diverged(f"step {self.step}: found a loss of {loss}, expected a finite one")
+            self.nats += loss
+            self.count += int(count)
+            self._reporter.step(self.step, self.loss)
+            if self.step >= self._judged_from:
+                self.judge()
 
     def judge(self) -> None:
         """Compares the epoch's mean loss with the best epoch's.
