@@ -41,6 +41,7 @@ Protocol = Literal["carried", "cold-256", "window-60"]
 Optimizer = Literal["rmsprop", "adam"]
 Schedule = Literal["constant", "cosine"]
 Impl = Literal["auto", "scan", "fused", "cudnn"]
+Precision = Literal["float32", "bfloat16"]
 
 # The groups of settings in `--help`.
 TEXT = "What to learn from"
@@ -152,7 +153,7 @@ def implementation(group: str) -> Impl:
     """The setting for the implementation of the recurrence."""
     return setting(
         "auto",
-        "scan: the plain reference; fused: faster; cudnn: for NVIDIA GPUs; all agree up to rounding",
+        "scan: the plain reference; fused: faster; cudnn: for NVIDIA GPUs, auto there; all agree up to rounding",
         one_of(*get_args(Impl)),
         group,
         resumable=True,
@@ -307,6 +308,13 @@ class TrainConfig(Checked):
         _share,
         LEARNING,
     )
+    precision: Precision = setting(
+        "float32",
+        "of training's matrix products; bfloat16 is for GPUs and TPUs; weights, states and losses stay float32",
+        one_of(*get_args(Precision)),
+        LEARNING,
+        source=OURS,
+    )
     impl: Impl = implementation(LEARNING)
 
     def __post_init__(self) -> None:
@@ -327,6 +335,8 @@ class TrainConfig(Checked):
             reject_idle("weight_decay", self.weight_decay, f"with {self.optimizer}", "choose adam, or leave it out")
         if self.reset and not stream:
             reject_idle("reset", self.reset, "in the book recipe", "leave it out, or choose the stream recipe")
+        if self.precision != "float32" and self.impl not in ("auto", "fused"):
+            reject_idle("precision", self.precision, f"with impl {self.impl}", "leave it out, or choose impl fused")
 
 
 @dataclasses.dataclass(frozen=True)

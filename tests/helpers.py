@@ -5,6 +5,7 @@ import signal
 
 import jax
 import numpy as np
+from jax.experimental import rnn
 
 import jaxlm
 from jaxlm.runs.reporter import Reporter
@@ -23,6 +24,18 @@ class SignalAt(Reporter):
         if step == self._step:
             for number in self._signals:
                 signal.raise_signal(number)
+
+
+def emulate_cudnn(monkeypatch):
+    """Puts JAX's own reference, which reads the same weights, in place of NVIDIA's library."""
+
+    def reference(x, h, c, weights, lengths, width, hidden, layers, dropout, bidirectional, precision):
+        assert rnn._lstm_cudnn_allow_tf32(precision) is False
+        assert x.shape[1] > 1  # One step is left to `fused`.
+        unpacked = rnn.unpack_lstm_weights(weights, width, hidden, layers, bidirectional)
+        return rnn.lstm_ref(x, h, c, *unpacked, lengths, width, hidden, layers, dropout, bidirectional)
+
+    monkeypatch.setattr(rnn, "lstm", reference)
 
 
 def assert_same(a, b):

@@ -66,9 +66,9 @@ def fields(*kinds):
                 yield kind, field.name, typing.get_args(hint)[0] if optional else hint, optional
 
 
-def test_settings_from_before_there_was_a_choice_of_impl_are_read():
+def test_settings_from_before_there_was_a_choice_of_impl_and_precision_are_read():
     older = to_json(BOOK)
-    del older["impl"]
+    del older["impl"], older["precision"]
     assert from_json(older) == BOOK
 
 
@@ -116,6 +116,7 @@ def test_the_book_is_written_out():
         "average": 0.0,
         "reset": 0.0,
         "seed": 0,
+        "precision": "float32",
         "impl": "auto",
         "model": {
             "hidden": 128,

@@ -33,6 +33,7 @@ ORDER = {
         "sharding",
         "compilation",
         "metrics",
+        "products",
         "lstm",
         "model",
         "training",

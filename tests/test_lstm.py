@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import emulate_cudnn
 from jax.experimental import rnn
 from reference import lstm as numpy_lstm
 
@@ -17,14 +18,8 @@ SPAN = 12  # Steps, of B rows.
 
 @pytest.fixture(params=["scan", "fused", "cudnn"])
 def recurrence(request, monkeypatch):
-    """Every implementation; in place of NVIDIA's library, JAX's own reference for it, which reads the same weights."""
-
-    def reference(x, h, c, weights, lengths, width, hidden, layers, dropout, bidirectional, precision):
-        assert rnn._lstm_cudnn_allow_tf32(precision) is False
-        unpacked = rnn.unpack_lstm_weights(weights, width, hidden, layers, bidirectional)
-        return rnn.lstm_ref(x, h, c, *unpacked, lengths, width, hidden, layers, dropout, bidirectional)
-
-    monkeypatch.setattr(rnn, "lstm", reference)
+    """Every implementation."""
+    emulate_cudnn(monkeypatch)
     monkeypatch.setattr(lstm, "SPAN", SPAN * B)
     return lstm.IMPLS[request.param]
 
@@ -142,24 +137,43 @@ def test_two_halves_are_the_whole(recurrence):
         np.testing.assert_allclose(part, expected, atol=1e-6)
 
 
-def test_auto_is_one_that_every_machine_has():
-    assert lstm.choose("auto") == "fused"
-    assert [lstm.choose(impl) for impl in ("scan", "fused")] == ["scan", "fused"]
+@pytest.fixture
+def device(monkeypatch):
+    """JAX's only device, to be changed."""
 
+    class Client:
+        platform_version = "cuda 13010"
 
-def test_cudnn_without_a_gpu_is_a_mistake_in_one_line(monkeypatch):
     class Device:
-        platform = "cpu"
+        platform = "gpu"
+        client = Client
 
     monkeypatch.setattr(jax, "devices", lambda: [Device])
-    with pytest.raises(InputError, match="impl: found cudnn on a machine whose device is CPU, expected an NVIDIA GPU"):
-        lstm.choose("cudnn")
-    Device.platform = "gpu"
-    monkeypatch.setattr(rnn, "gpu_rnn", None)
-    with pytest.raises(InputError, match=r"impl: found cudnn on a JAX that has no cuDNN, expected .* jax\[cuda\]"):
-        lstm.choose("cudnn")
     monkeypatch.setattr(rnn, "gpu_rnn", object())
-    assert lstm.choose("cudnn") == "cudnn"
+    return Device
+
+
+def test_cudnn_is_chosen_on_an_nvidia_gpu_where_it_can_serve(device):
+    assert [lstm.choose(impl) for impl in ("auto", "cudnn", "scan", "fused")] == ["cudnn", "cudnn", "scan", "fused"]
+    assert lstm.choose("auto", "bfloat16") == "fused"
+
+
+LACKING = {
+    "a machine whose device is CPU": {"platform": "cpu"},
+    "a machine whose device is TPU": {"platform": "tpu"},
+    "a GPU that is not NVIDIA's": {"platform_version": "rocm 60200"},
+    "a JAX that has no cuDNN": {"gpu_rnn": None},
+}
+
+
+@pytest.mark.parametrize("found", LACKING)
+def test_without_cudnn_auto_is_fused_and_cudnn_a_mistake_in_one_line(device, monkeypatch, found):
+    for name, value in LACKING[found].items():
+        owner = {"platform": device, "platform_version": device.client, "gpu_rnn": rnn}[name]
+        monkeypatch.setattr(owner, name, value)
+    assert lstm.choose("auto") == "fused"
+    with pytest.raises(InputError, match=rf"impl: found cudnn on {found}, expected an NVIDIA GPU and jax\[cuda\]"):
+        lstm.choose("cudnn")
 
 
 def test_another_name_is_a_mistake():

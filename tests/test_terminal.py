@@ -258,7 +258,7 @@ def test_text_is_never_taken_for_markup(small, tmp_path):
     assert jaxlm.Run.open(tmp_path / "fox-book").record.seed_text in text.split("--- temperature 0")[1]
 
 
-def test_a_stopped_run_says_how_to_go_on_and_that_it_does(small, tmp_path):
+def test_a_stopped_run_says_how_to_go_on_and_that_it_does(small, tmp_path, one_at_a_time):
     output = io.StringIO()
 
     class Impatient(jaxlm.Terminal):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import emulate_cudnn
 from reference import log_softmax
 from reference import logits as numpy_logits
 
@@ -31,6 +32,7 @@ from jaxlm.text.batches import NO_WINDOW
 V, H, T = 11, 8, 6
 MODEL = LanguageModel(V, ModelConfig(H))
 FUSED = LanguageModel(V, ModelConfig(H), impl="fused")
+CUDNN = LanguageModel(V, ModelConfig(H), impl="cudnn")
 IDS = np.random.default_rng(0).integers(0, V, 200).astype(np.uint8)
 
 
@@ -116,24 +118,28 @@ def test_a_step_is_rmsprop_on_the_gradient_of_the_mean():
     assert state.step == 1
 
 
+@pytest.mark.parametrize("model", [MODEL, FUSED, CUDNN], ids=lambda model: model.impl)
 @pytest.mark.parametrize("devices", [1, 4])
-def test_the_fused_step_is_the_reference_s(devices):
+def test_a_step_is_the_reference_s_on_one_device(devices, model, monkeypatch):
+    emulate_cudnn(monkeypatch)
     batches = [[3, 50, 77, 120], [9, 13, 180, NO_WINDOW], [60, 5, 5, 99]]
     # Plain gradient descent, as it were: RMSprop's first steps follow the mere sign of rounding.
     changes = {"optimizer": "adam", "clip": 1.0}
-    state, sums = run_steps(batches, config(**changes), devices, model=FUSED)
+    state, sums = run_steps(batches, config(**changes), devices, model=model)
     expected, expected_sums = run_steps(batches, config(**changes))
     np.testing.assert_allclose(sums, expected_sums, rtol=1e-5)
     for leaf, other in zip(jax.tree.leaves(state.params), jax.tree.leaves(expected.params), strict=True):
         np.testing.assert_allclose(leaf, other, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("model", [MODEL, FUSED, CUDNN], ids=lambda model: model.impl)
 @pytest.mark.parametrize("devices", [1, 3, 4])
-def test_padding_and_devices_change_nothing(devices):
+def test_padding_and_devices_change_nothing(devices, model, monkeypatch):
+    emulate_cudnn(monkeypatch)
     starts = [3, 50, 77, 120, 9]
     expected, [(nats, _)] = run_steps([starts, starts], config(learning_rate=0.1))[0], run_steps([starts], config())[1]
     padded = [*starts, NO_WINDOW, NO_WINDOW, NO_WINDOW]
-    state, sums = run_steps([padded, padded], config(learning_rate=0.1), devices)
+    state, sums = run_steps([padded, padded], config(learning_rate=0.1), devices, model=model)
     assert [count for _, count in sums] == [5, 5]
     np.testing.assert_allclose(sums[0][0], nats, rtol=1e-6)
     for leaf, other in zip(jax.tree.leaves(state.params), jax.tree.leaves(expected.params), strict=True):
@@ -262,11 +268,13 @@ def test_no_gradient_flows_into_an_earlier_chunk():
         np.testing.assert_allclose(new, old + update, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("model", [MODEL, FUSED, CUDNN], ids=lambda model: model.impl)
 @pytest.mark.parametrize("devices", [2, 4])
-def test_streams_are_the_same_on_any_number_of_devices(devices):
+def test_streams_are_the_same_on_any_number_of_devices(devices, model, monkeypatch):
+    emulate_cudnn(monkeypatch)
     settings = stream(optimizer="adam", average=0.9)
     expected, expected_sums = read_on(settings, 3)
-    state, sums = read_on(settings, 3, devices)
+    state, sums = read_on(settings, 3, devices, model)
     np.testing.assert_allclose(sums, expected_sums, rtol=1e-5)
     for leaf, other in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
         assert leaf.shape == other.shape
@@ -354,3 +362,10 @@ def test_perplexity():
     assert perplexity(0.0) == 1
     assert perplexity(2.0) == pytest.approx(7.389056)
     assert perplexity(1e9) == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("batch", "words"), [(128, "CPU, 4 cores"), (130, "CPU, 4 cores (batches of 130 are padded to 132)")]
+)
+def test_a_batch_that_devices_cannot_share_evenly_is_said(batch, words):
+    assert sharding.describe(mesh_of(4), batch) == words

@@ -4,10 +4,12 @@ The rest of the network uses only `init_params`, `initial_carry`, `IMPLS` (how i
 `map_recurrent` (for DropConnect) and `fold_embedding`.
 
 An implementation takes the parameters of a layer, named and shaped as in Flax's LSTM cell; a carry (c, h) of
-float[B, H]; and inputs, float[B, T, D], or int[B, T] ids that stand for one-hot vectors of width D. It returns the
-carry after the last step and the outputs, float[B, T, H]. All implementations agree up to rounding.
+float[B, H]; inputs, float[B, T, D], or int[B, T] ids that stand for one-hot vectors of width D; and the precision of
+the matrix products. It returns the carry after the last step and the outputs, float[B, T, H]. All implementations
+agree up to rounding; only `fused` has products of bfloat16.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, get_args
 
@@ -18,8 +20,9 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.experimental import rnn
 
-from jaxlm.config import Impl
+from jaxlm.config import Impl, Precision
 from jaxlm.errors import InputError, check_choice
+from jaxlm.nn.products import linear, product
 from jaxlm.nn.sharding import devices
 
 LayerParams = dict[str, Any]
@@ -75,16 +78,19 @@ def map_recurrent(function: Callable[[jax.Array], jax.Array], params: LayerParam
     return {**params, **{name: {**leaves, "kernel": function(leaves["kernel"])} for name, leaves in thinned.items()}}
 
 
-def fold_embedding(params: LayerParams, embedding: jax.Array) -> LayerParams:
+def fold_embedding(params: LayerParams, embedding: jax.Array, precision: Precision) -> LayerParams:
     """A layer's parameters with an embedding, float[V, D], folded in, so that the layer takes ids.
 
     A row of the embedding times a kernel is a row of their product. For many tokens, looking up rows of that product
     is far less work than multiplying each.
     """
-    return {**params, **{f"i{gate}": {"kernel": embedding @ params[f"i{gate}"]["kernel"]} for gate in GATES}}
+    folded = {f"i{gate}": linear(embedding, params[f"i{gate}"]["kernel"], precision) for gate in GATES}
+    return {**params, **{name: {"kernel": kernel} for name, kernel in folded.items()}}
 
 
-def scan(params: Any, carry: LayerCarry, inputs: jax.Array) -> tuple[LayerCarry, jax.Array]:
+def scan(
+    params: Any, carry: LayerCarry, inputs: jax.Array, precision: Precision = "float32"
+) -> tuple[LayerCarry, jax.Array]:
     """The reference: `nn.scan` over Flax's LSTM cell.
 
     `OptimizedLSTMCell` has the parameters of `LSTMCell`, and computes the four gates in one product.
@@ -101,7 +107,10 @@ def scan(params: Any, carry: LayerCarry, inputs: jax.Array) -> tuple[LayerCarry,
         in_axes=1,
         out_axes=1,
     )(features=hidden.shape[-1], parent=None)
-    return cell.apply({"params": params}, carry, inputs)
+    _check_float32("scan", precision)
+    with jax.default_matmul_precision("highest"):
+        after: tuple[LayerCarry, jax.Array] = cell.apply({"params": params}, carry, inputs)
+    return after
 
 
 class _Kernels(NamedTuple):
@@ -134,10 +143,13 @@ def _halve(kernels: _Kernels) -> _Kernels:
     return _Kernels(*(leaf * half if leaf.ndim == 1 else leaf * half[None] for leaf in kernels))
 
 
-def _step(recurrent: jax.Array, carry: LayerCarry, projected: jax.Array) -> tuple[LayerCarry, jax.Array]:
+def _step(
+    precision: Precision, recurrent: jax.Array, carry: LayerCarry, projected: jax.Array
+) -> tuple[LayerCarry, jax.Array]:
     """One step, from halved kernels.
 
     Args:
+      precision: of the product.
       recurrent: U, float[H, 4H], halved.
       carry: (c, h) of float[B, H].
       projected: x @ W + b of the step's inputs, float[B, 4H], halved.
@@ -146,39 +158,43 @@ def _step(recurrent: jax.Array, carry: LayerCarry, projected: jax.Array) -> tupl
       (carry, tanh of the four gates' sums, float[B, 4H]).
     """
     c, h = carry
-    tanhs = jnp.tanh(h @ recurrent + projected)
+    tanhs = jnp.tanh(product(h, recurrent, precision) + projected)
     i, f, g, o = _gates(tanhs)
     c = f * c + i * g
     return (c, o * jnp.tanh(c)), tanhs
 
 
-def fused(params: Any, carry: LayerCarry, inputs: jax.Array) -> tuple[LayerCarry, jax.Array]:
+def fused(
+    params: Any, carry: LayerCarry, inputs: jax.Array, precision: Precision = "float32"
+) -> tuple[LayerCarry, jax.Array]:
     """A fast recurrence with a hand-written gradient, which keeps as much work as possible out of the loops.
 
     A step takes one matrix product and one tanh. Inputs are projected before the loop (ids within it, one row each);
     the kernels' gradients are multiplied several steps at a time (SPAN).
     """
     time_major = jnp.swapaxes(inputs, 0, 1)
-    carry, outputs = _fused(_pack(params), carry, time_major)
+    carry, outputs = _fused(precision, _pack(params), carry, time_major)
     return carry, jnp.swapaxes(outputs, 0, 1)
 
 
-@jax.custom_vjp
-def _fused(kernels: _Kernels, carry: LayerCarry, inputs: jax.Array) -> tuple[LayerCarry, jax.Array]:
-    return _forward(kernels, carry, inputs)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _fused(
+    precision: Precision, kernels: _Kernels, carry: LayerCarry, inputs: jax.Array
+) -> tuple[LayerCarry, jax.Array]:
+    return _forward(precision, kernels, carry, inputs)[0]
 
 
-def _forward(kernels: _Kernels, carry: LayerCarry, inputs: jax.Array):
+def _forward(precision: Precision, kernels: _Kernels, carry: LayerCarry, inputs: jax.Array):
     halved = _halve(kernels)
     if _are_ids(inputs):
         # A one-hot times a matrix is a row of it.
         rows = halved.inputs + halved.bias[None]
         xs, projected = inputs, rows.__getitem__
     else:
-        xs, projected = inputs @ halved.inputs + halved.bias[None, None], lambda x: x
+        xs, projected = product(inputs, halved.inputs, precision) + halved.bias[None, None], lambda x: x
 
     def body(before: LayerCarry, x: jax.Array):
-        after, tanhs = _step(halved.recurrent, before, projected(x))
+        after, tanhs = _step(precision, halved.recurrent, before, projected(x))
         return after, (tanhs, *before)
 
     after, (tanhs, cells, hiddens) = jax.lax.scan(body, carry, xs)
@@ -186,7 +202,7 @@ def _forward(kernels: _Kernels, carry: LayerCarry, inputs: jax.Array):
     return (after, outputs), (kernels, inputs, after[0], tanhs, cells, hiddens)
 
 
-def _backward(residuals: Any, cotangents: Any):
+def _backward(precision: Precision, residuals: Any, cotangents: Any):
     kernels, inputs, last_cell, tanhs, cells, hiddens = residuals
     (dc, dh), doutputs = cotangents
     # If only the carry is used, as with one prediction per window, the outputs have no gradients.
@@ -207,7 +223,7 @@ def _backward(residuals: Any, cotangents: Any):
         by_gate = tanhs.reshape(-1, 4, hidden)
         dz = jnp.stack([dc * g, dc * c, dc * i, dh * tanh_c], 1) * (quarter * (1 - by_gate * by_gate))
         dz = dz.reshape(tanhs.shape)
-        return (dc * f, dz @ transposed, c), dz
+        return (dc * f, product(dz, transposed, precision), c), dz
 
     def span(state: Any, x: tuple[jax.Array, ...]):
         recurrence, dkernels = state
@@ -215,14 +231,14 @@ def _backward(residuals: Any, cotangents: Any):
         recurrence, dz = jax.lax.scan(back, recurrence, tuple(xs), reverse=True)
         dz = dz.reshape(-1, 4 * hidden)
         dkernel, drecurrent, dbias = dkernels
-        drecurrent = drecurrent + hiddens.reshape(-1, hidden).T @ dz
+        drecurrent = drecurrent + product(hiddens.reshape(-1, hidden).T, dz, precision)
         if _are_ids(inputs):
             dkernel = dkernel.at[inputs.ravel()].add(dz)
             dinputs = None
         else:
-            dkernel = dkernel + inputs.reshape(dz.shape[0], -1).T @ dz
+            dkernel = dkernel + product(inputs.reshape(dz.shape[0], -1).T, dz, precision)
             dbias = dbias + dz.sum(0)
-            dinputs = (dz @ kernels.inputs.T).reshape(inputs.shape)
+            dinputs = product(dz, kernels.inputs.T, precision).reshape(inputs.shape)
         return (recurrence, _Kernels(dkernel, drecurrent, dbias)), dinputs
 
     steps, batch = inputs.shape[:2]
@@ -248,18 +264,25 @@ def _backward(residuals: Any, cotangents: Any):
     return dkernels, (dc, dh), jnp.concatenate(dinputs[::-1])
 
 
-def _forward_of(*primals: Any):
-    return _forward(*jax.tree.map(lambda primal: primal.value, primals))
+def _forward_of(precision: Precision, *primals: Any):
+    return _forward(precision, *jax.tree.map(lambda primal: primal.value, primals))
 
 
 _fused.defvjp(_forward_of, _backward, symbolic_zeros=True)
 
 
-def cudnn(params: Any, carry: LayerCarry, inputs: jax.Array) -> tuple[LayerCarry, jax.Array]:
+def cudnn(
+    params: Any, carry: LayerCarry, inputs: jax.Array, precision: Precision = "float32"
+) -> tuple[LayerCarry, jax.Array]:
     """cuDNN's recurrence, for NVIDIA GPUs; float32 throughout, without TF32.
+
+    A single step, as in generation, is that of `fused`: it leaves cuDNN nothing to gain.
 
     Source: `unpack_lstm_weights` in jax/experimental/rnn.py, for the layout of the weights.
     """
+    _check_float32("cudnn", precision)
+    if inputs.shape[1] == 1:
+        return fused(params, carry, inputs)
     kernels = _pack(params)
     width, hidden = kernels.inputs.shape[0], kernels.recurrent.shape[0]
     if _are_ids(inputs):
@@ -269,31 +292,45 @@ def cudnn(params: Any, carry: LayerCarry, inputs: jax.Array) -> tuple[LayerCarry
     weights = jnp.concatenate([kernels.inputs.T.ravel(), kernels.recurrent.T.ravel(), *biases])
     lengths = jnp.full(inputs.shape[0], inputs.shape[1], jnp.int32)
     c, h = (leaf[None] for leaf in carry)
-    precision = jax.lax.Precision.HIGHEST
-    outputs, h, c = rnn.lstm(inputs, h, c, weights, lengths, width, hidden, 1, 0.0, False, precision)
+    exact = jax.lax.Precision.HIGHEST
+    outputs, h, c = rnn.lstm(inputs, h, c, weights, lengths, width, hidden, 1, 0.0, False, exact)
     return (c[0], h[0]), outputs
 
 
 IMPLS = {"scan": scan, "fused": fused, "cudnn": cudnn}
 
 
-def choose(impl: Impl) -> str:
-    """The implementation for JAX's default device; `auto` is the fastest of those measured on it.
+def choose(impl: Impl, precision: Precision = "float32") -> str:
+    """The implementation for JAX's default device; `auto` is `cudnn` where it can serve, else `fused`.
+
+    Nothing has been measured on a GPU yet: that cuDNN is the fastest there rests on others' figures.
 
     Raises:
       InputError: there is no such implementation, or this machine cannot run it.
     """
     check_choice("impl", impl, get_args(Impl))
     if impl == "auto":
-        return "fused"  # Not yet measured against `cudnn`.
-    if impl == "cudnn":
-        device = devices()[0].platform.upper()
-        found = f"a machine whose device is {device}" if device != "GPU" else "a JAX that has no cuDNN"
-        if device != "GPU" or rnn.gpu_rnn is None:
-            raise InputError(
-                f"impl: found cudnn on {found}, expected an NVIDIA GPU and jax[cuda]; choose auto, fused or scan"
-            )
+        return "fused" if precision != "float32" or _without_cudnn() else "cudnn"
+    if impl == "cudnn" and (found := _without_cudnn()):
+        raise InputError(
+            f"impl: found cudnn on {found}, expected an NVIDIA GPU and jax[cuda]; choose auto, fused or scan"
+        )
     return impl
+
+
+def _without_cudnn() -> str:
+    """What JAX's default device has instead of cuDNN; empty if it has that."""
+    device = devices()[0]
+    if device.platform != "gpu":
+        return f"a machine whose device is {device.platform.upper()}"
+    if "cuda" not in device.client.platform_version:
+        return "a GPU that is not NVIDIA's"
+    return "" if rnn.gpu_rnn else "a JAX that has no cuDNN"
+
+
+def _check_float32(impl: str, precision: Precision) -> None:
+    if precision != "float32":
+        raise NotImplementedError(f"{impl} has no products of {precision}")
 
 
 def _gates(tanhs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:

@@ -9,8 +9,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxlm.config import Impl, ModelConfig, TrainConfig
+from jaxlm.config import Impl, ModelConfig, Precision, TrainConfig
 from jaxlm.nn import lstm
+from jaxlm.nn.products import linear
 
 Params = dict[str, Any]
 Carry = tuple[lstm.LayerCarry, ...]
@@ -27,11 +28,13 @@ class LanguageModel(nn.Module):
       config: size, embedding and dropout.
       impl: the implementation of the recurrence, a key of `lstm.IMPLS`; all share parameters and agree up to rounding.
         With `scan`, the reference, generation draws its random numbers token by token, too.
+      precision: of the matrix products.
     """
 
     vocabulary: int
     config: ModelConfig = ModelConfig()
     impl: str = "scan"
+    precision: Precision = "float32"
 
     def setup(self) -> None:
         config = self.config
@@ -44,7 +47,11 @@ class LanguageModel(nn.Module):
         self.drop_output = nn.Dropout(config.output_dropout, broadcast_dims=(1,))
         # DropConnect (Merity et al. 2018, arXiv:1708.02182).
         self.drop_weights = nn.Dropout(config.recurrent_dropout)
-        self.dense = nn.Dense(self.vocabulary, kernel_init=lstm.glorot_uniform)
+        self.dense = nn.Dense(
+            self.vocabulary,
+            kernel_init=lstm.glorot_uniform,
+            dot_general=lambda states, kernel, *_, **__: linear(states, kernel, self.precision),
+        )
 
     def __call__(self, tokens: jax.Array, carry: Carry, train: bool = False) -> tuple[jax.Array, Carry]:
         """The logits at every position: `logits(states(...))`.
@@ -72,13 +79,13 @@ class LanguageModel(nn.Module):
             if tokens.shape[1] == 1:
                 states = self.embed(tokens)
             else:
-                first = lstm.fold_embedding(first, self.embed.embedding)
+                first = lstm.fold_embedding(first, self.embed.embedding, self.precision)
         after = []
         for i, (params, before) in enumerate(zip([first, *others], carry, strict=True)):
             if i:
                 states = self.drop(states, deterministic=not train)
             params = lstm.map_recurrent(lambda kernel: self.drop_weights(kernel, deterministic=not train), params)
-            layer_carry, states = lstm.IMPLS[self.impl](params, before, states)
+            layer_carry, states = lstm.IMPLS[self.impl](params, before, states, self.precision)
             after.append(layer_carry)
         return states, tuple(after)
 
@@ -120,10 +127,12 @@ def count_parameters(params: Params) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def build_model(config: TrainConfig, vocabulary: int, impl: Impl = "auto") -> LanguageModel:
+def build_model(
+    config: TrainConfig, vocabulary: int, impl: Impl = "auto", precision: Precision = "float32"
+) -> LanguageModel:
     """The network of a run.
 
     Raises:
       InputError: this machine cannot run `impl`.
     """
-    return LanguageModel(vocabulary, config.model, lstm.choose(impl))
+    return LanguageModel(vocabulary, config.model, lstm.choose(impl, precision), precision)

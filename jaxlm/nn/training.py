@@ -204,8 +204,8 @@ def train_steps(
       count: int32 scalar, the number of steps.
 
     Returns:
-      (the state after the last update, the summed losses, the numbers of targets), the last two float32[BLOCK], of
-      which the first `count` matter.
+      (the state after the last update, each step's summed loss, its number of targets), the last two float32[BLOCK],
+      zero after the first `count`.
     """
 
     def body(i: jax.Array, before: tuple[TrainState, jax.Array, jax.Array]):

@@ -98,7 +98,7 @@ def train(
     with contextlib.closing(reporter):
         if run is not None and os.path.lexists(locate(run, folder)):
             refuse(locate(run, folder))  # Before a needless download.
-        lstm.choose(config.impl)
+        lstm.choose(config.impl, config.precision)
         corpus = load_corpus(
             config.corpus,
             encoding=config.encoding,
@@ -172,7 +172,7 @@ def resume(
         except InputError as error:
             raise InputError(f"run {directory.shown}: {error}") from error
         directory.check_trainable()
-        lstm.choose(config.impl)  # Before anything is written.
+        lstm.choose(config.impl, config.precision)  # Before anything is written.
         text = own_corpus(directory, config.corpus, "if it has moved, name its new place", reporter.download)
         config = dataclasses.replace(config, corpus=text.sources)
         data = Data.of(config, text, directory.vocab)
@@ -189,7 +189,8 @@ class Trainer:
         self._reporter, self._stop = reporter, stop
         self._steps = data.order.steps(config.batch)
         self._mesh = sharding.make_mesh(config.batch)
-        self._model = build_model(config, len(run.vocab), config.impl)
+        self._learner = build_model(config, len(run.vocab), config.impl, config.precision)
+        self._model = build_model(config, len(run.vocab), config.impl)  # As for evaluation and generation.
         self._saved_at = time.monotonic()
         self._starts: tuple[int, np.ndarray] | None = None
         self._pace = _Pace()
@@ -242,7 +243,7 @@ class Trainer:
                 order=self._data.order,
                 steps=self._steps,
                 parameters=count_parameters(state.params),
-                devices=sharding.describe(self._mesh),
+                devices=sharding.describe(self._mesh, self._config.batch),
                 start=progress.step,
                 best=best,
                 finished=self._is_finished(progress.epoch, best),
@@ -258,7 +259,7 @@ class Trainer:
         """
         config, run = self._config, self._run
         state = to_devices(host_state, self._mesh)
-        steps = compiled_steps(self._model, config, self._steps * config.epochs, RATE_CUT**progress.cuts, self._mesh)
+        steps = compiled_steps(self._learner, config, self._steps * config.epochs, RATE_CUT**progress.cuts, self._mesh)
         while not self._is_finished(progress.epoch, saver.best):
             began = time.monotonic()
             tally = self._tally(progress, saver.best)
