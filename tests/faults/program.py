@@ -102,9 +102,17 @@ class Process:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(60)
         self._socket.connect(zygote().address)
-        self._stream = self._socket.makefile("rw")
-        print(json.dumps(request), file=self._stream, flush=True)
-        self.pid = int(self._stream.readline())
+        self._socket.sendall(f"{json.dumps(request)}\n".encode())
+        self.pid = self._number()
+
+    def _number(self):
+        """The next number that the zygote sends, on a line; what follows it, of a command that ended at once, stays."""
+        sent = b""
+        while not sent.endswith(b"\n"):
+            byte = self._socket.recv(1)
+            assert byte, "the zygote has ended"
+            sent += byte
+        return int(sent)
 
     def signal(self, number):
         with contextlib.suppress(ProcessLookupError):
@@ -130,17 +138,16 @@ class Process:
         timed_out = False
         self._socket.settimeout(timeout)
         try:
-            status = self._socket.recv(20)
+            status = self._number()
         except TimeoutError:
             timed_out = True
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
             self._socket.settimeout(10)
-            status = self._socket.recv(20)
+            status = self._number()
         seconds = time.monotonic() - self._began
-        self._stream.close()
         self._socket.close()
-        result = Result(int(status), self.out, self.err, seconds, timed_out, operations(self.log))
+        result = Result(status, self.out, self.err, seconds, timed_out, operations(self.log))
         self._folder.cleanup()
         return result
 
