@@ -146,13 +146,13 @@ BAD = {
 
 LIMITS = {
     "hidden": (0, 2**16 + 1),
-    "layers": (0, 2**10 + 1),
+    "layers": (0, 2**6 + 1),
     "embedding": (2**16 + 1,),
     "words": (0, 2**24 + 1),
     "epochs": (0, 2**31),
     "patience": (0,),
     "batch": (0, 2**20 + 1),
-    "length": (2**20 + 1,),
+    "length": (2**14 + 1,),
     "stride": (0, 2**31),
     "seed": (2**32,),
     "count": (0, 2**20 + 1),
@@ -334,6 +334,8 @@ def test_the_folder_of_runs_may_be_named_by_the_environment(monkeypatch):
 
 def test_the_edges_of_what_is_allowed():
     ModelConfig(hidden=1, layers=2, dropout=0.999)
+    ModelConfig(hidden=2**16, layers=2**6, embedding=2**16)
+    TrainConfig(length=2**14, stride=2**31 - 1, epochs=2**31 - 1, batch=2**20)
     TrainConfig(length=1, stride=1, epochs=1, batch=1, learning_rate=5e-324, seed=2**32 - 1)
     assert WatchConfig(temperature=(), sample_length=0).temperature == ()
     SampleConfig(prompt="", length=0, temperature=(0, 0.0, 5e-324, 1e308), seed=0)
