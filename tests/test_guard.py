@@ -157,6 +157,30 @@ def test_warnings_of_others_are_plain_lines_and_those_of_soft_locks_none(capsys)
     assert capsys.readouterr().err == "warning: a library's warning\n"
 
 
+class Last:
+    """Raises an exception that Python drops."""
+
+    def __init__(self, words):
+        self.words = words
+
+    def __del__(self):
+        raise RuntimeError(self.words)
+
+
+def test_what_a_failed_save_leaves_undone_is_no_news(capsys):
+    def command(argv):
+        warnings.simplefilter("default")
+        guard.quiet()
+        for words in ("Event loop is closed", "no attribute '_ssock'", "a bug"):
+            Last(words)
+        warnings.warn("coroutine 'save' was never awaited", RuntimeWarning, stacklevel=1)
+        warnings.warn("another", RuntimeWarning, stacklevel=1)
+
+    assert guarded(command, []) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("RuntimeError", "warning"))]
+    assert told == ["RuntimeError: a bug", "warning: another"]
+
+
 def surroundings():
     """What a process has one of."""
     logger = logging.getLogger("jaxlm")
@@ -216,6 +240,35 @@ def test_ctrl_c_ends_a_program_of_its_own_unless_it_is_ignored_or_handled(before
     assert done.stdout.strip() == handler
 
 
+ENDED = """
+import atexit, sys
+from jaxlm.cli.guard import ended_by_signals
+
+{before}
+atexit.register(print, "taken down")
+with ended_by_signals():
+    print("a line", flush=False)
+    raise SystemExit({status})
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "status", "output"),
+    [
+        ("", 130, "a line\n"),
+        ("", 143, "a line\n"),
+        ("", 2, "a line\ntaken down\n"),
+        ("sys.ps1 = '>>> '", 143, "a line\ntaken down\n"),
+    ],
+)
+def test_a_signal_ends_a_program_of_its_own_at_once(before, status, output):
+    """A thread that compiles may crash while an interpreter is taken down around it."""
+    code = ENDED.format(before=before, status=status)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=buffered, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (status, output, "")
+
+
 @pytest.mark.parametrize(
     ("started", "train", "resume", "sample"),
     [
@@ -240,6 +293,13 @@ def test_messages_name_what_the_same_person_would_type_next(started, train, resu
 
 def test_a_run_without_a_folder_is_named_as_a_path():
     assert invocation.resume("fox") == "jaxlm.resume('./fox')"
+
+
+def test_paths_are_whole_where_the_current_folder_is_gone(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert invocation.shown(tmp_path / "fox") == str(tmp_path / "fox")
 
 
 WITHOUT_POSIX = """
