@@ -250,6 +250,22 @@ def test_digests_that_cannot_be_written_cost_only_time(entries):
     assert compiled()[1] == len(entries)
 
 
+LOCKED = """
+import filelock, jaxlm.nn.compilation as room
+
+def lock(folder):
+    raise filelock.Timeout(str(folder))
+
+room._lock = lock
+"""
+
+
+def test_a_cache_that_stays_locked_costs_only_time():
+    assert compiled(CODE.replace("keep_compiled()", f"{LOCKED}keep_compiled()")) == ("None", 0)
+    assert compiled(CODE.replace("keep_compiled()", f"keep_compiled(){LOCKED}"))[1] == 0
+    assert compiled()[1] == 0  # What another process may be writing gets no digest.
+
+
 def test_another_place_is_kept(tmp_path):
     path, _ = compiled(JAX_COMPILATION_CACHE_DIR=str(tmp_path))
     assert path == str(tmp_path)

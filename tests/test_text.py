@@ -684,8 +684,10 @@ BAD_ANSWERS = {
 @pytest.mark.parametrize("kind", BAD_ANSWERS)
 def test_a_bad_download_is_refused_and_leaves_nothing(server, kind):
     server.answer, words = BAD_ANSWERS[kind]
+    received = [0]
     with pytest.raises(DownloadError, match=words) as caught:
-        load_corpus(("nietzsche",))
+        load_corpus(("nietzsche",), progress=lambda done, total: received.append(done))
+    assert max(received) <= len(BODY)
     message = str(caught.value)
     assert message.startswith("corpus nietzsche: ")
     assert text.PUBLISHED["nietzsche"].url in message
@@ -747,6 +749,7 @@ def test_a_directory_in_the_cache_is_told_and_done_without(server, place, caplog
     ("make", "found"),
     [
         (lambda place: place.write_bytes(FLIPPED), "something else"),
+        (lambda place: (place.touch(), os.truncate(place, 2**40)), "something else"),
         (os.mkfifo, "cannot be read: not a file"),
         (endless, "cannot be read: not a file"),
         (os.mkdir, "cannot be read: Is a directory"),
