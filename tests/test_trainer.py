@@ -293,12 +293,34 @@ def test_killed_before_the_first_checkpoint(small, tmp_path, trained, caplog):
     # What a kill during the first save leaves.
     (tmp_path / "fox" / f".saving-{STEPS}" / "params").mkdir(parents=True)
     (tmp_path / "fox" / f".saving-{STEPS}.orbax-checkpoint-tmp" / "params").mkdir(parents=True)
+    (tmp_path / "fox" / f"{STEPS}.orbax-checkpoint-tmp-1" / "params").mkdir(parents=True)  # By former versions.
     storage.Saver(run.storage).add_metrics({"epoch": 1, "step": STEPS, "loss": 9.0})
     assert run.restore() is None
     resume(tmp_path / "fox")
     assert_same_run(tmp_path / "fox", trained)
     assert caplog.text == ""
-    assert sorted(path.name for path in (tmp_path / "fox").glob(".*")) == [".lock"]
+    assert sorted(path.name for path in (tmp_path / "fox").glob("*.*")) == [
+        ".lock",
+        "config.json",
+        "metrics.jsonl",
+        "vocab.json",
+    ]
+
+
+def test_an_epoch_s_line_is_there_before_its_checkpoint(small, tmp_path, trained, monkeypatch):
+    """A resumed run drops a line that is too new, but could not make one that is missing."""
+    save = storage.Saver.save
+
+    def killed(*arguments):
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.Saver, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(small, run="fox", checkpoints=tmp_path)
+    resume(tmp_path / "fox")
+    assert_same_run(tmp_path / "fox", trained)
 
 
 def test_a_run_that_fails_at_once_leaves_nothing(small, tmp_path):
@@ -377,8 +399,8 @@ def test_metrics_of_a_killed_run(small, tmp_path, trained):
     with pytest.raises(KeyboardInterrupt):
         train(small, run="fox", checkpoints=tmp_path, reporter=SignalAt(STEPS, signal.SIGINT))
     with open(tmp_path / "fox" / "metrics.jsonl", "ab") as file:
-        # A line later than the checkpoint, one that is none, one that a power cut spoiled, and half a line.
-        file.write(b'{"epoch": 2, "step": 22, "loss": 9.0}\n[]\n\x00\xff\n{"epoch": 2, "st')
+        # A line later than the checkpoint, two that are none, one that a power cut spoiled, and half a line.
+        file.write(b'{"epoch": 2, "step": 22, "loss": 9.0}\n[]\n{"step": "2"}\n\x00\xff\n{"epoch": 2, "st')
     resume(tmp_path / "fox")
     assert_same_run(tmp_path / "fox", trained)
 
