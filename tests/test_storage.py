@@ -3,17 +3,21 @@
 import contextlib
 import dataclasses
 import errno
+import hashlib
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import threading
+import types
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+import tensorstore
 from helpers import TEXT, assert_same, assert_same_run, contents, steps
 
 import jaxlm
@@ -147,6 +151,18 @@ def test_an_export_writes_the_same_and_is_not_trained_on(trained, tmp_path):
     assert newest(tmp_path / "shared", trained=True) == run.path
     left = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
     assert left == before
+
+
+@pytest.mark.parametrize("trouble", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=repr)
+def test_an_export_that_is_not_finished_leaves_nothing(trained, tmp_path, monkeypatch, trouble):
+    def refuse(path, items):
+        path.mkdir()
+        raise trouble
+
+    monkeypatch.setattr(arrays, "save", refuse)
+    with pytest.raises((jaxlm.RunError, KeyboardInterrupt)):
+        Run.open(trained).export(tmp_path / "copy")
+    assert list(tmp_path.iterdir()) == []
 
 
 TRAIN_ON_FOUR = """
@@ -327,6 +343,57 @@ def test_figures_that_are_lost_are_rebuilt_from_the_checkpoints(copied, trained,
     assert warnings(caplog) == []
 
 
+@pytest.mark.parametrize("damage", ["a folder", "a pipe", "a link"])
+def test_figures_without_a_copy_that_are_no_file_are_set_aside(copied, damage):
+    as_format_1(copied)
+    METRIC_DAMAGES[damage](copied / "metrics.jsonl")
+    before = contents(copied)
+    resume(copied, epochs=3)
+    assert [values["epoch"] for values in Run.open(copied).metrics()] == [3]
+    assert os.path.lexists(copied / "damaged-metrics.jsonl")
+    assert (copied / "metrics.jsonl").is_file()
+    if damage == "a link":
+        assert (copied / "elsewhere").read_bytes() == before[copied / "elsewhere"]
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_figures_that_change_while_they_are_read_are_no_damage(tmp_path, caplog, goes_on):
+    run, state = make_run(tmp_path / "abc")
+    saver, saved_lines = Saver(run.storage), storage.Storage._saved_lines
+
+    def epoch(number):
+        saver.add_metrics({"epoch": number, "step": number})
+        saver.save(*items_at(state, number, 3.0 - number))
+
+    def meanwhile(self):
+        patch.undo()
+        if goes_on:
+            epoch(3)
+        found = saved_lines(self)
+        if not goes_on:
+            saver.roll_back(run.storage.good()[1])
+        return found
+
+    epoch(1)
+    epoch(2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage.Storage, "_saved_lines", meanwhile)
+        assert [values["epoch"] for values in run.metrics()] == ([1, 2, 3] if goes_on else [1])
+    assert warnings(caplog) == []
+
+
+def test_a_copy_of_the_figures_that_is_damaged_is_not_believed_and_costs_no_checkpoint(copied, trained, caplog):
+    for step in (EARLIER, LAST):
+        path = copied / str(step) / "metrics.jsonl"
+        path.write_text(path.read_text().replace('"epoch": 1', '"epoch": 7'))
+    assert Run.open(copied).metrics() == Run.open(trained).metrics()
+    whole = shutil.copytree(trained, copied.with_name("whole"))
+    for path in (copied, whole):
+        resume(path, epochs=3)
+    assert_same_run(copied, whole)
+    assert warnings(caplog) == []
+
+
 def test_a_line_that_a_kill_cut_off_is_no_damage(copied, trained, caplog):
     with open(copied / "metrics.jsonl", "a") as file:
         file.write('{"epoch": 3, "step": 33, "lo')
@@ -371,6 +438,56 @@ def test_the_parents_of_a_new_run_are_on_the_disk(tmp_path, monkeypatch):
     assert flushed[-1] == str(tmp_path / "a" / "b")
 
 
+def test_what_a_roll_back_renames_is_on_the_disk(copied, monkeypatch):
+    done, fsync, rename = [], os.fsync, Path.rename
+    monkeypatch.setattr(files.os, "fsync", lambda it: (done.append(os.readlink(f"/proc/self/fd/{it}")), fsync(it)))
+    monkeypatch.setattr(Path, "rename", lambda path, target: (done.append(path.name), rename(path, target))[1])
+    shutil.copytree(copied / str(LAST), copied / "33")
+    Run.open(copied).storage.roll_back(LAST)
+    assert done == ["33", str(copied)]
+
+
+def test_on_macos_the_drive_s_cache_is_flushed_as_well(tmp_path, monkeypatch):
+    """Where it has no such call, as on a network's file system, fsync has to do."""
+    done, answers = [], [None, None, OSError(errno.ENOTSUP, ""), None, OSError(errno.EIO, "Input/output error")]
+
+    def full_fsync(descriptor, command):
+        done.append(command)
+        if answer := answers.pop(0):
+            raise answer
+
+    monkeypatch.setattr(files, "fcntl", types.SimpleNamespace(F_FULLFSYNC="full", fcntl=full_fsync))
+    monkeypatch.setattr(files.os, "fsync", lambda descriptor: done.append("fsync"))
+    files.write_text(tmp_path / "a", "1")
+    assert done == ["full", "full"]
+    files.write_text(tmp_path / "a", "2")
+    assert done[2:] == ["full", "fsync", "full"]
+    with pytest.raises(OSError, match="Input/output"):
+        files.write_text(tmp_path / "a", "3")
+    assert os.listdir(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_text() == "2"
+
+
+@pytest.mark.parametrize(
+    ("number", "of_folders", "is_trouble"),
+    [(errno.EINVAL, True, False), (errno.EINVAL, False, True), (errno.EIO, True, True)],
+)
+def test_only_a_folder_may_lack_what_flushes_it(tmp_path, monkeypatch, number, of_folders, is_trouble):
+    """As on some network file systems."""
+    fsync = os.fsync
+
+    def refuse(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode) == of_folders:
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(files, "fcntl", None)  # As without macOS's own call.
+    monkeypatch.setattr(files.os, "fsync", refuse)
+    with pytest.raises(jaxlm.InputError, match="cannot be written to") if is_trouble else contextlib.nullcontext():
+        make_run(tmp_path / "abc")
+    assert os.listdir(tmp_path) == ([] if is_trouble else ["abc"])
+
+
 def test_a_checkpoint_is_sealed_anew_as_it_was_however_often_that_is_interrupted(tmp_path, monkeypatch):
     run, state = make_run(tmp_path / "abc")
     save = saving(run)
@@ -413,8 +530,24 @@ def test_a_name_is_free_or_a_run(tmp_path, monkeypatch):
     # What a kill has left is deleted once it cannot be at work any more.
     [left] = tmp_path.glob(".jaxlm-new-*")
     os.utime(left, (0, 0))
+    others = [tmp_path / ".jaxlm-new-mine", tmp_path / ".jaxlm-new-0123456789abcdef"]
+    others[0].mkdir()
+    others[1].symlink_to("abc")
+    for other in others:
+        os.utime(other, (0, 0), follow_symlinks=False)
     make_run(tmp_path / "def")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["abc", "def"]
+    assert {*tmp_path.iterdir()} == {tmp_path / "abc", tmp_path / "def", *others}
+
+
+def test_a_name_that_is_taken_while_a_run_is_made_stays_with_its_owner(tmp_path, monkeypatch):
+    def slow(folder):
+        (tmp_path / "abc").mkdir()
+        (tmp_path / "abc" / "precious").write_text("mine")
+
+    monkeypatch.setattr("jaxlm.runs.run._delete_stale", slow)
+    with pytest.raises(jaxlm.InputError, match="found something that is not a run there"):
+        make_run(tmp_path / "abc")
+    assert [path.name for path in tmp_path.rglob("*")] == ["abc", "precious"]
 
 
 @pytest.mark.parametrize("last", [False, True])
@@ -455,8 +588,10 @@ def test_many_stray_directories_are_passed_over_at_once(copied, caplog):
     with pytest.MonkeyPatch.context() as patch:
         read = storage.read_json
         patch.setattr(storage, "read_json", lambda path, limit: (reads.append(path), read(path, limit))[1])
-        assert Run.open(copied).generator()[1].step == LAST
-    assert len(reads) < 3 * 3002
+        flip(largest(copied / str(LAST), "params"))
+        assert Run.open(copied).generator()[1].step == EARLIER
+    progress = [path.parent.name for path in reads if path.name == PROGRESS]
+    assert len(progress) == len({*progress}) == 3002
     shutil.rmtree(copied / str(EARLIER))
     shutil.rmtree(copied / str(LAST))
     with pytest.raises(jaxlm.InputError, match=r"1009: progress.json is missing; and 2990 more\)"):
@@ -548,6 +683,7 @@ def test_links_in_a_stranger_s_run_are_never_written_through(copied, tmp_path, n
     victim = tmp_path / "victim"
     victim.mkdir()
     (victim / "precious").write_text("mine")
+    (victim / ".progress.json.tmp").write_text("mine")
     path = copied / name
     path.parent.mkdir(exist_ok=True)
     with contextlib.suppress(FileNotFoundError):
@@ -560,16 +696,19 @@ def test_links_in_a_stranger_s_run_are_never_written_through(copied, tmp_path, n
     assert {file: (file.lstat().st_mtime_ns, file.lstat().st_mode) for file in [victim, *victim.rglob("*")]} == before
 
 
-@pytest.mark.parametrize("fate", ["deleted", "replaced"])
+@pytest.mark.parametrize("fate", ["deleted", "replaced", "deleted later"])
 def test_a_run_whose_directory_goes_away_during_a_save_does_not_come_back(tmp_path, monkeypatch, fate):
     run, state = make_run(tmp_path / "abc")
     saver, save = Saver(run.storage), arrays.save
 
     def slow(path, items):
+        if fate == "deleted later":
+            save(path, items)
         shutil.rmtree(run.path)
         if fate == "replaced":
             make_run(tmp_path / "abc")
-        save(path, items)
+        if fate != "deleted later":
+            save(path, items)
 
     monkeypatch.setattr(arrays, "save", slow)
     with pytest.raises(jaxlm.RunError, match="has been moved, deleted or replaced"):
@@ -589,10 +728,10 @@ def test_a_part_of_a_checkpoint_that_is_a_link_is_not_followed(copied, tmp_path,
 
 
 def resealed(checkpoint, **values):
-    """Changes progress.json, and seals it again, as whoever made the run could."""
+    """Changes progress.json, without what is `...`, and seals it again, as whoever made the run could."""
     path = checkpoint / PROGRESS
-    found = json.loads(path.read_text()) | values
-    del found["sha256"]
+    found = json.loads(path.read_text()) | values | {"sha256": ...}
+    found = {name: value for name, value in found.items() if value is not ...}
     path.write_text(json.dumps({**found, "sha256": files.digest(found)}))
 
 
@@ -609,7 +748,9 @@ def resealed(checkpoint, **values):
         {"count": 1.5},
         {"validation": 1e999},
         {"step": LAST + 1},
+        {"cuts": ...},
         {"files": []},
+        {"files": None},
         {"files": {"/dev/zero": "0" * 64}},
         {"files": {"../../../etc/hostname": "0" * 64}},
         {"files": {"params/../../11/params/_METADATA": "0" * 64}},
@@ -627,6 +768,23 @@ def test_values_of_a_stranger_s_checkpoint_are_checked(copied, caplog, values):
         assert read()[1].step == EARLIER
         [told] = warnings(caplog)
         assert f"skipping damaged checkpoint {LAST}: " in told
+
+
+@pytest.mark.parametrize("name", ["../../outside", "params/../../../outside", "{}"])
+def test_files_outside_are_no_part_of_a_checkpoint_whatever_their_digest(copied, caplog, name):
+    outside = copied.with_name("outside")
+    outside.write_text("mine")
+    names = json.loads((copied / str(LAST) / PROGRESS).read_text())["files"]
+    resealed(copied / str(LAST), files={**names, name.format(outside): hashlib.sha256(b"mine").hexdigest()})
+    assert Run.open(copied).restore()[1].step == EARLIER
+    assert f"{LAST}: {PROGRESS} has changed" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["[]", "7", "null", DEEP], ids=lambda text: text[:4])
+def test_progress_that_is_no_set_of_values_is_damage(copied, caplog, text):
+    (copied / str(LAST) / PROGRESS).write_text(text)
+    assert Run.open(copied).restore()[1].step == EARLIER
+    assert f"{LAST}: {PROGRESS} has changed" in caplog.text
 
 
 def test_a_step_that_is_not_in_its_epoch_is_refused(copied):
@@ -660,6 +818,45 @@ def test_only_files_of_a_sensible_size_are_opened(copied, caplog, kind, name):
     assert f"{LAST}: {name} is " in told
 
 
+@pytest.mark.parametrize("kind", [kind for kind in ODD_FILES if kind != "giant"])
+def test_what_takes_a_file_s_place_once_it_was_looked_at_is_not_opened(copied, monkeypatch, kind):
+    path, good = copied / "config.json", Path(__file__).stat()
+    path.rename(copied / "moved")
+    ODD_FILES[kind](path)
+    monkeypatch.setattr(Path, "lstat", lambda path: good)
+    with pytest.raises((files.Damaged, OSError)):
+        files.read_bytes(path, 2**20)
+
+
+def test_no_more_is_read_than_asked_for_of_a_file_that_grows():
+    """As those of /proc do: their size is 0 until they are read."""
+    assert len(files.read_bytes(Path("/proc/self/maps"), 10)) == 11
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ODD_FILES if kind != "giant"])
+def test_nothing_is_written_through_what_is_no_file(copied, monkeypatch, kind):
+    """Neither at the name of a file, nor at that of a temporary one that was guessed."""
+    monkeypatch.setattr(files.secrets, "token_hex", lambda _: "01234567")
+    before = (copied / "config.json").read_bytes()
+    (copied / "config.json").rename(copied / "moved")
+    for place, name, write in (("a", "a", files.append_text), (".b.01234567.tmp", "b", files.write_text)):
+        ODD_FILES[kind](copied / place)
+        with pytest.raises(OSError, match=r"\[Errno"):
+            write(copied / name, "stranger")
+    os.link(copied / "moved", copied / ".c.01234567.tmp")
+    with pytest.raises(FileExistsError):
+        files.write_text(copied / "c", "stranger")
+    assert (copied / "moved").read_bytes() == before
+
+
+def test_nothing_is_appended_to_a_pipe_that_someone_reads(tmp_path):
+    os.mkfifo(tmp_path / "a")
+    with open(os.open(tmp_path / "a", os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
+        with pytest.raises(OSError, match="not a regular file"):
+            files.append_text(tmp_path / "a", "stranger")
+        assert reader.read() == b""
+
+
 def test_arrays_that_claim_more_than_their_files_hold_are_not_read(copied, monkeypatch):
     values = json.loads((copied / "config.json").read_text())
     values["config"]["model"]["hidden"] = 2**16
@@ -667,6 +864,34 @@ def test_arrays_that_claim_more_than_their_files_hold_are_not_read(copied, monke
     monkeypatch.setattr(arrays, "restore", lambda path, like: pytest.fail("restored"))
     with pytest.raises(jaxlm.InputError, match=r"its files, of [\d,]+ bytes, are too small for a model of [\d,]{14,}"):
         jaxlm.load(copied)
+
+
+@pytest.mark.parametrize(
+    ("item", "array", "values"),
+    [
+        ("params", "dense.kernel", {"shape": [2**40, 28]}),
+        ("params", "dense.kernel", {"dtype": "<f8"}),
+        ("params", "dense.kernel", {"chunks": [2**40, 2**20]}),
+        ("training", "key", {"shape": [2**40], "chunks": [2**40]}),
+    ],
+    ids=str,
+)
+def test_arrays_that_claim_to_be_others_are_not_read(copied, caplog, monkeypatch, item, array, values):
+    path = copied / str(LAST)
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{path}/{item}/"}).result()
+    key = f"{array}/.zarray"
+    store.write(key, json.dumps(json.loads(store.read(key).result().value) | values)).result()
+    names = [name for name, _ in files.regular_files(path) if name != PROGRESS]
+    resealed(path, files={name: files.file_digest(path / name, 2**30, name) for name in names})
+    restore = arrays.ocp.Checkpointer.restore
+
+    def read(checkpointer, directory, **options):
+        assert Path(directory).name == str(EARLIER)
+        return restore(checkpointer, directory, **options)
+
+    monkeypatch.setattr(arrays.ocp.Checkpointer, "restore", read)
+    assert Run.open(copied).restore()[1].step == EARLIER
+    assert f"skipping damaged checkpoint {LAST}: its {item} " in caplog.text
 
 
 def test_an_earlier_checkpoint_that_is_damaged_is_set_aside(copied, trained, caplog):
@@ -677,12 +902,33 @@ def test_an_earlier_checkpoint_that_is_damaged_is_set_aside(copied, trained, cap
     assert steps(copied) == [LAST, 33]
 
 
+def test_what_cannot_be_read_is_not_set_aside(copied, monkeypatch):
+    digest = storage.file_digest
+
+    def refuse(path, *arguments):
+        if str(EARLIER) in path.parts:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return digest(path, *arguments)
+
+    monkeypatch.setattr(storage, "file_digest", refuse)
+    Run.open(copied).storage.roll_back(LAST)
+    assert steps(copied) == [EARLIER, LAST]
+
+
 @pytest.mark.parametrize("name", ["params/checkpoint", "training/d/planted"])
 def test_what_was_not_saved_with_a_checkpoint_is_not_read(copied, caplog, name):
     (copied / str(LAST) / name).write_text("")
     (copied / str(LAST) / "params" / ".DS_Store").write_text("")
     assert Run.open(copied).restore()[1].step == EARLIER
     assert f"{name} was not saved with it" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "giant"])
+def test_not_even_hidden_files_may_be_anything(copied, caplog, kind):
+    """Checkpoints of former versions are copied with all that is in them."""
+    ODD_FILES[kind](copied / str(LAST) / "params" / ".DS_Store")
+    assert Run.open(copied).restore()[1].step == EARLIER
+    assert "params/.DS_Store is " in caplog.text
 
 
 def test_strays_are_no_checkpoints(copied, trained, caplog):
@@ -704,6 +950,17 @@ def test_strays_are_no_checkpoints(copied, trained, caplog):
     names = {path.name for path in copied.iterdir() if path.is_dir() or path.name.startswith("damaged-")}
     assert names == {"11", "22", "notes", *(f"damaged-{number}" for number in (33, 66, 77, 88, 99))}
     assert (copied / "notes" / "mine.txt").read_text() == "keep"
+
+
+def test_what_was_set_aside_before_is_kept(copied, trained):
+    (copied / f"damaged-{LAST}").symlink_to("nothing")
+    (copied / f"damaged-{LAST}-2").mkdir()
+    flip(largest(copied / str(LAST), "params"))
+    resume(copied)
+    assert_same_run(copied, trained)
+    assert os.readlink(copied / f"damaged-{LAST}") == "nothing"
+    assert list((copied / f"damaged-{LAST}-2").iterdir()) == []
+    assert (copied / f"damaged-{LAST}-3" / PROGRESS).is_file()
 
 
 def test_one_trainer_at_a_time(copied):
@@ -756,6 +1013,10 @@ def test_writer_keeps_what_is_saved(tmp_path):
     ):
         with pytest.raises(jaxlm.RunError, match="step 6: found weights that are not finite"):
             save(spoiled, Progress(6, 0, 0.0, 0, None))
+    (run.path / "6").mkdir()
+    with pytest.raises(jaxlm.RunError, match="refused to save step 6"):
+        save(*at(state, 6, 0.5))
+    (run.path / "6").rmdir()
     assert steps(run.path) == [5]
     assert_same(run.restore()[0], at(state, 5)[0])
 
@@ -781,21 +1042,60 @@ def test_full_disk(copied, trained):
     assert Run.open(copied).restore()[1].step == LAST
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), ValueError("RESOURCE_EXHAUSTED: a\nb\nc")])
-def test_refused_save_leaves_nothing(tmp_path, monkeypatch, error):
+def test_what_is_there_under_a_hidden_name_is_neither_kept_nor_in_the_way(tmp_path):
+    run, state = make_run(tmp_path / "abc")
+    for name in (".saving-1", ".deleted-1"):
+        (run.path / name / "params").mkdir(parents=True)
+        (run.path / name / "params" / "planted").write_text("")
+    save = saving(run)
+    for step in (1, 2, 3):
+        save(*at(state, step, 4.0 - step))
+        assert list((run.path / str(step)).rglob("planted")) == []
+    assert sorted(path.name for path in run.path.iterdir()) == [".lock", "2", "3", "config.json", "vocab.json"]
+    assert_same(run.restore()[0], at(state, 3)[0])
+
+
+def test_what_is_still_being_written_is_deleted_as_well(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    rmtree, late = shutil.rmtree, [tmp_path / "a" / "late"]
+
+    def delete(path, **options):
+        rmtree(path, **options)
+        while late:
+            late.pop().mkdir(parents=True)
+
+    monkeypatch.setattr(files.shutil, "rmtree", delete)
+    files.delete_failed(tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (OSError(errno.ENOSPC, "No space left"), "free some disk space"),
+        (OSError(errno.EDQUOT, "No quota left"), "free some disk space"),
+        (ValueError("RESOURCE_EXHAUSTED: a\nb\nc"), "free some disk space"),
+        (ValueError("OUT_OF_RANGE: a\nb\nc"), "free some disk space"),  # As where no file may be so large.
+        (ValueError("UNKNOWN: a\nb\nc"), "fix the cause"),
+        (OSError(errno.EIO, "Input/output error"), "fix the cause"),
+    ],
+    ids=str,
+)
+def test_refused_save_leaves_nothing(tmp_path, monkeypatch, error, remedy):
     run, state = make_run(tmp_path / "abc")
 
     def refuse(checkpointer, path, args):
         (path / "params").mkdir(parents=True)
+        (path.with_name(f"{path.name}.orbax-checkpoint-tmp") / "params").mkdir(parents=True)
         raise error
 
     save = saving(run)
     save(*at(state, 1, 1.0))
     monkeypatch.setattr(arrays.ocp.Checkpointer, "save", refuse)
-    with pytest.raises(jaxlm.RunError, match=r"checkpoint 2 could not be written \(.*(No space|EXHAUSTED)") as caught:
+    with pytest.raises(jaxlm.RunError, match=r"checkpoint 2 could not be written \(.+\)") as caught:
         save(*at(state, 2, 0.5))
     assert len(str(caught.value).splitlines()) == 1
-    assert "earlier checkpoints are untouched; free some disk space, then resume: " in str(caught.value)
+    assert f"earlier checkpoints are untouched; {remedy}, then resume: " in str(caught.value)
     assert steps(run.path) == [1]
     assert [path.name for path in run.path.iterdir() if path.name.startswith(".")] == [".lock"]
     assert_same(run.restore()[0], at(state, 1)[0])
@@ -966,6 +1266,29 @@ def test_reading_while_training(tmp_path, caplog):
     assert warnings(caplog) == []
 
 
+@pytest.mark.parametrize("place", ["_read_progress", "_read_items", "restore"])
+def test_checkpoints_that_are_replaced_while_they_are_read_are_no_damage(tmp_path, caplog, place):
+    run, state = make_run(tmp_path / "abc")
+    save, owner = saving(run), arrays if place == "restore" else storage.Storage
+    read = getattr(owner, place)
+
+    def meanwhile(*arguments):
+        patch.undo()
+        for step in (3, 4):
+            save(*at(state, step, 4.0 - step))
+        return read(*arguments)
+
+    for step in (1, 2):
+        save(*at(state, step, 4.0 - step))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, place, meanwhile)
+        generator, progress = run.generator()
+    assert steps(run.path) == [3, 4]
+    assert progress.step == 4
+    assert_same(generator.params, at(state, 4)[0].params)
+    assert warnings(caplog) == []
+
+
 def change(**values):
     def edit(path):
         path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
@@ -980,6 +1303,18 @@ def sealed(*names, **values):
         kept = {name: value for name, value in json.loads(path.read_text()).items() if name not in (*names, "seal")}
         kept |= values
         path.write_text(json.dumps({**kept, "seal": files.digest(kept)}))
+
+    return edit
+
+
+def unsealed(**values):
+    """Changes config.json, and takes its seal away."""
+
+    def edit(path):
+        change(**values)(path)
+        path.write_text(
+            json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != "seal"})
+        )
 
     return edit
 
@@ -1028,7 +1363,9 @@ CHANGED = "has changed since it was saved"
         ("config.json", change(format=1), f"config.json {CHANGED}"),
         ("config.json", change(seed_text="abc"), f"config.json {CHANGED}; undo the change, or restore it"),
         ("config.json", change(seal=None), f"config.json {CHANGED}"),
+        ("config.json", unsealed(format=1), f"config.json {CHANGED}"),
         ("config.json", sealed(format=1), "config.json has no 'format'"),
+        ("config.json", sealed(format=2.0), "config.json has no 'format'"),
         ("config.json", sealed(format=3), "config.json has no 'format'"),
         ("config.json", sealed("format"), "config.json has no 'format'"),
         ("config.json", sealed("seed_text"), "config.json has no 'seed_text'"),
