@@ -17,6 +17,7 @@ from jaxlm.nn.training import BLOCK, abstract_state, compiled_steps
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 MODELS = [LanguageModel(57, ModelConfig(32, layers=2, dropout=0.2), impl=impl) for impl in ("scan", "fused")]
+LEARNERS = [*MODELS, MODELS[-1].clone(precision="bfloat16")]
 PARAMS = jax.eval_shape(MODELS[0].init_params, jax.random.key(0))
 
 
@@ -28,7 +29,7 @@ def exported(function, *arguments):
     return jax.export.export(function, platforms=PLATFORMS)(*arguments).platforms
 
 
-@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.impl)
+@pytest.mark.parametrize("model", LEARNERS, ids=lambda model: f"{model.impl}-{model.precision}")
 @pytest.mark.parametrize("devices", [1, 4])
 @pytest.mark.parametrize("config", [jaxlm.BOOK, jaxlm.STREAM["medium"]], ids=lambda config: config.recipe)
 def test_the_training_step(model, devices, config):

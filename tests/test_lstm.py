@@ -92,6 +92,18 @@ def test_ids_are_one_hots(recurrence):
     assert_alike(found, jax.value_and_grad(loss(loop))((params, carry), jax.nn.one_hot(ids, D)))
 
 
+def test_rows_are_added_alike_on_every_platform():
+    kernel, (_, _, rows) = jnp.ones((D, H)), random_layer(11, B * T)
+    rows, ids = rows[0][:, :H], jnp.asarray(np.random.default_rng(12).integers(0, D, B * T))
+    found = lstm._multiply_rows(kernel, ids, rows)
+    np.testing.assert_allclose(found, lstm._scatter_rows(kernel, ids, rows), atol=1e-5)
+    step = jax.jit(jax.grad(lambda params: lstm.fused(params, lstm.initial_carry(B, H), ids.reshape(B, T))[1].sum()))
+    params, _, _ = random_layer(13)
+    for platform, scatters in (("cpu", True), ("cuda", False), ("tpu", False)):
+        text = jax.export.export(step, platforms=[platform])(params).mlir_module()
+        assert ("stablehlo.scatter" in text) == scatters, platform
+
+
 def test_a_gradient_that_only_the_last_output_has(recurrence):
     params, carry, inputs = random_layer(8)
 

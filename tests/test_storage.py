@@ -1371,7 +1371,11 @@ CHANGED = "has changed since it was saved"
         ("config.json", sealed("seed_text"), "config.json has no 'seed_text'"),
         ("config.json", sealed("vocab"), f"vocab.json {CHANGED}"),
         ("config.json", sealed(created=7), "config.json has no 'created'"),
-        ("config.json", sealed(created="2026"), "found only damaged checkpoints .*it and config.json are of different runs"),
+        (
+            "config.json",
+            sealed(created="2026"),
+            "found only damaged checkpoints .*it and config.json are of different runs",
+        ),
         ("config.json", sealed(config={"corpus": ["a"], "hiddden": 1}), "stored settings: found .*hiddden"),
         ("config.json", sealed(config=[]), "stored settings"),
         ("config.json", more_hidden, NOTHING_GOOD),
@@ -1437,7 +1441,9 @@ def test_a_run_without_a_seal_refuses_another_vocabulary_and_sealed_checkpoints(
     values = json.loads((copied / "config.json").read_text())
     del values["seal"], values["vocab"]
     (copied / "config.json").write_text(json.dumps({**values, "format": 1}))
-    with pytest.raises(jaxlm.InputError, match=r"found only damaged checkpoints .*it and config.json are of different runs"):
+    with pytest.raises(
+        jaxlm.InputError, match=r"found only damaged checkpoints .*it and config.json are of different runs"
+    ):
         jaxlm.load(copied)
 
 

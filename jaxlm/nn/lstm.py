@@ -233,7 +233,7 @@ def _backward(precision: Precision, residuals: Any, cotangents: Any):
         dkernel, drecurrent, dbias = dkernels
         drecurrent = drecurrent + product(hiddens.reshape(-1, hidden).T, dz, precision)
         if _are_ids(inputs):
-            dkernel = dkernel.at[inputs.ravel()].add(dz)
+            dkernel = _add_to_rows(dkernel, inputs.ravel(), dz)
             dinputs = None
         else:
             dkernel = dkernel + product(inputs.reshape(dz.shape[0], -1).T, dz, precision)
@@ -262,6 +262,20 @@ def _backward(precision: Precision, residuals: Any, cotangents: Any):
         dkernels = dkernels._replace(bias=dkernels.inputs.sum(0))
         return dkernels, (dc, dh), None
     return dkernels, (dc, dh), jnp.concatenate(dinputs[::-1])
+
+
+def _add_to_rows(kernel: jax.Array, ids: jax.Array, rows: jax.Array) -> jax.Array:
+    """float32[D, N] with each of the rows, float32[K, N], added to the row of its id, int[K]."""
+    # A GPU would scatter them in whatever order they come, so that no two runs were the same, and a TPU slowly.
+    return jax.lax.platform_dependent(kernel, ids, rows, cpu=_scatter_rows, default=_multiply_rows)
+
+
+def _scatter_rows(kernel: jax.Array, ids: jax.Array, rows: jax.Array) -> jax.Array:
+    return kernel.at[ids].add(rows)
+
+
+def _multiply_rows(kernel: jax.Array, ids: jax.Array, rows: jax.Array) -> jax.Array:
+    return kernel + product(jax.nn.one_hot(ids, len(kernel), dtype=rows.dtype).T, rows, "float32")
 
 
 def _forward_of(precision: Precision, *primals: Any):

@@ -15,15 +15,13 @@ import numpy as np
 
 from jaxlm.config import Protocol
 from jaxlm.errors import InputError
+from jaxlm.nn import sharding
 from jaxlm.nn.ambient import reproducible
 from jaxlm.nn.metrics import log_probs
 from jaxlm.nn.model import Carry, LanguageModel, Params
 
 CARRIED_TOKENS = 1024
 """Tokens per device call of `score_carried`."""
-
-ROWS = 64
-"""Windows per device call."""
 
 UNDER_WAY = 4
 """Device calls that may be pending."""
@@ -150,10 +148,16 @@ def row_chunks(rows: np.ndarray, count: int) -> Iterator[np.ndarray]:
         yield np.pad(chunk, ((0, count - len(chunk)), (0, 0)), constant_values=NO_TOKEN)
 
 
+def _rows_per_call() -> int:
+    """As many windows as a CPU's cache has room for, or as keep another device busy."""
+    return 64 if sharding.devices()[0].platform == "cpu" else 512
+
+
 def _score_windows(model: LanguageModel, params: Params, rows: np.ndarray, positions: int) -> np.ndarray:
     """float32[S * K]: the scores of the last K tokens of each row, from a zero state."""
-    carry = model.initial_carry(ROWS)
-    scores = (score_rows(model, params, carry, chunk, positions)[0] for chunk in row_chunks(rows, ROWS))
+    count = _rows_per_call()
+    carry = model.initial_carry(count)
+    scores = (score_rows(model, params, carry, chunk, positions)[0] for chunk in row_chunks(rows, count))
     return fetch(scores)[: len(rows) * positions]
 
 

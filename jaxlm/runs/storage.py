@@ -260,7 +260,11 @@ class Storage:
             raise changed
         seal = {name: values[name] for name in ("run", "vocab") if name in values}
         if seal != self.seal:
-            raise Damaged("it and config.json are of different runs" if "run" in seal else "vocab.json has changed since it was saved")
+            raise Damaged(
+                "it and config.json are of different runs"
+                if "run" in seal
+                else "vocab.json has changed since it was saved"
+            )
         if not isinstance(files, dict) or not all(map(_is_sealable, files)):
             raise changed
         if values.get("step") != step:
