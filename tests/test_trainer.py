@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -249,6 +250,15 @@ def command(path, *flags):
         text=True,
         env=environment,
     )
+
+
+def test_training_uses_every_core_of_the_cpu(corpus, tmp_path):
+    code = "import os, sys; os.sched_getaffinity = lambda pid: {0, 1, 2}; from jaxlm import cli; cli.train()"
+    for flags in (f"--corpus {corpus} --epochs 1 --hidden 8 --temperature", "--resume --epochs 2 --temperature"):
+        argv = [sys.executable, "-c", code, "--run", tmp_path / "fox", *flags.split()]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+        done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True)
+        assert re.search(r"Device: +CPU, 3 cores", done.stdout)
 
 
 def test_killed_process(corpus, tmp_path, capsys):

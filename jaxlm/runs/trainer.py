@@ -95,6 +95,7 @@ def train(
     """
     reporter = reporter or Reporter()
     folder = checkpoints_folder() if checkpoints is None else os.path.expanduser(checkpoints)
+    sharding.split_cpu()
     with contextlib.closing(reporter):
         if run is not None and os.path.lexists(locate(run, folder)):
             refuse(locate(run, folder))  # Before a needless download.
@@ -165,6 +166,7 @@ def resume(
       RunError, Stopped, KeyboardInterrupt, SystemExit: as in `train`.
     """
     reporter = reporter or Reporter()
+    sharding.split_cpu()
     with contextlib.closing(reporter):
         directory = run if isinstance(run, Run) else Run.open(find(run))
         try:
@@ -184,7 +186,6 @@ class Trainer:
     """Trains a locked run from its last checkpoint, or from the start, to its last epoch."""
 
     def __init__(self, run: Run, config: TrainConfig, data: Data, reporter: Reporter, stop: Stop) -> None:
-        sharding.split_cpu()
         self._run, self._config, self._data = run, config, data
         self._reporter, self._stop = reporter, stop
         self._steps = data.order.steps(config.batch)
