@@ -310,7 +310,7 @@ class TrainConfig(Checked):
     )
     precision: Precision = setting(
         "float32",
-        "of training's matrix products; bfloat16 is for GPUs and TPUs; weights, states and losses stay float32",
+        "of training's matrix products; weights, states and losses are float32 either way",
         one_of(*get_args(Precision)),
         LEARNING,
         source=OURS,
