@@ -4,8 +4,8 @@ python -m benchmarks.accelerator                 # at most 8 minutes, the most t
 python -m benchmarks.accelerator --seconds 240   # enough for parity, and for the steps of the book and the streams
 python -m benchmarks.accelerator --dry           # the same code in miniature, on any device, in less than a minute
 
-Every figure is printed at once. After each part, accelerator.json and a section of RESULTS.md are written, so that a
-run that is cut short leaves what it had. It needs no network, and nothing but jaxlm; PyTorch is compared with where it
+Every figure is printed at once, and written to accelerator.json and a section of RESULTS.md, so that a run that is cut
+short leaves what it had. It needs no network, and nothing but jaxlm; PyTorch is compared with where it
 is installed.
 """
 
@@ -22,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -35,10 +36,11 @@ import numpy as np
 import jaxlm
 from benchmarks.__main__ import FIRST_STEP, HERE, ROOT, machine
 from jaxlm.config import ModelConfig, TrainConfig
-from jaxlm.errors import InputError
+from jaxlm.errors import InputError, first_line
 from jaxlm.generator import TextGenerator
 from jaxlm.nn import lstm, sharding
 from jaxlm.nn.model import LanguageModel
+from jaxlm.nn.sampling import CHUNK
 from jaxlm.nn.training import BLOCK, compiled_steps, initial_state, send_starts, to_devices
 from jaxlm.runs.reporter import Reporter
 from jaxlm.text.vocab import Vocab
@@ -74,6 +76,16 @@ class Bench:
 
     def left(self) -> float:
         return self.deadline - time.monotonic()
+
+    def figures(self, work: Callable[[], dict], seconds: float = 20) -> dict:
+        """What `work` finds; or that there is too little time for it, or how it failed: the rest goes on."""
+        if self.left() < seconds:
+            return {"skipped": "no time left"}
+        try:
+            return work()
+        except Exception as error:
+            traceback.print_exc()
+            return {"ok": False, "failed": f"{type(error).__name__}: {first_line(error)[:200]}"}
 
 
 def implementations() -> list[str]:
@@ -127,11 +139,14 @@ def parity(bench: Bench) -> Figures:
         ("fused, bfloat16", lstm.fused, "bfloat16", None),
         ("Flax's at JAX's default precision", unpinned, "float32", None),
     ]
-    for name, recurrence, precision, tolerance in cases:
+
+    def compared(recurrence, precision, tolerance) -> dict:
         found = everything(recurrence, precision)
         errors = {part: error(found[part], reference[part]) for part in reference}
-        verdict = {} if tolerance is None else {"ok": bool(max(errors.values()) < tolerance)}
-        yield name, errors | verdict
+        return errors if tolerance is None else errors | {"ok": bool(max(errors.values()) < tolerance)}
+
+    for name, *case in cases:
+        yield name, bench.figures(functools.partial(compared, *case))
 
 
 def error(found, expected) -> float:
@@ -275,18 +290,11 @@ def steps(bench: Bench, configs: dict[str, TrainConfig] = STEPS) -> Figures:
         if bench.dry:
             config = dataclasses.replace(config, batch=16, length=8, model=DRY)
         for name, impl, precision in cases:
-            if bench.left() < 15:
-                yield f"{title}; {name}", {"skipped": "no time left"}
-                continue
-            yield f"{title}; {name}", time_steps(LanguageModel(V, config.model, impl, precision), config)
+            model = LanguageModel(V, config.model, impl, precision)
+            yield f"{title}; {name}", bench.figures(functools.partial(time_steps, model, config))
         for exact in (True, False):
             name = f"PyTorch's nn.LSTM, {'float32' if exact else 'TF32'}"
-            if importlib.util.find_spec("torch") is None:
-                yield f"{title}; {name}", {"skipped": "PyTorch is not installed"}
-            elif bench.left() < 15:
-                yield f"{title}; {name}", {"skipped": "no time left"}
-            else:
-                yield f"{title}; {name}", time_torch(config, exact, bench.dry)
+            yield f"{title}; {name}", bench.figures(functools.partial(time_torch, config, exact, bench.dry))
 
 
 def larger_steps(bench: Bench) -> Figures:
@@ -331,6 +339,8 @@ def time_steps(model: LanguageModel, config: TrainConfig) -> dict:
 
 def time_torch(config: TrainConfig, exact: bool, dry: bool) -> dict:
     """The same work as PyTorch's users write it, without waiting for a loss at each step."""
+    if importlib.util.find_spec("torch") is None:
+        return {"skipped": "PyTorch is not installed"}
     import torch
 
     if not torch.cuda.is_available() and not dry:
@@ -371,15 +381,14 @@ def generation(bench: Bench) -> Figures:
         params = jax.jit(model.init_params)(jax.random.key(0))
         generator = TextGenerator(model, params, vocab, False, "!" * 60, 60, "state")
         for count in (1, 3) if bench.dry else (1, 64, 1024):
-            if bench.left() < 10:
-                yield f"{impl}, {count} texts at once", {"skipped": "no time left"}
-                continue
+            yield f"{impl}, {count} texts at once", bench.figures(functools.partial(time_texts, generator, count), 10)
 
-            def call(length: int, generator: TextGenerator = generator, count: int = count) -> None:
-                generator.generate_batch(count, length=64 * length, seed=0)
 
-            found = timed(call, 100)
-            yield f"{impl}, {count} texts at once", {"characters/s": 64 * count * 1e3 / found["ms"]}
+def time_texts(generator: TextGenerator, count: int) -> dict:
+    def call(chunks: int) -> None:
+        generator.generate_batch(count, length=CHUNK * chunks, seed=0)
+
+    return {"characters/s": CHUNK * count * 1e3 / timed(call, 100)["ms"]}
 
 
 def start_up(bench: Bench) -> Figures:
@@ -406,9 +415,12 @@ def start_up(bench: Bench) -> Figures:
         return found
 
     for name, measure in (("first step", first_step), ("first character", first_character)):
-        measure(0)  # Compiles.
-        found = [measure(number) for number in ((1,) if bench.dry else (1, 2, 3))]
-        yield name, {"s": statistics.median(found)}
+
+        def median(measure: Callable[[int], float] = measure) -> dict:
+            measure(0)  # Compiles.
+            return {"s": statistics.median(measure(number) for number in ((1,) if bench.dry else (1, 2, 3)))}
+
+        yield name, bench.figures(median)
 
 
 def host(bench: Bench) -> Figures:
@@ -507,7 +519,13 @@ def main(arguments: list[str] | None = None) -> None:
     if jax.devices()[0].platform != "gpu" and not asked.dry:
         raise SystemExit("found no GPU that JAX can use; install '.[cuda]', or add --dry for a run in miniature")
     began = time.monotonic()
-    results = {"machine": machine(), "dry": asked.dry, "implementations": implementations(), "parts": {}}
+    results = {
+        "machine": machine(),
+        "dry": asked.dry,
+        "implementations": implementations(),
+        "seconds": 0.0,
+        "parts": {},
+    }
     print(f"{results['machine']['device']}; implementations: {', '.join(implementations())}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(asked.dry, began + asked.seconds - 5, Path(folder))
@@ -517,16 +535,20 @@ def main(arguments: list[str] | None = None) -> None:
             title = (part.__doc__ or "").strip()
             print(f"\n{title}", flush=True)
             found = results["parts"].setdefault(title, {})
-            if bench.left() < 15:
-                found["all"] = {"skipped": "no time left"}
-            else:
-                try:
-                    for name, figures in part(bench):
-                        found[name] = figures
-                        print(f"  {name}: {line(figures)}", flush=True)
-                except subprocess.TimeoutExpired:
-                    found["the rest"] = {"skipped": "no time left"}
-            results["seconds"] = time.monotonic() - began
+
+            def work(part=part, found=found) -> dict:
+                for name, figures in part(bench):
+                    found[name] = figures
+                    print(f"  {name}: {line(figures)}", flush=True)
+                    results["seconds"] = time.monotonic() - began
+                    if out:
+                        write(results, out)
+                return {}
+
+            # Whatever of it was not caught case by case.
+            if rest := bench.figures(work, 10):
+                found["the rest"] = rest
+                print(f"  the rest: {line(rest)}", flush=True)
             if out:
                 write(results, out)
     failed = [

@@ -46,9 +46,22 @@ def test_what_is_wrong_is_said_and_what_was_found_is_kept(tmp_path, monkeypatch)
     assert (found["fused"]["ok"], found["scan"]["ok"]) == (False, True)
 
 
-def test_without_time_parts_are_skipped(tmp_path, capsys):
+def test_what_fails_does_not_stop_the_rest(capsys, monkeypatch):
+    def fail(*_):
+        raise ValueError("no cuDNN today\nat all")
+
+    monkeypatch.setitem(accelerator.lstm.IMPLS, "fused", fail)
+    with pytest.raises(SystemExit, match=r"not as it should be: fused$"):
+        accelerator.main(["--dry", "--only", "parity"])
+    printed = capsys.readouterr().out
+    assert "  fused: ok False; failed ValueError: no cuDNN today\n" in printed
+    assert "  scan: " in printed
+
+
+def test_without_time_parts_are_skipped(capsys):
     accelerator.main(["--dry", "--seconds", "1"])
-    assert "  " not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert printed.count("  the rest: skipped no time left\n") == len(accelerator.PARTS) == printed.count("  ")
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="has a GPU")
