@@ -26,8 +26,10 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-# This process, those it starts and PyTorch share the device's memory.
+# This process and those it starts share the device's memory. The CPU is the reference.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+if platforms := os.environ.get("JAX_PLATFORMS"):
+    os.environ["JAX_PLATFORMS"] = platforms if "cpu" in platforms else f"{platforms},cpu"
 
 import flax.linen as nn
 import jax
@@ -36,9 +38,10 @@ import numpy as np
 import jaxlm
 from benchmarks.__main__ import FIRST_STEP, HERE, ROOT, machine
 from jaxlm.config import ModelConfig, TrainConfig
-from jaxlm.errors import InputError, first_line
+from jaxlm.errors import InputError, RunError, first_line
 from jaxlm.generator import TextGenerator
 from jaxlm.nn import lstm, sharding
+from jaxlm.nn.compilation import keep_compiled
 from jaxlm.nn.model import LanguageModel
 from jaxlm.nn.sampling import CHUNK
 from jaxlm.nn.training import BLOCK, compiled_steps, initial_state, send_starts, to_devices
@@ -55,6 +58,8 @@ CALL_SECONDS, CALLS = 0.2, 5
 """About how long a timed call takes, and how many there are."""
 
 DRY = ModelConfig(hidden=8, layers=1)
+
+NO_TIME = {"skipped": "no time left"}
 
 Figures = Iterator[tuple[str, dict]]
 """What a part finds, one by one: a title, and figures by name."""
@@ -80,9 +85,11 @@ class Bench:
     def figures(self, work: Callable[[], dict], seconds: float = 20) -> dict:
         """What `work` finds; or that there is too little time for it, or how it failed: the rest goes on."""
         if self.left() < seconds:
-            return {"skipped": "no time left"}
+            return NO_TIME
         try:
             return work()
+        except subprocess.TimeoutExpired:
+            return NO_TIME
         except Exception as error:
             traceback.print_exc()
             return {"ok": False, "failed": f"{type(error).__name__}: {first_line(error)[:200]}"}
@@ -143,16 +150,16 @@ def parity(bench: Bench) -> Figures:
     def compared(recurrence, precision, tolerance) -> dict:
         found = everything(recurrence, precision)
         errors = {part: error(found[part], reference[part]) for part in reference}
-        return errors if tolerance is None else errors | {"ok": bool(max(errors.values()) < tolerance)}
+        return errors if tolerance is None else errors | {"ok": all(value < tolerance for value in errors.values())}
 
     for name, *case in cases:
         yield name, bench.figures(functools.partial(compared, *case))
 
 
 def error(found, expected) -> float:
-    """The largest difference of any array, as a share of the largest value expected in it."""
+    """The largest difference of any array, as a share of the largest value expected in it; NaN if there is one."""
     pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
-    return max(float(np.abs(one - other).max() / np.abs(other).max()) for one, other in pairs)
+    return float(np.max([np.abs(one - other).max() / np.abs(other).max() for one, other in pairs]))
 
 
 def names(dry: bool) -> tuple[str, ...]:
@@ -187,10 +194,6 @@ def greedy(folder: Path, dry: bool) -> dict[str, str]:
     return {name: jaxlm.load(folder / name).generate("the ", 200, temperature=0) for name in names(dry)}
 
 
-WORK = {"train": train_all, "resume": resume_all, "greedy": greedy}
-"""What is done in processes of their own."""
-
-
 def process(bench: Bench, work: str, folder: Path, **environment: str) -> subprocess.Popen:
     """A process that works, then prints the result."""
     return subprocess.Popen(
@@ -198,7 +201,6 @@ def process(bench: Bench, work: str, folder: Path, **environment: str) -> subpro
         cwd=ROOT,
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
         text=True,
     )
 
@@ -235,33 +237,37 @@ def runs(bench: Bench) -> Figures:
     here, there = bench.folder / "here", bench.folder / "cpu"
     here.mkdir()
     there.mkdir()
-    other = process(bench, "train", there, JAX_PLATFORMS="cpu")
-    began = time.monotonic()
-    train_all(here, bench.dry)
-    yield "all of them, here", {"seconds": time.monotonic() - began}
-    for name in names(bench.dry)[:2]:
-        stop = StopAt(1)
-        config = jaxlm.Run.open(here / name).record.config
-        with contextlib.suppress(jaxlm.Stopped):
-            jaxlm.train(config, run=f"{name}-stopped", checkpoints=here, reporter=stop, stop=stop.event)
-    result(bench, process(bench, "resume", here))
-    for name in names(bench.dry)[:2]:
-        stopped, whole = (jaxlm.Run.open(here / run).restore()[0] for run in (f"{name}-stopped", name))
-        same = all(map(np.array_equal, *map(jax.tree.leaves, (stopped, whole))))
-        yield f"{name}, stopped, and resumed by another process, is the same bit for bit", {"ok": same}
-    result(bench, other)
-    for name in names(bench.dry):
-        losses = [
-            [line["loss"] for line in jaxlm.Run.open(folder / name).storage.metrics()] for folder in (here, there)
-        ]
-        yield f"{name}, losses of two epochs", {"here": losses[0], "on the CPU": losses[1]}
-    for owner, folder in (("here", here), ("on the CPU", there)):
-        other = process(bench, "greedy", folder, JAX_PLATFORMS="cpu")
-        ours, theirs = greedy(folder, bench.dry), result(bench, other)
-        for name, one in ours.items():
-            pairs = enumerate(zip(one, theirs[name], strict=True))
-            differs = next((i for i, (mine, other) in pairs if mine != other), None)
-            yield f"{name}, trained {owner}: its greedy text here and on the CPU", {"first difference": differs}
+    with contextlib.ExitStack() as stack:
+        other = process(bench, "train", there, JAX_PLATFORMS="cpu")
+        stack.callback(other.kill)
+        began = time.monotonic()
+        train_all(here, bench.dry)
+        yield "all of them, here", {"seconds": time.monotonic() - began}
+        for name in names(bench.dry)[:2]:
+            whole = jaxlm.Run.open(here / name)
+            stop = StopAt(whole.restore()[1].step // 2 - 3)
+            with contextlib.suppress(jaxlm.Stopped):
+                config = whole.record.config
+                jaxlm.train(config, run=f"{name}-stopped", checkpoints=here, reporter=stop, stop=stop.event)
+        result(bench, process(bench, "resume", here))
+        for name in names(bench.dry)[:2]:
+            stopped, whole = (jaxlm.Run.open(here / run).restore()[0] for run in (f"{name}-stopped", name))
+            same = all(map(np.array_equal, *map(jax.tree.leaves, (stopped, whole))))
+            yield f"{name}, stopped, and resumed by another process, is the same bit for bit", {"ok": same}
+        result(bench, other)
+        for name in names(bench.dry):
+            losses = [
+                [line["loss"] for line in jaxlm.Run.open(folder / name).storage.metrics()] for folder in (here, there)
+            ]
+            yield f"{name}, losses of two epochs", {"here": losses[0], "on the CPU": losses[1]}
+        for owner, folder in (("here", here), ("on the CPU", there)):
+            other = process(bench, "greedy", folder, JAX_PLATFORMS="cpu")
+            stack.callback(other.kill)
+            ours, theirs = greedy(folder, bench.dry), result(bench, other)
+            for name, one in ours.items():
+                pairs = enumerate(zip(one, theirs[name], strict=True))
+                differs = next((i for i, (mine, other) in pairs if mine != other), None)
+                yield f"{name}, trained {owner}: its greedy text here and on the CPU", {"first difference": differs}
 
 
 # Is it fast?
@@ -292,9 +298,10 @@ def steps(bench: Bench, configs: dict[str, TrainConfig] = STEPS) -> Figures:
         for name, impl, precision in cases:
             model = LanguageModel(V, config.model, impl, precision)
             yield f"{title}; {name}", bench.figures(functools.partial(time_steps, model, config))
-        for exact in (True, False):
-            name = f"PyTorch's nn.LSTM, {'float32' if exact else 'TF32'}"
-            yield f"{title}; {name}", bench.figures(functools.partial(time_torch, config, exact, bench.dry))
+    # In a process of its own: it may bring another cuDNN.
+    work = "torch" if configs is STEPS else "larger torch"
+    found = bench.figures(lambda: result(bench, process(bench, work, bench.folder)), 30)
+    yield from [("PyTorch", found)] if found.keys() & {"skipped", "failed"} else found.items()
 
 
 def larger_steps(bench: Bench) -> Figures:
@@ -333,18 +340,34 @@ def time_steps(model: LanguageModel, config: TrainConfig) -> dict:
         state, nats, _ = program(state, ids, starts, first, np.int32(count))
         nats.block_until_ready()
 
+    found = timed(call, BLOCK)
+    peak = (sharding.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0) / 1e6
     used = memory and (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 1e6
-    return timed(call, BLOCK) | {"compiled in s": seconds, "MB": used}
+    return found | {"compiled in s": seconds, "MB": used} | ({"peak MB of the process": peak} if peak else {})
 
 
-def time_torch(config: TrainConfig, exact: bool, dry: bool) -> dict:
-    """The same work as PyTorch's users write it, without waiting for a loss at each step."""
+def time_all_torch(configs: dict[str, TrainConfig], folder: Path, dry: bool) -> dict:
+    """The same networks and batches in PyTorch, in float32 and in TF32."""
     if importlib.util.find_spec("torch") is None:
         return {"skipped": "PyTorch is not installed"}
     import torch
 
     if not torch.cuda.is_available() and not dry:
         return {"skipped": "PyTorch has no GPU"}
+    found = {}
+    for title, config in list(configs.items())[: 1 if dry else None]:
+        if dry:
+            config = dataclasses.replace(config, batch=16, length=8, model=DRY)
+        for precision in ("float32", "TF32"):
+            figures = time_torch(config, precision == "float32")
+            found[f"{title}; PyTorch's nn.LSTM, {precision}"] = figures | {"cuDNN": torch.backends.cudnn.version()}
+    return found
+
+
+def time_torch(config: TrainConfig, exact: bool) -> dict:
+    """A step as PyTorch's users write it, without dropout, clipping and average, and without fetching each loss."""
+    import torch
+
     place = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = not exact
     torch.manual_seed(0)
@@ -395,13 +418,14 @@ def start_up(bench: Bench) -> Figures:
     """From process start, with a warm cache of compiled programs"""
     corpus = bench.folder / "start.txt"
     corpus.write_text(text(3000 if bench.dry else 600_000))
-    environment = {**os.environ, "XDG_CACHE_HOME": str(bench.folder / "cache")}
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
 
     def first_step(number: int) -> float:
         command = [sys.executable, "-c", FIRST_STEP, "--corpus", str(corpus), "--run", str(bench.folder / f"{number}")]
         began = time.time()
-        done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
-        return float(done.stdout.split()[-1]) - began
+        limit = max(1.0, bench.left())
+        printed = subprocess.check_output(command, cwd=ROOT, env=environment, text=True, timeout=limit)
+        return float(printed.split()[-1]) - began
 
     def first_character(number: int) -> float:
         command = [sys.executable, "-m", "jaxlm", "sample", "--run", "nietzsche", "-p", "the ", "-l", "10"]
@@ -409,9 +433,11 @@ def start_up(bench: Bench) -> Figures:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as sample:
             assert sample.stdout
-            sample.stdout.read(len("the ") + 1)
+            first = sample.stdout.read(len("the ") + 1)
             found = time.time() - began
             sample.stdout.read()
+        if len(first) <= len("the ") or sample.returncode:
+            raise RuntimeError(f"{command}: ended with {sample.returncode}")
         return found
 
     for name, measure in (("first step", first_step), ("first character", first_character)):
@@ -424,7 +450,7 @@ def start_up(bench: Bench) -> Figures:
 
 
 def host(bench: Bench) -> Figures:
-    """The host's own time for a step, in a run whose steps are tiny"""
+    """The training thread's own time per step, in a run whose steps are tiny; on a GPU, with its waiting"""
     corpus = bench.folder / "host.txt"
     corpus.write_text(text(20_000 if bench.dry else 200_000))
     config = dataclasses.replace(jaxlm.BOOK, corpus=(str(corpus),), epochs=2, batch=16, length=4, model=DRY)
@@ -451,8 +477,17 @@ def host(bench: Bench) -> Figures:
         jaxlm.train(config, run="host", checkpoints=bench.folder, reporter=clock)
     (first, busy, wall), (last, busy_then, wall_then) = clock.times[0], clock.times[-1]
     count = last - first
-    yield f"{count:,} steps", {"host us": (busy_then - busy) / count * 1e6, "us": (wall_then - wall) / count * 1e6}
+    yield f"{count:,} steps", {"thread's us": (busy_then - busy) / count * 1e6, "us": (wall_then - wall) / count * 1e6}
 
+
+WORK: dict[str, Callable[[Path, bool], dict | None]] = {
+    "train": train_all,
+    "resume": resume_all,
+    "greedy": greedy,
+    "torch": functools.partial(time_all_torch, STEPS),
+    "larger torch": functools.partial(time_all_torch, LARGER),
+}
+"""What is done in processes of their own."""
 
 PARTS: tuple[Callable[[Bench], Figures], ...] = (parity, steps, runs, generation, start_up, larger_steps, host)
 """The most telling first."""
@@ -489,12 +524,18 @@ BEGIN, END = "<!-- benchmarks.accelerator writes this: -->", "<!-- up to here. -
 
 def write(results: dict, folder: Path) -> None:
     (folder / "accelerator.json").write_text(json.dumps(results, indent=1) + "\n")
+    before, after = around_section(folder)
+    (folder / "RESULTS.md").write_text(f"{before}{BEGIN}\n\n{section(results)}\n{END}{after}")
+
+
+def around_section(folder: Path) -> tuple[str, str]:
+    """What is before and after the section in RESULTS.md."""
     path = folder / "RESULTS.md"
-    before, begin, rest = path.read_text().partition(BEGIN)
+    before, begin, rest = (path.read_text() if path.exists() else "").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise SystemExit(f"{path}: found no lines {BEGIN!r} and {END!r} to write between")
-    path.write_text(f"{before}{BEGIN}\n\n{section(results)}\n{END}{after}")
+    return before, after
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -513,21 +554,36 @@ def main(arguments: list[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     if asked.work:
         what, folder = asked.work
-        print(json.dumps(WORK[what](Path(folder), asked.dry)))
+        keep_compiled()
+        with contextlib.redirect_stdout(sys.stderr):
+            done = WORK[what](Path(folder), asked.dry)
+        print(json.dumps(done))
         return
     out = asked.out or (None if asked.dry or asked.only else HERE)
-    if jax.devices()[0].platform != "gpu" and not asked.dry:
+    try:
+        device = sharding.devices()[0]
+    except RunError as error:
+        raise SystemExit(str(error)) from error
+    if device.platform != "gpu" and not asked.dry:
         raise SystemExit("found no GPU that JAX can use; install '.[cuda]', or add --dry for a run in miniature")
+    if asked.seconds < 60 and not asked.dry:
+        raise SystemExit(f"--seconds: found {asked.seconds:g}, expected 60 or more")
+    if out:
+        around_section(out)  # Before anything is measured.
     began = time.monotonic()
+    facts = machine()
+    facts["device"] += f" ({device.client.platform_version.splitlines()[0]})"
     results = {
-        "machine": machine(),
+        "machine": facts,
         "dry": asked.dry,
         "implementations": implementations(),
         "seconds": 0.0,
         "parts": {},
     }
     print(f"{results['machine']['device']}; implementations: {', '.join(implementations())}", flush=True)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        os.environ["XDG_CACHE_HOME"] = str(Path(folder) / "cache")
+        keep_compiled()  # As the commands do; shared with the processes.
         bench = Bench(asked.dry, began + asked.seconds - 5, Path(folder))
         for part in PARTS:
             if asked.only and part.__name__ not in asked.only:

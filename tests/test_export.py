@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import rnn
+from jax.interpreters import mlir
 
 import jaxlm
 from jaxlm.config import ModelConfig
@@ -38,6 +40,57 @@ def test_the_training_step(model, devices, config):
     steps = compiled_steps(model, config, 100, 1.0, mesh).__wrapped__
     starts, first, count = shape(jnp.int32, BLOCK, config.batch), shape(jnp.int32), shape(jnp.int32)
     assert exported(steps, state, shape(jnp.uint8, 1000), starts, first, count) == PLATFORMS
+
+
+@pytest.fixture
+def cudnn(monkeypatch):
+    """The model with cuDNN's recurrence. NVIDIA's library only describes it: JAX lowers the rest."""
+
+    class Library:
+        @staticmethod
+        def build_rnn_descriptor(*_):
+            return b"a descriptor"
+
+    sizes = "compute_rnn_workspace_reserve_space_sizes"
+    monkeypatch.setattr(rnn.gpu_rnn, sizes, lambda *_: (16, 32), raising=False)
+    for primitive, lowering in (
+        (rnn.rnn_fwd_p, rnn.gpu_rnn._rnn_fwd_lowering),
+        (rnn.rnn_bwd_p, rnn.gpu_rnn._rnn_bwd_lowering),
+    ):
+        mlir.register_lowering(primitive, functools.partial(lowering, Library, "cu"), platform="cuda")
+    return MODELS[0].clone(impl="cudnn")
+
+
+def calls_of_cudnn(text):
+    return text.count("@cudnn_rnn_ffi("), text.count("@cudnn_rnn_bwd_ffi(")
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("config", [jaxlm.BOOK, jaxlm.STREAM["medium"]], ids=lambda config: config.recipe)
+def test_the_training_step_with_cudnn(cudnn, devices, config):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))
+    steps = compiled_steps(cudnn, config, 100, 1.0, mesh).__wrapped__
+    starts, number = shape(jnp.int32, BLOCK, config.batch), shape(jnp.int32)
+    traced = steps.trace(abstract_state(cudnn, config), shape(jnp.uint8, 1000), starts, number, number)
+    layers = cudnn.config.layers
+    assert calls_of_cudnn(traced.lower(lowering_platforms=("cuda",)).as_text()) == (layers, layers)
+
+
+def test_scores_windows_and_adaptation_with_cudnn(cudnn):
+    layers, carry = cudnn.config.layers, jax.eval_shape(lambda: cudnn.initial_carry(3))
+    windows, number = shape(jnp.int32, 3, 60), shape(jnp.int32)
+    drawing = shape(jnp.uint32, 3), shape(jnp.uint32), shape(jnp.float32)
+    segments = shape(jnp.int32, 20, 51)
+    one, rate = jax.eval_shape(lambda: cudnn.initial_carry(1)), shape(jnp.float32)
+    for function, arguments, backward in (
+        (functools.partial(score_rows, positions=60), (PARAMS, carry, shape(jnp.int32, 3, 61)), 0),
+        (generate, (PARAMS, WindowMemory(windows, number), *drawing), 0),
+        (generate, (PARAMS, StateMemory(carry, shape(jnp.int32, 3)), *drawing), None),  # Step by step, as `fused`.
+        (adapt, (PARAMS, PARAMS, PARAMS, one, segments, rate, rate), layers),
+    ):
+        traced = jax.jit(functools.partial(function, cudnn)).trace(*arguments)
+        found = calls_of_cudnn(traced.lower(lowering_platforms=("cuda",)).as_text())
+        assert found == ((0, 0) if backward is None else (layers, backward))
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.impl)

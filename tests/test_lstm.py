@@ -1,5 +1,7 @@
 """The recurrences against a Python loop over Flax's plain cell and against the equations in NumPy."""
 
+import types
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -161,7 +163,7 @@ def device(monkeypatch):
         client = Client
 
     monkeypatch.setattr(jax, "devices", lambda: [Device])
-    monkeypatch.setattr(rnn, "gpu_rnn", object())
+    monkeypatch.setattr(rnn, "gpu_rnn", types.SimpleNamespace(compute_rnn_workspace_reserve_space_sizes=None))
     return Device
 
 
@@ -174,7 +176,7 @@ LACKING = {
     "a machine whose device is CPU": {"platform": "cpu"},
     "a machine whose device is TPU": {"platform": "tpu"},
     "a GPU that is not NVIDIA's": {"platform_version": "rocm 60200"},
-    "a JAX that has no cuDNN": {"gpu_rnn": None},
+    "a JAX that has no cuDNN": {"gpu_rnn": types.SimpleNamespace()},
 }
 
 

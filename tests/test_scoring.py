@@ -51,7 +51,7 @@ def small_chunks():
     """Texts of a few chunks, without being long."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scoring, "CARRIED_TOKENS", 32)
-        patch.setattr(scoring, "_rows_per_call", lambda: 4)
+        patch.setattr(scoring, "_rows_per_call", lambda length: 4)
         patch.setattr(dynamic, "SEGMENTS", 3)
         yield
 

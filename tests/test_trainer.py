@@ -58,11 +58,50 @@ def test_stopped_between_calls_of_several_steps(small, tmp_path, trained, monkey
     monkeypatch.setattr(run_lib, "compiled_steps", make)
     with pytest.raises(KeyboardInterrupt):
         train(small, run="fox", checkpoints=tmp_path, reporter=SignalAt(STEPS + 2, signal.SIGINT))
-    assert calls == [(0, 1), (1, 1), (2, 2), (4, 1), (0, 5), (0, 1), (0, 5), (0, 5)]
+    assert calls == [(0, 1), (1, 1), (2, 2), (4, 1), (0, 4), (4, 1), (0, 1), (0, 5), (0, 5)]
     assert jaxlm.Run.open(tmp_path / "fox").restore()[1].step == STEPS + 10
     resume(tmp_path / "fox")
-    assert calls[8:] == [(0, 1)]
+    assert calls[9:] == [(0, 1)]
     assert_same_run(tmp_path / "fox", trained)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "settled"), [(1e-4, 64), (2e-3, 32), (0.012, 8), (0.02, 4), (0.04, 2), (0.09, 1), (7.0, 1)]
+)
+def test_a_call_takes_about_a_tenth_of_a_second(monkeypatch, seconds, settled):
+    clock, pace, counts = [0.0], run_lib._Pace(), []
+    monkeypatch.setattr(run_lib.time, "monotonic", lambda: clock[0])
+    for call in range(40):
+        if call == 20:  # Something else has been waited for.
+            clock[0] += 100
+            pace.start()
+        clock[0] += (counts[-1] if counts else 0) * seconds  # The devices are never idle.
+        counts.append(pace.steps)
+        pace.adapt(pace.steps)
+    assert counts[18:20] == counts[-20:-18] == counts[-2:] == [settled] * 2
+    assert max(counts) == settled
+    for _ in range(20):  # Other programs slow it down.
+        clock[0] += counts[-1] * seconds * 8
+        counts.append(pace.steps)
+        pace.adapt(pace.steps)
+    assert counts[-1] == max(1, settled // 8) or seconds < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("found", "line"),
+    [
+        ("INTERNAL: cudnn_status was not success\nmore", r"cuDNN failed \(INTERNAL: .* success\); choose impl='fused'"),
+        ("RESOURCE_EXHAUSTED: out of memory in cudnn", "memory: the device has too little"),
+    ],
+)
+def test_trouble_of_a_device_is_one_line(small, tmp_path, monkeypatch, found, line):
+    def fail(*_):
+        raise jax.errors.JaxRuntimeError(found)
+
+    monkeypatch.setattr(run_lib, "compiled_steps", lambda *_: fail)
+    with pytest.raises(jaxlm.RunError, match=line):
+        train(small, run="fox", checkpoints=tmp_path)
+    assert not (tmp_path / "fox").exists()
 
 
 def test_a_run_begun_with_another_generator_keeps_it(small, tmp_path):

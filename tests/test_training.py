@@ -186,7 +186,7 @@ def test_a_call_of_a_full_block():
     assert all(count == 4 and np.isfinite(nats) for nats, count in sums)
 
 
-def test_a_call_is_sent_nothing():
+def test_a_call_is_sent_nothing_but_its_two_numbers():
     mesh, optimizer = mesh_of(2), make_optimizer(config(), steps=1)
     state = sharding.replicate(initial(optimizer), mesh)
     # As it is under the guard: outside, `reproducible` lifts every guard.

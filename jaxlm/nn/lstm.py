@@ -339,7 +339,8 @@ def _without_cudnn() -> str:
         return f"a machine whose device is {device.platform.upper()}"
     if "cuda" not in device.client.platform_version:
         return "a GPU that is not NVIDIA's"
-    return "" if rnn.gpu_rnn else "a JAX that has no cuDNN"
+    has_cudnn = hasattr(rnn.gpu_rnn, "compute_rnn_workspace_reserve_space_sizes")  # Of the plugin for CUDA.
+    return "" if has_cudnn else "a JAX that has no cuDNN"
 
 
 def _check_float32(impl: str, precision: Precision) -> None:

@@ -148,14 +148,14 @@ def row_chunks(rows: np.ndarray, count: int) -> Iterator[np.ndarray]:
         yield np.pad(chunk, ((0, count - len(chunk)), (0, 0)), constant_values=NO_TOKEN)
 
 
-def _rows_per_call() -> int:
-    """As many windows as a CPU's cache has room for, or as keep another device busy."""
-    return 64 if sharding.devices()[0].platform == "cpu" else 512
+def _rows_per_call(length: int) -> int:
+    """As many windows of T tokens as a CPU's cache has room for, or as keep another device busy."""
+    return 64 if sharding.devices()[0].platform == "cpu" else max(1, 2**15 // length)
 
 
 def _score_windows(model: LanguageModel, params: Params, rows: np.ndarray, positions: int) -> np.ndarray:
     """float32[S * K]: the scores of the last K tokens of each row, from a zero state."""
-    count = _rows_per_call()
+    count = _rows_per_call(rows.shape[1] - 1)
     carry = model.initial_carry(count)
     scores = (score_rows(model, params, carry, chunk, positions)[0] for chunk in row_chunks(rows, count))
     return fetch(scores)[: len(rows) * positions]

@@ -38,6 +38,8 @@ def devices() -> list[jax.Device]:
     Raises:
       RunError: JAX cannot start any, for instance because the environment names a platform that this machine lacks.
     """
+    # With more than one size of workspace, which is cuBLAS's default, cuDNN's recurrences differ from call to call.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:2")
     try:
         return jax.devices()
     except (RuntimeError, AssertionError, ValueError) as error:

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxlm import invocation
 from jaxlm.config import TrainConfig, checkpoints_folder, resumed
-from jaxlm.errors import Diverged, InputError, RunError
+from jaxlm.errors import Diverged, InputError, RunError, first_line
 from jaxlm.generator import TextGenerator
 from jaxlm.nn import lstm, sharding
 from jaxlm.nn.ambient import device_get, device_put
@@ -190,7 +190,7 @@ class Trainer:
         self._reporter, self._stop = reporter, stop
         self._steps = data.order.steps(config.batch)
         self._mesh = sharding.make_mesh(config.batch)
-        self._learner = build_model(config, len(run.vocab), config.impl, config.precision)
+        self._training_model = build_model(config, len(run.vocab), config.impl, config.precision)
         self._model = build_model(config, len(run.vocab), config.impl)  # As for evaluation and generation.
         self._saved_at = time.monotonic()
         self._starts: tuple[int, np.ndarray] | None = None
@@ -221,7 +221,7 @@ class Trainer:
         if config != run.record.config:
             with disk_of(run.path, CONFIG):
                 run.write_record(dataclasses.replace(run.record, config=config))
-        with _enough_memory():
+        with _device_trouble():
             state = state or initial_state(self._model, config)
             self._ids = sharding.replicate(smallest_ids(self._data.ids, len(run.vocab)), self._mesh)
             saver = Saver(run.storage)
@@ -260,13 +260,16 @@ class Trainer:
         """
         config, run = self._config, self._run
         state = to_devices(host_state, self._mesh)
-        steps = compiled_steps(self._learner, config, self._steps * config.epochs, RATE_CUT**progress.cuts, self._mesh)
+        steps = compiled_steps(
+            self._training_model, config, self._steps * config.epochs, RATE_CUT**progress.cuts, self._mesh
+        )
         while not self._is_finished(progress.epoch, saver.best):
             began = time.monotonic()
             tally = self._tally(progress, saver.best)
             state = self._train_epoch(steps, state, progress.epoch, tally, saver)
             host_state = to_host(state, config.batch)
-            validation = self._validate(host_state.weights, tally.step)
+            weights = device_put(host_state.weights)
+            validation = self._validate(weights, tally.step)
             metrics = self._metrics(progress.epoch + 1, tally, validation, time.monotonic() - began)
             progress = Progress(
                 step=tally.step, epoch=metrics.epoch, loss=tally.loss, validation=validation, cuts=progress.cuts
@@ -276,7 +279,7 @@ class Trainer:
             self._save(saver, host_state, progress)
             if not self._stop.asked:
                 with self._stop.nothing_to_save():
-                    self._reporter.epoch(metrics, run.generator_of(self._model, device_put(host_state.weights)))
+                    self._reporter.epoch(metrics, run.generator_of(self._model, weights))
             self._end_if_asked(progress.step)
         self._reporter.end(run, progress, saver.best)
 
@@ -295,12 +298,13 @@ class Trainer:
             if batch == self._steps and epoch + 1 < config.epochs:
                 self._starts_of(epoch + 1)  # While the devices still compute.
             tally.add(nats, counts, count)
-            self._pace.adapt()
+            self._pace.adapt(count)
             late = time.monotonic() - self._saved_at > SAVE_SECONDS
             if batch < self._steps and (self._stop.asked or late):
                 tally.settle()
                 self._save(saver, to_host(state, config.batch), tally.progress())
                 self._end_if_asked(tally.step)
+                self._pace.start()
         tally.settle()
         tally.judge()
         return state
@@ -403,25 +407,27 @@ class _Pace:
 
     def __init__(self) -> None:
         self.steps = 1
-        self._before: float | None = None
+        self._pending: tuple[int, float] | None = None
 
     def start(self) -> None:
         """No call is pending."""
-        self._before = None
+        self._pending = None
 
-    def adapt(self) -> None:
-        """A call has been dispatched, and the previous one has ended."""
+    def adapt(self, steps: int) -> None:
+        """A call of so many steps has been dispatched, and the one before has ended."""
         now = time.monotonic()
-        if self._before is not None:
-            if now - self._before > CALL_SECONDS:
+        # A call before the last change, or at the end of a block, says nothing about the present number.
+        if self._pending is not None and self._pending[0] == self.steps:
+            seconds = now - self._pending[1]
+            if seconds > CALL_SECONDS:
                 self.steps = max(1, self.steps // 2)
-            elif now - self._before < CALL_SECONDS / 2:
+            elif seconds < CALL_SECONDS / 2:
                 self.steps = min(BLOCK, self.steps * 2)
-        self._before = now
+        self._pending = steps, now
 
 
 class _Tally:
-    """The steps and losses of an epoch, each fetched one call late, so that the devices never wait for the host.
+    """The steps and losses of an epoch, each fetched one call late, while the next call is under way.
 
     Args:
       progress: at the first step.
@@ -486,13 +492,17 @@ class _Tally:
 
 
 @contextlib.contextmanager
-def _enough_memory() -> Iterator[None]:
-    """Turns a device's lack of memory into a RunError."""
+def _device_trouble() -> Iterator[None]:
+    """Turns a device's lack of memory, or a failure of cuDNN, into a RunError."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
+            if "cudnn" not in str(error).lower():
+                raise
+            raise RunError(
+                f"cuDNN failed ({first_line(error)[:200]}); choose {invocation.setting('impl', 'fused')}"
+            ) from error
         raise RunError(
             "memory: the device has too little for this model and batch; choose a smaller "
             f"{invocation.setting('hidden')}, {invocation.setting('batch')} or {invocation.setting('length')}"
