@@ -78,8 +78,11 @@ def files(folder):
 
 
 def corresponding(folder, other, file):
-    """The file of this name in another folder, or of its rank, if its name is random."""
-    return other / file if (other / file).exists() else files(other)[files(folder).index(folder / file)]
+    """The file of this name in another folder, or of its rank, if its name is random; there may be fewer."""
+    if (other / file).exists():
+        return other / file
+    others = files(other)
+    return others[min(files(folder).index(folder / file), len(others) - 1)]
 
 
 def answer(command, result, place):
