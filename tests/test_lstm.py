@@ -1,5 +1,6 @@
 """The recurrences against a Python loop over Flax's plain cell and against the equations in NumPy."""
 
+import os
 import types
 
 import flax.linen as nn
@@ -12,7 +13,7 @@ from jax.experimental import rnn
 from reference import lstm as numpy_lstm
 
 from jaxlm.errors import InputError
-from jaxlm.nn import lstm
+from jaxlm.nn import lstm, sharding
 
 B, T, D, H = 3, 30, 7, 5
 SPAN = 12  # Steps, of B rows.
@@ -193,3 +194,13 @@ def test_without_cudnn_auto_is_fused_and_cudnn_a_mistake_in_one_line(device, mon
 def test_another_name_is_a_mistake():
     with pytest.raises(InputError, match="impl: found 'Fused', expected one of auto, scan, fused, cudnn"):
         lstm.choose("Fused")
+
+
+def test_cudnn_is_asked_to_be_the_same_at_every_call_unless_the_user_decides(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    sharding.devices()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:2"
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    sharding.devices()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
