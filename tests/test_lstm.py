@@ -19,12 +19,14 @@ B, T, D, H = 3, 30, 7, 5
 SPAN = 12  # Steps, of B rows.
 
 
-@pytest.fixture(params=["scan", "fused", "cudnn"])
+@pytest.fixture(params=["scan", "fused", "fused as on a GPU", "cudnn"])
 def recurrence(request, monkeypatch):
     """Every implementation."""
     emulate_cudnn(monkeypatch)
-    monkeypatch.setattr(lstm, "SPAN", SPAN * B)
-    return lstm.IMPLS[request.param]
+    impl, _, there = request.param.partition(" as on a GPU")
+    loops = lstm.LOOPS["gpu"] if there else lstm.Loops(unroll=1, span=SPAN * B)
+    monkeypatch.setitem(lstm.LOOPS, "cpu", loops)
+    return lstm.IMPLS[impl]
 
 
 def random_layer(seed, steps=T):
@@ -117,7 +119,7 @@ def test_a_gradient_that_only_the_last_output_has(recurrence):
 
 
 def test_a_batch_of_more_rows_than_a_span(monkeypatch):
-    monkeypatch.setattr(lstm, "SPAN", B - 1)
+    monkeypatch.setitem(lstm.LOOPS, "cpu", lstm.Loops(unroll=1, span=B - 1))
     layer = random_layer(9, 4)
     assert_alike(jax.value_and_grad(loss(lstm.fused, 4))(layer), jax.value_and_grad(loss(loop, 4))(layer))
 
@@ -168,9 +170,8 @@ def device(monkeypatch):
     return Device
 
 
-def test_cudnn_is_chosen_on_an_nvidia_gpu_where_it_can_serve(device):
-    assert [lstm.choose(impl) for impl in ("auto", "cudnn", "scan", "fused")] == ["cudnn", "cudnn", "scan", "fused"]
-    assert lstm.choose("auto", "bfloat16") == "fused"
+def test_on_an_nvidia_gpu_cudnn_can_be_chosen_but_fused_is_the_fastest(device):
+    assert [lstm.choose(impl) for impl in ("auto", "cudnn", "scan", "fused")] == ["fused", "cudnn", "scan", "fused"]
 
 
 LACKING = {
@@ -189,6 +190,16 @@ def test_without_cudnn_auto_is_fused_and_cudnn_a_mistake_in_one_line(device, mon
     assert lstm.choose("auto") == "fused"
     with pytest.raises(InputError, match=rf"impl: found cudnn on {found}, expected an NVIDIA GPU and jax\[cuda\]"):
         lstm.choose("cudnn")
+
+
+@pytest.mark.parametrize(("platform", "unroll", "loops"), [("gpu", 8, 2), ("cpu", 1, 4), ("tpu", 1, 2), ("new", 1, 2)])
+def test_a_gpu_takes_eight_steps_in_a_turn(device, monkeypatch, platform, unroll, loops):
+    monkeypatch.setattr(device, "platform", platform)
+    params, carry, inputs = random_layer(14, 300)
+    gradient = jax.make_jaxpr(jax.grad(lambda params: lstm.fused(params, carry, inputs)[1].sum()))(params)
+    # One forwards and one backwards; on a CPU, two within spans that its cache wants, of which one is shorter.
+    assert str(gradient).count("scan[") == loops
+    assert str(gradient).count(f"unroll={unroll}\n") >= 2
 
 
 def test_another_name_is_a_mistake():

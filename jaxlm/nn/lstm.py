@@ -32,9 +32,29 @@ LayerCarry = tuple[jax.Array, jax.Array]
 GATES = ("i", "f", "g", "o")
 """Input, forget, candidate and output, in Keras's order; the kernels are named `ii if ig io`, `hi hf hg ho`."""
 
-SPAN = 768
-"""Rows (steps times batch) that the backward scan of `fused` collects before it multiplies them into the kernels'
-gradients. Measured on a CPU: large enough for full-speed matrix products, small enough to stay in the cache."""
+
+class Loops(NamedTuple):
+    """How the loops of `fused` run; changes rounding only.
+
+    Attributes:
+      unroll: steps in a turn.
+      span: rows (steps times batch) that the backward loop collects before it multiplies them into the kernels'
+        gradients; None for all of them.
+    """
+
+    unroll: int
+    span: int | None
+
+
+LOOPS = {
+    # Large enough for full-speed matrix products, small enough to stay in the cache.
+    "cpu": Loops(unroll=1, span=768),
+    # Most of the time goes to launching kernels, which XLA can launch as one graph within a turn. On an H100, this
+    # takes 0.4 to 0.8 of the time of the CPU's loops; more than 8 steps in a turn gain nothing.
+    "gpu": Loops(unroll=8, span=None),
+    "tpu": Loops(unroll=1, span=None),
+}
+"""By JAX's name of the default device's platform."""
 
 
 glorot_uniform = nn.initializers.glorot_uniform()
@@ -170,7 +190,7 @@ def fused(
     """A fast recurrence with a hand-written gradient, which keeps as much work as possible out of the loops.
 
     A step takes one matrix product and one tanh. Inputs are projected before the loop (ids within it, one row each);
-    the kernels' gradients are multiplied several steps at a time (SPAN).
+    the kernels' gradients are multiplied many steps at a time (LOOPS).
     """
     time_major = jnp.swapaxes(inputs, 0, 1)
     carry, outputs = _fused(precision, _pack(params), carry, time_major)
@@ -197,7 +217,7 @@ def _forward(precision: Precision, kernels: _Kernels, carry: LayerCarry, inputs:
         after, tanhs = _step(precision, halved.recurrent, before, projected(x))
         return after, (tanhs, *before)
 
-    after, (tanhs, cells, hiddens) = jax.lax.scan(body, carry, xs)
+    after, (tanhs, cells, hiddens) = jax.lax.scan(body, carry, xs, unroll=_loops().unroll)
     outputs = jnp.concatenate([hiddens[1:], after[1][None]])
     return (after, outputs), (kernels, inputs, after[0], tanhs, cells, hiddens)
 
@@ -228,7 +248,7 @@ def _backward(precision: Precision, residuals: Any, cotangents: Any):
     def span(state: Any, x: tuple[jax.Array, ...]):
         recurrence, dkernels = state
         inputs, hiddens, *xs = x
-        recurrence, dz = jax.lax.scan(back, recurrence, tuple(xs), reverse=True)
+        recurrence, dz = jax.lax.scan(back, recurrence, tuple(xs), reverse=True, unroll=unroll)
         dz = dz.reshape(-1, 4 * hidden)
         dkernel, drecurrent, dbias = dkernels
         drecurrent = drecurrent + product(hiddens.reshape(-1, hidden).T, dz, precision)
@@ -241,9 +261,10 @@ def _backward(precision: Precision, residuals: Any, cotangents: Any):
             dinputs = product(dz, kernels.inputs.T, precision).reshape(inputs.shape)
         return (recurrence, _Kernels(dkernel, drecurrent, dbias)), dinputs
 
+    unroll, rows = _loops()
     steps, batch = inputs.shape[:2]
-    length = max(1, SPAN // batch)
-    rest = steps % length
+    length = steps if rows is None else max(1, rows // batch)
+    rest = steps if rows is None else steps % length
     xs = (inputs, hiddens, tanhs, cells, *douts)
     state = ((dc, dh, last_cell), jax.tree.map(jnp.zeros_like, kernels))
     dinputs = []
@@ -314,22 +335,20 @@ def cudnn(
 IMPLS = {"scan": scan, "fused": fused, "cudnn": cudnn}
 
 
-def choose(impl: Impl, precision: Precision = "float32") -> str:
-    """The implementation for JAX's default device; `auto` is `cudnn` where it can serve, else `fused`.
+def choose(impl: Impl) -> str:
+    """The implementation for JAX's default device; `auto` is `fused`, the fastest wherever it was measured.
 
-    Nothing has been measured on a GPU yet: that cuDNN is the fastest there rests on others' figures.
+    On an H100, that is true for 128 to 1,024 units (benchmarks/RESULTS.md).
 
     Raises:
       InputError: there is no such implementation, or this machine cannot run it.
     """
     check_choice("impl", impl, get_args(Impl))
-    if impl == "auto":
-        return "fused" if precision != "float32" or _without_cudnn() else "cudnn"
     if impl == "cudnn" and (found := _without_cudnn()):
         raise InputError(
             f"impl: found cudnn on {found}, expected an NVIDIA GPU and jax[cuda]; choose auto, fused or scan"
         )
-    return impl
+    return "fused" if impl == "auto" else impl
 
 
 def _without_cudnn() -> str:
@@ -346,6 +365,10 @@ def _without_cudnn() -> str:
 def _check_float32(impl: str, precision: Precision) -> None:
     if precision != "float32":
         raise NotImplementedError(f"{impl} has no products of {precision}")
+
+
+def _loops() -> Loops:
+    return LOOPS.get(devices()[0].platform, LOOPS["tpu"])
 
 
 def _gates(tanhs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:

@@ -135,4 +135,4 @@ def build_model(
     Raises:
       InputError: this machine cannot run `impl`.
     """
-    return LanguageModel(vocabulary, config.model, lstm.choose(impl, precision), precision)
+    return LanguageModel(vocabulary, config.model, lstm.choose(impl), precision)

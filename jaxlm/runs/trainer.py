@@ -99,7 +99,7 @@ def train(
     with contextlib.closing(reporter):
         if run is not None and os.path.lexists(locate(run, folder)):
             refuse(locate(run, folder))  # Before a needless download.
-        lstm.choose(config.impl, config.precision)
+        lstm.choose(config.impl)
         corpus = load_corpus(
             config.corpus,
             encoding=config.encoding,
@@ -174,7 +174,7 @@ def resume(
         except InputError as error:
             raise InputError(f"run {directory.shown}: {error}") from error
         directory.check_trainable()
-        lstm.choose(config.impl, config.precision)  # Before anything is written.
+        lstm.choose(config.impl)  # Before anything is written.
         text = own_corpus(directory, config.corpus, "if it has moved, name its new place", reporter.download)
         config = dataclasses.replace(config, corpus=text.sources)
         data = Data.of(config, text, directory.vocab)
