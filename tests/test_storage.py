@@ -663,6 +663,37 @@ def test_old_checkpoints_may_be_moved_to_another_disk(copied, trained, tmp_path)
     assert [path.name for path in copied.iterdir() if path.name.startswith(".")] == [".lock"]
 
 
+def moved_away(checkpoint, elsewhere):
+    """Moves a checkpoint out of its run, leaves a link, and returns what must not change of it."""
+    checkpoint.rename(elsewhere)
+    checkpoint.symlink_to(elsewhere)
+    return all_of(elsewhere)
+
+
+def all_of(folder):
+    """Each file's content, and when and how each file and folder was changed last."""
+    found = [folder, *sorted(folder.rglob("*"))]
+    return [(path, path.stat().st_mtime_ns, path.stat().st_ino, path.is_file() and path.read_bytes()) for path in found]
+
+
+def test_a_roll_back_to_a_checkpoint_that_was_moved_to_another_disk_writes_nothing_there(copied, tmp_path, caplog):
+    elsewhere = tmp_path / "big"
+    before = moved_away(copied / str(EARLIER), elsewhere)
+    run = Run.open(copied)
+    state, progress = run.restore()[0], run.storage.good()[EARLIER]
+    saver = Saver(run.storage)
+    saver.roll_back(dataclasses.replace(progress, cuts=1))
+    assert all_of(elsewhere) == before
+    assert (steps(copied), (copied / str(EARLIER)).is_symlink()) == ([EARLIER], True)
+    assert saver.best == dataclasses.replace(progress, cuts=1)
+    # Killed here, the run would go on from what was saved; otherwise, the next save tells of the cut.
+    assert run.restore()[1] == progress
+    saver.save(state.to_items(), Progress(LAST, 2, loss=progress.loss - 1, cuts=1))
+    assert run.restore()[1].cuts == 1
+    assert all_of(elsewhere) == before
+    assert warnings(caplog) == []
+
+
 LINKED = [
     ".config.json.tmp",
     ".metrics.jsonl.tmp",

@@ -25,7 +25,7 @@ from jaxlm.runs import storage
 from jaxlm.runs import trainer as run_lib
 from jaxlm.runs.reporter import Reporter
 from jaxlm.runs.run import unused_path
-from jaxlm.runs.trainer import resume, train
+from jaxlm.runs.trainer import RATE_CUT, resume, train
 
 STEPS = 11
 """In an epoch of SMALL; the last batch is partial."""
@@ -600,6 +600,59 @@ def test_what_comes_after_a_divergence_is_resumed_exactly(small, tmp_path, monke
     resume(tmp_path / "fox")
     assert_same_run(tmp_path / "fox", tmp_path / "whole")
     assert jaxlm.Run.open(tmp_path / "fox").restore()[1].cuts == 1
+
+
+class KilledAt(Told):
+    """Ends the run, as a kill would, at a divergence."""
+
+    def __init__(self, divergence):
+        super().__init__()
+        self._divergence = divergence
+
+    def diverged(self, *arguments):
+        super().diverged(*arguments)
+        if len(self.divergences) == self._divergence:
+            raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("killed_at", [None, 1, 2])
+def test_a_divergence_goes_back_to_a_checkpoint_that_is_a_link_and_leaves_it_alone(
+    small, tmp_path, monkeypatch, killed_at
+):
+    """It ends as a run without a link, even if it is killed before a save has stored the cut."""
+    elsewhere, rates = tmp_path / "elsewhere", []
+    make = run_lib.compiled_steps
+
+    def compiled_steps(model, config, total, scale, mesh):
+        """Diverges in epoch 2, until the learning rate has been cut twice."""
+        rates.append(scale)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(run_lib, "compiled_steps", make)
+            spoil_steps(patch, lambda step, nats: np.nan if step > STEPS + 3 and scale > RATE_CUT**2 else nats)
+            return run_lib.compiled_steps(model, config, total, scale, mesh)
+
+    monkeypatch.setattr(run_lib, "compiled_steps", compiled_steps)
+    for name in ("whole", "fox"):
+        train(dataclasses.replace(small, epochs=1), run=name, checkpoints=tmp_path)
+    resume(tmp_path / "whole", epochs=3)
+    link = tmp_path / "fox" / str(STEPS)
+    link.rename(elsewhere)
+    link.symlink_to(elsewhere)
+    before = contents(elsewhere)
+    rates.clear()
+    told = KilledAt(killed_at)
+    with pytest.raises(ZeroDivisionError) if killed_at else contextlib.nullcontext():
+        resume(tmp_path / "fox", epochs=3, reporter=told)
+    assert [step for _, step, *_ in told.divergences] == [STEPS] * (killed_at or 2)
+    assert contents(elsewhere) == before
+    if killed_at:
+        assert jaxlm.Run.open(tmp_path / "fox").restore(best=True)[1].step == STEPS
+        rates.clear()
+        resume(tmp_path / "fox")
+    assert rates == [1, RATE_CUT, RATE_CUT**2]
+    assert contents(elsewhere) == before
+    assert_same_run(tmp_path / "fox", tmp_path / "whole")
+    assert jaxlm.Run.open(tmp_path / "fox").restore()[1].cuts == 2
 
 
 def test_learning_rate_that_is_too_large(corpus, tmp_path, capsys, monkeypatch):

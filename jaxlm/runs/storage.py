@@ -12,7 +12,7 @@ What holds at any moment, whatever is killed, cut off or full:
   to. Nothing that differs from it is used, and whatever is passed over because of that is told.
 - Only regular files below the checkpoint are read, of the names and about the size that the model calls for; shapes are
   compared before arrays are read. Links are not followed, except one in place of a whole step, so that old checkpoints
-  may be moved to another disk.
+  may be moved to another disk. Such a checkpoint is read, but never written to.
 """
 
 import contextlib
@@ -415,15 +415,22 @@ class Saver:
     def roll_back(self, progress: Progress) -> None:
         """Deletes the checkpoints after `progress`, and stores it in its own, where only `cuts` may differ.
 
+        A checkpoint that is a link lies outside the run, so nothing is stored in it. The next save stores `cuts`. A run
+        that is killed before then goes on as it did from that checkpoint before: it diverges again, is cut again, and
+        ends the same.
+
         Raises:
           RunError: the disk refused it.
         """
         step = progress.step
         self._delete_all_but({other for other in self._good if other <= step})
         if step in self._good:
-            with self._disk(f"checkpoint {step}"):
-                _, files = self._storage._read_progress(step)
-                self._storage._write_seal(self._path / str(step), progress, files)
+            place = self._path / str(step)
+            # A copy in the link's place would not do: no rename puts a folder there, so a kill might leave neither.
+            if not place.is_symlink():
+                with self._disk(f"checkpoint {step}"):
+                    _, files = self._storage._read_progress(step)
+                    self._storage._write_seal(place, progress, files)
             self._good[step] = progress
         self._storage.roll_back(step)
         self._lines = self._storage._lines(METRICS)

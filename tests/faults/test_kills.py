@@ -1,11 +1,15 @@
 """Processes that are killed at any file operation: what was saved is there, and the run resumes as if nothing was."""
 
+import dataclasses
 import shutil
 
 import pytest
 from aftermath import is_a_run_or_free, recovered
+from helpers import contents
 from program import RESUME, RUN, SAMPLE, TRAININGS, Fault, has_shim, run, undisturbed, verdict, workplace
 from rows import in_parts
+
+import jaxlm
 
 
 def of_each_training(function):
@@ -40,6 +44,33 @@ def test_killed_while_it_resumes(row, untidy):
             return recovered("book", folder, result.out)
 
     row.run(range(1, operations[-1].number + 1), trial)
+
+
+@in_parts
+def test_killed_while_it_rolls_back_to_a_link(row, linked):
+    """kill -9 before a file operation of --resume that rolls back to a link to another disk"""
+
+    def resumed(folder, fault):
+        shutil.copytree(linked, folder, symlinks=True, dirs_exist_ok=True)
+        return run(RESUME, cwd=folder, fault=fault)
+
+    def moved(folder):
+        return {path.relative_to(folder): data for path, data in contents(folder / "aside").items()}
+
+    before = moved(linked)
+    with workplace() as folder:
+        result = resumed(folder, Fault("record"))
+        assert "Rolling back to epoch 1" in result.out
+
+    def trial(number):
+        with workplace() as folder:
+            result = resumed(folder, Fault("kill", number))
+            check_killed(result)
+            found = recovered("diverging", folder, result.out)
+            assert moved(folder) == before
+            return found
+
+    row.run(range(1, result.operations[-1].number + 1), trial)
 
 
 @in_parts
@@ -92,6 +123,24 @@ def untidy():
         with open(path / "metrics.jsonl", "a") as metrics:
             metrics.write('{"epoch": 3, "step": 4')
         yield path
+
+
+@pytest.fixture(scope="session")
+def linked():
+    """A folder with a run that has trained the first of its epochs, whose checkpoint was then moved out of it.
+
+    It diverges in the third, and rolls back to that checkpoint.
+    """
+    with workplace() as folder:
+        one_epoch = TRAININGS["diverging"].replace("--epochs 3", "--epochs 1")
+        assert verdict(run(one_epoch, cwd=folder)) == "right"
+        trained = jaxlm.Run.open(folder / RUN)
+        config = dataclasses.replace(trained.record.config, epochs=3)
+        trained.write_record(dataclasses.replace(trained.record, config=config))
+        [step] = [path for path in trained.path.iterdir() if path.name.isdecimal()]
+        step.rename(folder / "aside")
+        step.symlink_to("../../aside")
+        yield folder
 
 
 def numbers(name, kind=None):
