@@ -26,6 +26,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+# As in the commands: a CPU's cached programs are loaded with pages of warnings.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # This process and those it starts share the device's memory. The CPU is the reference.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 if platforms := os.environ.get("JAX_PLATFORMS"):
@@ -37,7 +39,7 @@ import numpy as np
 
 import jaxlm
 from benchmarks.__main__ import FIRST_STEP, HERE, ROOT, machine
-from jaxlm.config import ModelConfig, TrainConfig
+from jaxlm.config import ModelConfig, Precision, TrainConfig
 from jaxlm.errors import InputError, RunError, first_line
 from jaxlm.generator import TextGenerator
 from jaxlm.nn import lstm, sharding
@@ -294,13 +296,7 @@ LARGER = {
 
 def steps(bench: Bench, configs: dict[str, TrainConfig] = STEPS) -> Figures:
     """Milliseconds per step; megabytes of the program's arguments and temporaries"""
-    cases = [(impl, impl, "float32") for impl in implementations()] + [("fused, bfloat16", "fused", "bfloat16")]
-    for title, config in list(configs.items())[: 1 if bench.dry else None]:
-        if bench.dry:
-            config = dataclasses.replace(config, batch=16, length=8, model=DRY)
-        for name, impl, precision in cases:
-            model = LanguageModel(V, config.model, impl, precision)
-            yield f"{title}; {name}", bench.figures(functools.partial(time_steps, model, config))
+    yield from each_step(bench, configs, [(impl, impl, "float32") for impl in implementations() if impl != "scan"])
     # In a process of its own: it may bring another cuDNN.
     work = "torch" if configs is STEPS else "larger torch"
     found = bench.figures(lambda: result(bench, process(bench, work, bench.folder)), 30)
@@ -310,6 +306,21 @@ def steps(bench: Bench, configs: dict[str, TrainConfig] = STEPS) -> Figures:
 def larger_steps(bench: Bench) -> Figures:
     """The same for larger models"""
     return steps(bench, LARGER)
+
+
+def other_steps(bench: Bench) -> Figures:
+    """The same for the reference, and in bfloat16"""
+    return each_step(bench, STEPS, [("scan", "scan", "float32"), ("fused, bfloat16", "fused", "bfloat16")])
+
+
+def each_step(bench: Bench, configs: dict[str, TrainConfig], cases: list[tuple[str, str, Precision]]) -> Figures:
+    """The steps of these configs in these cases, which are a name, an implementation and a precision."""
+    for title, config in list(configs.items())[: 1 if bench.dry else None]:
+        if bench.dry:
+            config = dataclasses.replace(config, batch=16, length=8, model=DRY)
+        for name, impl, precision in cases:
+            model = LanguageModel(V, config.model, impl, precision)
+            yield f"{title}; {name}", bench.figures(functools.partial(time_steps, model, config))
 
 
 def timed(call: Callable[[int], None], most: int) -> dict:
@@ -492,7 +503,16 @@ WORK: dict[str, Callable[[Path, bool], dict | None]] = {
 }
 """What is done in processes of their own."""
 
-PARTS: tuple[Callable[[Bench], Figures], ...] = (parity, steps, runs, generation, start_up, larger_steps, host)
+PARTS: tuple[Callable[[Bench], Figures], ...] = (
+    parity,
+    steps,
+    runs,
+    generation,
+    start_up,
+    other_steps,
+    larger_steps,
+    host,
+)
 """The most telling first."""
 
 

@@ -153,7 +153,7 @@ def implementation(group: str) -> Impl:
     """The setting for the implementation of the recurrence."""
     return setting(
         "auto",
-        "scan: the plain reference; fused: faster; cudnn: for NVIDIA GPUs, auto there; all agree up to rounding",
+        "scan: the plain reference; fused: faster, auto; cudnn: NVIDIA's, for its GPUs; all agree up to rounding",
         one_of(*get_args(Impl)),
         group,
         resumable=True,

@@ -24,7 +24,7 @@ def recurrence(request, monkeypatch):
     """Every implementation."""
     emulate_cudnn(monkeypatch)
     impl, _, there = request.param.partition(" as on a GPU")
-    loops = lstm.LOOPS["gpu"] if there else lstm.Loops(unroll=1, span=SPAN * B)
+    loops = lstm.LOOPS["gpu"] if there else lstm.Loops(turn=1, span=SPAN * B)
     monkeypatch.setitem(lstm.LOOPS, "cpu", loops)
     return lstm.IMPLS[impl]
 
@@ -119,7 +119,7 @@ def test_a_gradient_that_only_the_last_output_has(recurrence):
 
 
 def test_a_batch_of_more_rows_than_a_span(monkeypatch):
-    monkeypatch.setitem(lstm.LOOPS, "cpu", lstm.Loops(unroll=1, span=B - 1))
+    monkeypatch.setitem(lstm.LOOPS, "cpu", lstm.Loops(turn=1, span=B - 1))
     layer = random_layer(9, 4)
     assert_alike(jax.value_and_grad(loss(lstm.fused, 4))(layer), jax.value_and_grad(loss(loop, 4))(layer))
 
@@ -193,13 +193,18 @@ def test_without_cudnn_auto_is_fused_and_cudnn_a_mistake_in_one_line(device, mon
 
 
 @pytest.mark.parametrize(("platform", "unroll", "loops"), [("gpu", 8, 2), ("cpu", 1, 4), ("tpu", 1, 2), ("new", 1, 2)])
-def test_a_gpu_takes_eight_steps_in_a_turn(device, monkeypatch, platform, unroll, loops):
+def test_a_gpu_takes_several_steps_in_a_turn(device, monkeypatch, platform, unroll, loops):
     monkeypatch.setattr(device, "platform", platform)
-    params, carry, inputs = random_layer(14, 300)
+    params, carry, inputs = random_layer(14, 296)
     gradient = jax.make_jaxpr(jax.grad(lambda params: lstm.fused(params, carry, inputs)[1].sum()))(params)
     # One forwards and one backwards; on a CPU, two within spans that its cache wants, of which one is shorter.
     assert str(gradient).count("scan[") == loops
     assert str(gradient).count(f"unroll={unroll}\n") >= 2
+
+
+def test_the_steps_in_a_turn_divide_the_loop():
+    found = {steps: lstm.LOOPS["gpu"].unroll(steps) for steps in (1, 7, 11, 32, 50, 60, 64, 256, 1024)}
+    assert found == {1: 1, 7: 7, 11: 1, 32: 8, 50: 10, 60: 10, 64: 8, 256: 8, 1024: 8}
 
 
 def test_another_name_is_a_mistake():

@@ -37,22 +37,26 @@ class Loops(NamedTuple):
     """How the loops of `fused` run; changes rounding only.
 
     Attributes:
-      unroll: steps in a turn.
+      turn: the most steps in a turn.
       span: rows (steps times batch) that the backward loop collects before it multiplies them into the kernels'
         gradients; None for all of them.
     """
 
-    unroll: int
+    turn: int
     span: int | None
+
+    def unroll(self, steps: int) -> int:
+        """Steps in a turn of a loop: what divides them, as a shorter last turn costs more than it gains."""
+        return max(count for count in range(1, self.turn + 1) if not steps % count)
 
 
 LOOPS = {
     # Large enough for full-speed matrix products, small enough to stay in the cache.
-    "cpu": Loops(unroll=1, span=768),
-    # Most of the time goes to launching kernels, which XLA can launch as one graph within a turn. On an H100, this
-    # takes 0.4 to 0.8 of the time of the CPU's loops; more than 8 steps in a turn gain nothing.
-    "gpu": Loops(unroll=8, span=None),
-    "tpu": Loops(unroll=1, span=None),
+    "cpu": Loops(turn=1, span=768),
+    # Most of the time goes to launching kernels, and XLA launches those of a turn as one graph. On an H100, a training
+    # step takes half the time that it takes with the CPU's loops; 20 steps in a turn gain nothing over 10.
+    "gpu": Loops(turn=10, span=None),
+    "tpu": Loops(turn=1, span=None),
 }
 """By JAX's name of the default device's platform."""
 
@@ -217,7 +221,7 @@ def _forward(precision: Precision, kernels: _Kernels, carry: LayerCarry, inputs:
         after, tanhs = _step(precision, halved.recurrent, before, projected(x))
         return after, (tanhs, *before)
 
-    after, (tanhs, cells, hiddens) = jax.lax.scan(body, carry, xs, unroll=_loops().unroll)
+    after, (tanhs, cells, hiddens) = jax.lax.scan(body, carry, xs, unroll=_loops().unroll(len(xs)))
     outputs = jnp.concatenate([hiddens[1:], after[1][None]])
     return (after, outputs), (kernels, inputs, after[0], tanhs, cells, hiddens)
 
@@ -248,7 +252,7 @@ def _backward(precision: Precision, residuals: Any, cotangents: Any):
     def span(state: Any, x: tuple[jax.Array, ...]):
         recurrence, dkernels = state
         inputs, hiddens, *xs = x
-        recurrence, dz = jax.lax.scan(back, recurrence, tuple(xs), reverse=True, unroll=unroll)
+        recurrence, dz = jax.lax.scan(back, recurrence, tuple(xs), reverse=True, unroll=loops.unroll(len(xs[0])))
         dz = dz.reshape(-1, 4 * hidden)
         dkernel, drecurrent, dbias = dkernels
         drecurrent = drecurrent + product(hiddens.reshape(-1, hidden).T, dz, precision)
@@ -261,10 +265,10 @@ def _backward(precision: Precision, residuals: Any, cotangents: Any):
             dinputs = product(dz, kernels.inputs.T, precision).reshape(inputs.shape)
         return (recurrence, _Kernels(dkernel, drecurrent, dbias)), dinputs
 
-    unroll, rows = _loops()
+    loops = _loops()
     steps, batch = inputs.shape[:2]
-    length = steps if rows is None else max(1, rows // batch)
-    rest = steps if rows is None else steps % length
+    length = steps if loops.span is None else max(1, loops.span // batch)
+    rest = steps if loops.span is None else steps % length
     xs = (inputs, hiddens, tanhs, cells, *douts)
     state = ((dc, dh, last_cell), jax.tree.map(jnp.zeros_like, kernels))
     dinputs = []
