@@ -1,0 +1,410 @@
+"""Token n-grams, smoothed by Kneser and Ney: counted from a text in one sort, and asked in batches.
+
+The strings of up to K + 1 tokens that occur in a text are the nodes of a trie, numbered by length, and in the order of
+their tokens within a length. So the strings that continue a context by one token are neighbours, and a node is both an
+n-gram (its last token after the rest) and, up to K tokens, a context. What is asked about a context starts from its
+node, an int32: the node of the longest end of what was read that occurs in the text.
+"""
+
+import dataclasses
+import functools
+import itertools
+from typing import Any, Self
+
+import numpy as np
+
+from jaxlm.errors import reject
+
+ROOT = 0
+"""The node of the empty context: nothing was read, or only tokens that the text lacks."""
+
+ABSENT = -1
+"""In place of a node: there is no such string, or a context has fewer tokens than this order."""
+
+BLOCK_POSITIONS = 1 << 16
+"""The positions that are looked up at once, so that a long text needs little memory."""
+
+WHOLE_SHARE = 2
+"""The most numbers in the whole distributions of the shortest contexts, per token of the text."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NGram:
+    """The n-grams of a text: interpolated, modified Kneser-Ney with contexts of up to K tokens.
+
+    P_k(w | u), for a context u of k tokens, is max(c - D(c), 0) / total(u) + backoff(u) * P_{k-1}(w | u without its
+    first token), and P_{-1} = 1 / V. At order K, c is the number of times that w follows u; below, it is the number of
+    distinct tokens before u w, where the beginning of the text counts as one. Each order has three discounts, for
+    c = 1, 2, and more. After fewer than K tokens (at the beginning of a text or a window) and after contexts that the
+    text lacks, the longest known context is the highest order; its counts and discounts are those of its own length.
+
+    Arrays that a compiled program can look up, for M nodes, of which C are contexts:
+
+      row = 0; weight = 1; u = state
+      while u >= len(whole):                            # at most K - whole_order times
+        for w in children[u] .. children[u + 1]:        # at most widest[length of u]
+          row[tokens[w]] += weight * probabilities[w]
+        weight *= backoffs[u]; u = shorter[u]
+      row += weight * whole[u]                          # the distribution after the state
+
+    The state after token t is the child of u with token t, for the first u of state, shorter[state], ... that has
+    one; tokens[children[u]:children[u + 1]] is sorted. A child that is no context, >= C, becomes its shorter[child].
+    If none has one, it is ROOT.
+
+    Attributes:
+      order: K, the most tokens of a context.
+      vocabulary: V.
+      levels: the strings of n tokens are the nodes levels[n] .. levels[n + 1], for n of 0 .. K + 1.
+      tokens: unsigned[M], the last token of each string.
+      children: int32[C + 1], the continuations of context u are the nodes children[u] .. children[u + 1].
+      shorter: int32[M], each string without its first token; ROOT's is ROOT.
+      counts: int32[M], c above.
+      totals: int32[C], the sum of a context's counts; 0 for one that occurs only at the text's end.
+      probabilities: float32[M], max(c - D(c), 0) / total.
+      backoffs: float32[C], the weight of the next shorter context; 1 where the total is 0.
+      discounts: float64[K + 1, 4], each order's for c = 0 (none), 1, 2, and more.
+      whole: float32[S, V], the distributions after the S shortest contexts, about as many numbers as the text has
+        tokens; S = levels[whole_order + 1].
+      whole_order: the length of the longest of these.
+      longest: int32[N], for each position of the text, the string of up to K tokens before it and its own.
+      repeated: int8[N], for each position, the highest order whose n-gram there also occurs elsewhere; -1 for none.
+    """
+
+    order: int
+    vocabulary: int
+    levels: tuple[int, ...]
+    tokens: np.ndarray
+    children: np.ndarray
+    shorter: np.ndarray
+    counts: np.ndarray
+    totals: np.ndarray
+    probabilities: np.ndarray
+    backoffs: np.ndarray
+    discounts: np.ndarray
+    whole: np.ndarray
+    whole_order: int
+    longest: np.ndarray
+    repeated: np.ndarray
+
+    @classmethod
+    def count(cls, text: np.ndarray, vocabulary: int, order: int) -> Self:
+        """Counts the n-grams of a text.
+
+        Args:
+          text: int[N], token ids in [0, V); N may be 0.
+          vocabulary: V.
+          order: K, the most tokens of a context, 0 or more.
+
+        Raises:
+          InputError: ids outside the vocabulary, or more n-grams than 32 bits can number.
+        """
+        text = _checked(text, vocabulary)
+        levels, tokens, parents, shorter, occurrences, longest, repeated = _strings(text, order + 1)
+        nodes, contexts = levels[-1], levels[-2]
+        # Below the highest order, an n-gram counts once for each token before it, and once if it begins the text.
+        counts = np.bincount(shorter, minlength=nodes).astype(np.int32)
+        counts[longest[:order]] += 1
+        counts[contexts:] = occurrences
+        counts[ROOT] = 0
+        discounts, taken = np.zeros((order + 1, 4)), np.zeros(nodes)
+        for k in range(order + 1):
+            level = slice(levels[k + 1], levels[k + 2])
+            discounts[k] = _discounts(counts[level])
+            taken[level] = discounts[k][np.minimum(counts[level], 3)]
+        totals = np.bincount(parents, counts, contexts)
+        divisors = np.maximum(totals, 1)
+        probabilities = ((counts - taken) / divisors[parents]).astype(np.float32)
+        backoffs = np.where(totals > 0, np.bincount(parents, taken, contexts) / divisors, 1).astype(np.float32)
+        children = np.cumsum(np.bincount(parents[1:] + 1, minlength=contexts + 1), dtype=np.int32) + 1
+
+        whole_order = 0
+        while whole_order < order and levels[whole_order + 2] * vocabulary <= WHOLE_SHARE * len(text):
+            whole_order += 1
+        whole = np.zeros((levels[whole_order + 1], vocabulary), np.float32)
+        for k in range(whole_order + 1):
+            rows, level = slice(levels[k], levels[k + 1]), slice(levels[k + 1], levels[k + 2])
+            below = whole[shorter[rows]] if k else np.float32(1 / vocabulary)
+            whole[rows] = backoffs[rows, None] * below
+            whole[parents[level], tokens[level]] += probabilities[level]
+        return cls(
+            order=order,
+            vocabulary=vocabulary,
+            levels=levels,
+            tokens=tokens,
+            children=children,
+            shorter=shorter,
+            counts=counts,
+            totals=totals.astype(np.int32),
+            probabilities=probabilities,
+            backoffs=backoffs,
+            discounts=discounts,
+            whole=whole,
+            whole_order=whole_order,
+            longest=longest,
+            repeated=repeated,
+        )
+
+    @functools.cached_property
+    def widest(self) -> tuple[int, ...]:
+        """For each order, the most continuations that one of its contexts has."""
+        widths = np.diff(self.children)
+        return tuple(int(widths[first:end].max(initial=0)) for first, end in itertools.pairwise(self.levels[:-1]))
+
+    def states(self, tokens: np.ndarray) -> np.ndarray:
+        """The contexts met in reading texts or windows, each from its own beginning.
+
+        Args:
+          tokens: int[..., T], ids in [0, V).
+
+        Returns:
+          int32[..., T + 1]: the node of the longest known context before each token, and after the last one. The first
+          is ROOT. To read on from where a text stopped, put its last K tokens before what follows.
+        """
+        tokens = _checked(tokens, self.vocabulary)
+        known = np.zeros((*tokens.shape[:-1], tokens.shape[-1] + 1), np.int32)
+        states = known.copy()
+        for _ in range(self.order):
+            # Strings that are one token longer than those before: known[..., t] ends before token t.
+            known[..., 1:] = self._children(known[..., :-1], tokens)
+            known[..., 0] = ABSENT
+            states = np.where(known == ABSENT, states, known)
+        return states
+
+    def after(self, states: np.ndarray) -> "Predictions":
+        """What follows the contexts of some nodes, int32[...], from `states`."""
+        return Predictions(self, states)
+
+    def left_out(self, positions: np.ndarray) -> "Predictions":
+        """What follows before some positions of the counted text, int[...] in [0, N), each left out of its own counts.
+
+        A position is left out as if the text were counted again without the n-grams that end at this position, one of
+        each order, with the discounts as they are: its highest order has one occurrence fewer, and each order below
+        has one distinct token before the n-gram fewer where the order above had no other occurrence.
+        """
+        return Predictions(self, self._before(positions), positions)
+
+    def log_probabilities(self, tokens: np.ndarray) -> np.ndarray:
+        """Natural logarithms of the probabilities of texts' or windows' tokens, each read from its own beginning.
+
+        Args:
+          tokens: int[..., T], ids in [0, V).
+
+        Returns:
+          float64[..., T].
+        """
+        tokens = np.asarray(tokens)
+        states, flat = self.states(tokens)[..., :-1].ravel(), tokens.ravel()
+        parts = [
+            self.after(states[start : start + BLOCK_POSITIONS]).probabilities(flat[start : start + BLOCK_POSITIONS])
+            for start in range(0, len(flat), BLOCK_POSITIONS)
+        ]
+        return np.log(np.concatenate([np.empty(0), *parts])).reshape(tokens.shape)
+
+    def _before(self, positions: np.ndarray) -> np.ndarray:
+        """The contexts of positions of the counted text."""
+        previous = self.longest[positions - 1]
+        previous = np.where(positions > self.order, self.shorter[previous], previous)
+        return np.where(positions == 0, ROOT, previous)
+
+    @functools.cached_property
+    def _keys(self) -> np.ndarray:
+        """int64[M - 1], a number for each string but the empty one, which grows with its context and last token."""
+        contexts = np.repeat(np.arange(len(self.totals), dtype=np.int64), np.diff(self.children))
+        return contexts * self.vocabulary + self.tokens[1:]
+
+    def _children(self, nodes: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """The strings of contexts and a token after each, or ABSENT."""
+        keys = nodes.astype(np.int64) * self.vocabulary + tokens
+        found = np.searchsorted(self._keys, keys)
+        known = (nodes >= 0) & (found < len(self._keys))
+        known[known] = self._keys[found[known]] == keys[known]
+        return np.where(known, found + 1, ABSENT).astype(np.int32)
+
+
+class Predictions:
+    """The distributions over the next token after contexts, and what they rest on; from an `NGram`.
+
+    Attributes:
+      totals: int32[..., K + 1], the sum of the counts of each order's context, 0 where it is unknown, or is longer
+        than what was read: how far each order can be trusted.
+    """
+
+    def __init__(self, ngram: NGram, states: np.ndarray, positions: np.ndarray | None = None) -> None:
+        self._ngram = ngram
+        self._shape = np.shape(states)
+        states = np.ravel(states)
+        columns = np.arange(len(states))
+        self._nodes = nodes = _chain(ngram, states, range(ngram.order + 1))
+        present = nodes != ABSENT
+        totals = np.where(present, ngram.totals[nodes], 0)
+        backoffs = np.where(present, ngram.backoffs[nodes], 1).astype(np.float64)
+        scales = np.ones(nodes.shape)
+        highest = present.sum(0) - 1
+        self._own = None
+        if positions is not None:
+            positions = np.ravel(positions)
+            own = _chain(ngram, ngram.longest[positions], range(1, ngram.order + 2))
+            repeated = ngram.repeated[positions]
+            orders = np.arange(ngram.order + 1)[:, None]
+            removed = present & (orders >= repeated)
+            counts = np.where(removed, ngram.counts[own], 0)
+            before = ngram.discounts[orders, np.minimum(counts, 3)]
+            after = ngram.discounts[orders, np.clip(counts - 1, 0, 3)]
+            left = totals - removed
+            divisors = np.maximum(left, 1)
+            scales = np.where(left > 0, totals / divisors, 0)
+            backoffs = np.where(removed & (left > 0), (backoffs * totals - before + after) / divisors, backoffs)
+            backoffs[left == 0] = 1
+            totals = left
+            highest = repeated - 1
+            self._own = own, removed
+            probabilities = (np.maximum(counts - 1, 0) - after) / divisors
+        # Orders up to `base` are looked up whole; each one above adds its share.
+        base = np.minimum(np.maximum(highest, -1), ngram.whole_order)
+        upper = present & (np.arange(ngram.order + 1)[:, None] > base)
+        products = np.cumprod(np.where(upper, backoffs, 1)[::-1], 0)[::-1]
+        self._base = np.where(base >= 0, nodes[base, columns], ABSENT)
+        self._base_weights = products[0]
+        weights = np.concatenate([products[1:], np.ones((1, len(states)))]) * upper
+        self._scales = scales * weights
+        if self._own:
+            self._own = own, removed, probabilities * weights
+        self.totals = np.moveaxis(totals, 0, -1).reshape(*self._shape, ngram.order + 1)
+
+    def rows(self) -> np.ndarray:
+        """float32[..., V], the probability of every token."""
+        ngram, vocabulary = self._ngram, self._ngram.vocabulary
+        weights = self._base_weights[:, None]
+        rows = np.where(self._base[:, None] == ABSENT, 1 / vocabulary, ngram.whole[self._base]) * weights
+        # All continuations of all contexts in one list, and where those of each context begin in it.
+        orders, columns = np.nonzero(self._scales)
+        first = ngram.children[self._nodes[orders, columns]]
+        sizes = ngram.children[self._nodes[orders, columns] + 1] - first
+        begins = np.cumsum(sizes) - sizes
+        pairs = np.repeat(np.arange(len(sizes)), sizes)
+        children = np.arange(len(pairs)) + (first - begins)[pairs]
+        values = ngram.probabilities[children] * self._scales[orders, columns][pairs]
+        if self._own:
+            own, removed, probabilities = (array[orders, columns] for array in self._own)
+            values[(begins + own - first)[removed]] = probabilities[removed]
+        places = (columns * vocabulary)[pairs] + ngram.tokens[children]
+        rows += np.bincount(places, values, rows.size).reshape(rows.shape)
+        return rows.astype(np.float32).reshape(*self._shape, vocabulary)
+
+    def probabilities(self, tokens: np.ndarray) -> np.ndarray:
+        """The probability of one token each, as in `rows`.
+
+        Args:
+          tokens: int[...], ids in [0, V).
+
+        Returns:
+          float64[...].
+        """
+        ngram, tokens = self._ngram, np.ravel(tokens)
+        children = ngram._children(np.where(self._scales > 0, self._nodes, ABSENT), tokens)
+        values = np.where(children == ABSENT, 0, ngram.probabilities[children] * self._scales)
+        if self._own:
+            own, removed, probabilities = self._own
+            values = np.where(removed & (children == own), probabilities, values)
+        whole = np.where(self._base == ABSENT, 1 / ngram.vocabulary, ngram.whole[self._base, tokens])
+        return (values.sum(0) + whole * self._base_weights).reshape(self._shape)
+
+
+def _chain(ngram: NGram, nodes: np.ndarray, lengths: range) -> np.ndarray:
+    """The ends of strings by length, int32[len(lengths), len(nodes)]: `nodes` have at most the longest length."""
+    chain = np.full((len(lengths), len(nodes)), ABSENT, np.int32)
+    for row, length in reversed(list(enumerate(lengths))):
+        present = nodes >= ngram.levels[length]
+        chain[row] = np.where(present, nodes, ABSENT)
+        nodes = np.where(present, ngram.shorter[nodes], nodes)
+    return chain
+
+
+def _strings(text: np.ndarray, longest: int) -> tuple[Any, ...]:
+    """The distinct strings of up to `longest` tokens of a text, numbered by length, then by their tokens.
+
+    Returns:
+      levels, tokens, shorter, longest and repeated, as in `NGram`; parents, int32[M], each string without its last
+      token; occurrences, int[], how often each of the longest strings occurs.
+    """
+    count = len(text)
+    starts = _sorted_starts(text, longest)
+    beyond = np.iinfo(np.int32).max
+    padded = np.concatenate([text.astype(np.int32), np.full(longest, beyond, np.int32)])
+    begins = np.zeros(count + 1, bool)  # Whether a string differs from the one before it, in sorted order.
+    begins[[0, count]] = True
+    nodes = np.zeros(count + 1, np.int32)  # The string of the present length that starts at each position.
+    ending = np.zeros(count, np.int32)  # The longest one so far that ends there.
+    repeated = np.full(count, -1, np.int8)
+    empty = np.zeros(1, np.int32)
+    levels, tokens, parents, shorter = [0, 1], [empty.astype(text.dtype)], [empty], [empty]
+    for length in range(1, longest + 1):
+        column = padded[starts + (length - 1)]
+        begins[1:count] |= column[1:] != column[:-1]
+        inside = starts <= count - length
+        first = begins[:count] & inside
+        heads = starts[first]
+        tokens.append(text[heads + (length - 1)])
+        parents.append(nodes[heads])
+        shorter.append(nodes[heads + 1])
+        repeated[starts[inside & ~(begins[:count] & begins[1:])] + (length - 1)] += 1
+        nodes[starts] = np.cumsum(first, dtype=np.int32) + np.int32(levels[-1] - 1)
+        ending[length - 1 :] = nodes[: max(count - length + 1, 0)]
+        levels.append(levels[-1] + len(heads))
+    bounds = np.flatnonzero(begins)
+    occurrences = np.diff(bounds)[inside[bounds[:-1]]]
+    return (
+        tuple(levels),
+        np.concatenate(tokens),
+        np.concatenate(parents),
+        np.concatenate(shorter),
+        occurrences,
+        ending,
+        repeated,
+    )
+
+
+def _sorted_starts(text: np.ndarray, length: int) -> np.ndarray:
+    """The positions of a text, in the order of the `length` tokens from each on; the text's end precedes any token."""
+    count = len(text)
+    bits = (int(text.max(initial=0)) + 1).bit_length()
+    known = min(length, 64 // bits)
+    padded = np.concatenate([text.astype(np.uint64) + np.uint64(1), np.zeros(length, np.uint64)])
+    keys = np.zeros(count, np.uint64)
+    for offset in range(known):
+        keys = keys << np.uint64(bits) | padded[offset : offset + count]
+    starts = np.argsort(keys)
+    while known < length:
+        # The order of 2n tokens is that of two ranks by n tokens.
+        keys = keys[starts]
+        ranks = np.zeros(count + length, np.uint64)
+        ranks[starts] = np.cumsum(np.concatenate([np.ones(1, bool), keys[1:] != keys[:-1]])[:count], dtype=np.uint64)
+        step = min(known, length - known)
+        keys = ranks[:count] << np.uint64(32) | ranks[step : step + count]
+        starts = np.argsort(keys)
+        known += step
+    return starts
+
+
+def _discounts(counts: np.ndarray) -> np.ndarray:
+    """What is taken from counts of 0 (nothing), 1, 2, and more, float64[4].
+
+    Where a text is too small or too regular for the formula, so that a discount would not lie between 0 and its count,
+    half the count is taken.
+
+    Source: Chen and Goodman 1998, TR-10-98, equation 26.
+    """
+    _, one, two, three, four = np.bincount(np.minimum(counts, 5), minlength=6)[:5].tolist()
+    share = one / (one + 2 * two) if one else 0.0
+    taken = [0.0]
+    for count, (these, more) in enumerate(((one, two), (two, three), (three, four)), 1):
+        formula = count - (count + 1) * share * more / these if these else 0.0
+        taken.append(formula if 0 < formula < count else count / 2)
+    return np.array(taken)
+
+
+def _checked(tokens: np.ndarray, vocabulary: int) -> np.ndarray:
+    tokens = np.asarray(tokens)
+    if tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocabulary:
+        reject("tokens", f"ids from {tokens.min()} to {tokens.max()}", f"ids from 0 to {vocabulary - 1}")
+    return tokens

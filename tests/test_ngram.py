@@ -1,0 +1,336 @@
+"""Kneser-Ney n-grams against their formulas in plain dictionaries, and each position left out against a recount."""
+
+import collections
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxlm.errors import InputError
+from jaxlm.text import ngram as module
+from jaxlm.text.batches import smallest_ids, split_text
+from jaxlm.text.ngram import ROOT, NGram
+from jaxlm.text.vocab import Vocab
+
+BEGINNING = "beginning"
+
+SENTENCE = "the cat that sat on the mat that the cat had, the hat"
+
+TEXTS = {
+    "one character": "a" * 12,
+    "two characters": "abbabaabbaababbabaababba",
+    "all distinct": "abcdefghijkl",
+    "periodic": "abcabcabcabcabcab",
+    "almost periodic": "abcabcabxabcabcabca",
+    "a sentence": SENTENCE,
+    "a sentence twice": SENTENCE + SENTENCE,
+    "no text": "",
+    "one token": "a",
+    "two tokens": "ab",
+    "one token twice": "aa",
+}
+
+
+def encode(text):
+    """A text's ids, and the number of tokens; "!" is in no text, but in every vocabulary."""
+    tokens = sorted({*text, "!"})
+    return np.array([tokens.index(token) for token in text], np.uint8), len(tokens)
+
+
+class Reference:
+    """The same straight from the formulas, in dictionaries; `missing` is a position whose n-grams are not counted."""
+
+    def __init__(self, text, vocabulary, order, missing=None, discounts=None):
+        self.vocabulary, self.order = vocabulary, order
+        occurrences, neighbours = collections.Counter(), collections.defaultdict(set)
+        for end in range(len(text)):
+            for begin in range(max(end - order, 0), end + 1):
+                if end != missing:
+                    string = tuple(text[begin : end + 1])
+                    occurrences[string] += 1
+                    neighbours[string].add(text[begin - 1] if begin else BEGINNING)
+        self.counts = {
+            string: occurrences[string] if len(string) == order + 1 else len(neighbours[string])
+            for string in occurrences
+        }
+        self.discounts = discounts or [self.discount(length) for length in range(1, order + 2)]
+        self.continuations = collections.defaultdict(dict)
+        for string, count in self.counts.items():
+            self.continuations[string[:-1]][string[-1]] = count
+
+    def discount(self, length):
+        n = collections.Counter(count for string, count in self.counts.items() if len(string) == length)
+        result = []
+        for count in (1, 2, 3):
+            valid = n[1] and n[count]
+            value = count - (count + 1) * n[1] / (n[1] + 2 * n[2]) * n[count + 1] / n[count] if valid else 0
+            result.append(value if 0 < value < count else count / 2)
+        return result
+
+    def total(self, context):
+        return sum(self.continuations.get(context, {}).values())
+
+    def row(self, context):
+        """The distribution after a context, of any length, as a list."""
+        context = tuple(context)[max(len(context) - self.order, 0) :]
+        below = self.row(context[1:]) if context else [1 / self.vocabulary] * self.vocabulary
+        counts = self.continuations.get(context)
+        if not counts:
+            return below
+        discounts = [0, *self.discounts[len(context)]]
+        taken = {token: discounts[min(count, 3)] for token, count in counts.items()}
+        total = sum(counts.values())
+        backoff = sum(taken.values()) / total
+        return [
+            max(counts.get(token, 0) - taken.get(token, 0), 0) / total + backoff * share
+            for token, share in enumerate(below)
+        ]
+
+
+def contexts_before(text, position, order):
+    """The contexts of a position, from none to `order` tokens, but not before the text's beginning."""
+    return [tuple(text[position - k : position]) for k in range(min(order, position) + 1)]
+
+
+@pytest.fixture(params=[0, 1, 2, 4, 7], ids="order {}".format)
+def order(request):
+    return request.param
+
+
+@pytest.fixture(params=TEXTS, ids=str)
+def text(request):
+    return encode(TEXTS[request.param])
+
+
+def test_every_distribution_is_that_of_the_formulas(text, order):
+    ids, vocabulary = text
+    ngram, reference = NGram.count(ids, vocabulary, order), Reference(ids.tolist(), vocabulary, order)
+    rng = np.random.default_rng(0)
+    for read in (ids, ids[::-1], rng.integers(vocabulary, size=60)):  # The last two also have unknown contexts.
+        rows = ngram.after(ngram.states(read)).rows()
+        expected = [reference.row(read[:end].tolist()) for end in range(len(read) + 1)]
+        assert rows.dtype == np.float32
+        np.testing.assert_allclose(rows, expected, rtol=1e-5, atol=0)
+
+
+def test_a_position_left_out_is_a_recount_without_it(text, order):
+    ids, vocabulary = text
+    discounts = Reference(ids.tolist(), vocabulary, order).discounts
+    ngram = NGram.count(ids, vocabulary, order)
+    positions = np.arange(len(ids))
+    left_out = ngram.left_out(positions)
+    rows = left_out.rows()
+    assert rows.shape == (len(ids), vocabulary)
+    assert left_out.totals.shape == (len(ids), order + 1)
+    for position in positions:
+        reference = Reference(ids.tolist(), vocabulary, order, position, discounts)
+        np.testing.assert_allclose(rows[position], reference.row(ids[:position].tolist()), rtol=1e-5, atol=0)
+        totals = [reference.total(context) for context in contexts_before(ids.tolist(), position, order)]
+        assert left_out.totals[position].tolist() == totals + [0] * (order + 1 - len(totals))
+
+
+def test_the_probability_of_one_token_is_the_one_in_its_row(text, order):
+    ids, vocabulary = text
+    ngram = NGram.count(ids, vocabulary, order)
+    positions = np.arange(len(ids))
+    for predictions in (ngram.left_out(positions), ngram.after(ngram.states(ids)[:-1])):
+        rows = predictions.rows()
+        for token in range(vocabulary):
+            np.testing.assert_allclose(predictions.probabilities(np.full(len(ids), token)), rows[:, token], rtol=1e-6)
+    expected = np.log(rows[positions, ids])
+    np.testing.assert_allclose(ngram.log_probabilities(ids), expected, rtol=1e-5, atol=1e-6)
+
+
+@given(st.text("abc", max_size=40), st.integers(0, 5), st.data())
+def test_any_text_has_proper_distributions_and_exact_recounts(text, order, data):
+    ids, vocabulary = encode(text)
+    ngram = NGram.count(ids, vocabulary, order)
+    whole = Reference(ids.tolist(), vocabulary, order)
+    left_out = ngram.left_out(np.arange(len(ids))).rows()
+    for rows in (left_out, ngram.after(np.arange(len(ngram.totals))).rows()):
+        assert (rows > 0).all()
+        np.testing.assert_allclose(rows.sum(-1), 1, rtol=1e-6)
+    if text:
+        position = data.draw(st.integers(0, len(text) - 1))
+        reference = Reference(ids.tolist(), vocabulary, order, position, whole.discounts)
+        np.testing.assert_allclose(left_out[position], reference.row(ids[:position].tolist()), rtol=1e-5, atol=0)
+
+
+def test_windows_see_nothing_before_their_beginning():
+    ids, vocabulary = encode(SENTENCE)
+    ngram = NGram.count(ids, vocabulary, 4)
+    windows = np.stack([ids[start : start + 9] for start in range(0, 40, 5)]).reshape(2, 4, 9)
+    states = ngram.states(windows)
+    assert states.shape == (2, 4, 10)
+    assert (states[..., 0] == ROOT).all()
+    for index in np.ndindex(2, 4):
+        np.testing.assert_array_equal(states[index], ngram.states(windows[index]))
+    # After K tokens it no longer matters where a window began; before that it does.
+    whole = np.stack([ngram.states(ids)[start : start + 10] for start in range(0, 40, 5)]).reshape(2, 4, 10)
+    np.testing.assert_array_equal(states[..., 4:], whole[..., 4:])
+    assert (states[..., 1:4] != whole[..., 1:4]).any((0, 1)).all()
+    assert ngram.log_probabilities(windows).shape == windows.shape
+    np.testing.assert_allclose(ngram.log_probabilities(windows)[1, 2], ngram.log_probabilities(windows[1, 2]))
+
+
+def spell(ngram, node):
+    """The tokens of a node, from the arrays that list continuations."""
+    string = []
+    while node != ROOT:
+        string.append(int(ngram.tokens[node]))
+        node = int(np.searchsorted(ngram.children, node, "right")) - 1
+    return tuple(reversed(string))
+
+
+def test_nodes_are_the_text_s_strings_in_order(text, order):
+    ids, vocabulary = text
+    ngram = NGram.count(ids, vocabulary, order)
+    strings = {tuple(ids[i : i + n].tolist()) for n in range(order + 2) for i in range(len(ids) - n + 1)}
+    assert [spell(ngram, node) for node in range(ngram.levels[-1])] == sorted(strings, key=lambda s: (len(s), s))
+    for length, (first, end) in enumerate(itertools.pairwise(ngram.levels)):
+        assert {len(spell(ngram, node)) for node in range(first, end)} <= {length}
+    for node in range(1, ngram.levels[-1]):
+        assert spell(ngram, ngram.shorter[node]) == spell(ngram, node)[1:]
+    assert len(ngram.widest) == order + 1
+    for length, widest in enumerate(ngram.widest):
+        followers = collections.Counter(string[:-1] for string in strings if len(string) == length + 1)
+        assert widest == max(followers.values(), default=0)
+
+
+def test_states_are_the_longest_known_contexts(order):
+    ids, vocabulary = encode(SENTENCE)
+    ngram = NGram.count(ids, vocabulary, order)
+    read = np.random.default_rng(3).integers(vocabulary, size=300)
+    read[100:200] = np.tile(ids, 2)[:100]
+    known = {spell(ngram, node) for node in range(ngram.levels[-2])}
+    for end, state in enumerate(ngram.states(read)):
+        longest = next(s for k in range(order, -1, -1) if (s := tuple(read[max(end - k, 0) : end].tolist())) in known)
+        assert spell(ngram, state) == longest
+
+
+def look_up(ngram, state):
+    """A row by the recipe that `NGram` documents for compiled programs."""
+    row, weight, u, steps = np.zeros(ngram.vocabulary), 1.0, state, 0
+    while u >= len(ngram.whole):
+        length = int(np.searchsorted(ngram.levels, u, "right")) - 1
+        assert ngram.children[u + 1] - ngram.children[u] <= ngram.widest[length]
+        for w in range(ngram.children[u], ngram.children[u + 1]):
+            row[ngram.tokens[w]] += weight * ngram.probabilities[w]
+        weight *= ngram.backoffs[u]
+        u = ngram.shorter[u]
+        steps += 1
+    assert steps <= ngram.order - ngram.whole_order
+    return row + weight * ngram.whole[u]
+
+
+def advance(ngram, state, token):
+    """The next state by that recipe."""
+    while True:
+        first, end = ngram.children[state], ngram.children[state + 1]
+        child = first + np.searchsorted(ngram.tokens[first:end], token)
+        if child < end and ngram.tokens[child] == token:
+            return child if child < len(ngram.totals) else ngram.shorter[child]
+        if state == ROOT:
+            return ROOT
+        state = ngram.shorter[state]
+
+
+def test_a_compiled_program_finds_the_same_in_the_arrays(text, order):
+    ids, vocabulary = text
+    ngram = NGram.count(ids, vocabulary, order)
+    read = np.concatenate([ids, np.random.default_rng(1).integers(vocabulary, size=50)])
+    states = ngram.states(read)
+    rows = ngram.after(states).rows()
+    state = ROOT
+    for position, token in enumerate(read):
+        assert state == states[position]
+        np.testing.assert_allclose(look_up(ngram, state), rows[position], rtol=1e-5)
+        state = advance(ngram, state, token)
+    assert state == states[-1]
+
+
+def test_whole_distributions_take_no_more_room_than_the_text():
+    ids = np.random.default_rng(0).integers(30, size=20_000).astype(np.uint8)
+    ngram = NGram.count(ids, 30, 4)
+    assert 0 < ngram.whole_order < 4
+    assert ngram.whole.shape == (ngram.levels[ngram.whole_order + 1], 30)
+    assert ngram.whole.size <= module.WHOLE_SHARE * len(ids) < ngram.levels[ngram.whole_order + 2] * 30
+    np.testing.assert_array_equal(ngram.after(np.arange(len(ngram.whole))).rows(), ngram.whole)
+
+
+def test_the_largest_vocabulary_overflows_no_key():
+    ids, vocabulary = encode(SENTENCE)
+    spread = np.linspace(0, 64_999, vocabulary).astype(np.uint16)
+    small, large = NGram.count(ids, vocabulary, 8), NGram.count(spread[ids], 65_000, 8)
+    for name in ("levels", "children", "shorter", "counts", "totals", "probabilities", "backoffs", "longest"):
+        np.testing.assert_array_equal(getattr(small, name), getattr(large, name))
+    assert large.tokens.dtype == np.uint16
+    np.testing.assert_array_equal(large.tokens[1:], spread[small.tokens[1:]])
+    reference = Reference(spread[ids].tolist(), 65_000, 8)
+    rows = large.after(large.states(spread[ids[:12]])[::3]).rows()
+    for row, end in zip(rows, range(0, 13, 3), strict=True):
+        np.testing.assert_allclose(row, reference.row(spread[ids[:end]].tolist()), rtol=1e-5, atol=0)
+    np.testing.assert_array_equal(small.states(ids[::-1]), large.states(spread[ids[::-1]]))
+
+
+@pytest.mark.parametrize("vocabulary", [2, 300, 5_000, 65_000])
+def test_strings_are_sorted_whatever_fits_in_a_key(vocabulary):
+    rng = np.random.default_rng(vocabulary)
+    ids = smallest_ids(rng.choice(rng.integers(vocabulary, size=3), size=400), vocabulary)
+    starts = module._sorted_starts(ids, 9)
+    assert sorted(starts.tolist()) == list(range(400))
+    strings = [ids[start : start + 9].tolist() for start in starts]
+    assert strings == sorted(strings)
+
+
+def test_discounts_are_chen_s_and_goodman_s():
+    # n1 = 4, n2 = 3, n3 = 2, n4 = 1: Y = 4 / 10.
+    counts = np.array([1] * 4 + [2] * 3 + [3] * 2 + [4] + [5] * 3)
+    expected = [0, 1 - 2 * 0.4 * 3 / 4, 2 - 3 * 0.4 * 2 / 3, 3 - 4 * 0.4 * 1 / 2]
+    np.testing.assert_allclose(module._discounts(counts), expected)
+
+
+@pytest.mark.parametrize("counts", [[], [1, 1, 1], [2, 2], [7], [1] + [2] * 3 + [3] * 90 + [4]])
+def test_discounts_stay_below_their_counts_where_the_formula_fails(counts):
+    discounts = module._discounts(np.array(counts, np.int32))
+    assert discounts[0] == 0
+    assert (discounts[1:] > 0).all()
+    assert (discounts[1:] < [1, 2, 3]).all()
+
+
+def test_long_texts_are_judged_in_blocks(monkeypatch):
+    ids, vocabulary = encode(SENTENCE)
+    ngram = NGram.count(ids, vocabulary, 5)
+    expected = ngram.log_probabilities(ids)
+    monkeypatch.setattr(module, "BLOCK_POSITIONS", 7)
+    np.testing.assert_array_equal(ngram.log_probabilities(ids), expected)
+
+
+@pytest.mark.parametrize("ids", [[0, 5], [-1, 0]])
+def test_ids_outside_the_vocabulary_are_rejected(ids):
+    with pytest.raises(InputError, match=r"expected ids from 0 to 4$"):
+        NGram.count(np.array(ids), 5, 2)
+    with pytest.raises(InputError, match=r"expected ids from 0 to 4$"):
+        NGram.count(np.arange(5), 5, 2).states(np.array(ids))
+
+
+def judged(text, last, order):
+    """Nats per character of the last part of a text's training part, after counting what is before it."""
+    vocab = Vocab.build("char", text)
+    ids = smallest_ids(vocab.encode(split_text(text, 0.1)[0]), len(vocab))
+    border = len(ids) - last
+    ngram = NGram.count(ids[:border], len(vocab), order)
+    return -ngram.log_probabilities(ids[border - order :])[order:].mean()
+
+
+@pytest.mark.parametrize(("order", "loss"), [(4, 1.4315), (6, 1.3825), (7, 1.3884)])
+def test_nietzsche_is_predicted_as_well_as_ever(shared_corpora, order, loss):
+    text = (shared_corpora / "nietzsche.txt").read_text(encoding="utf-8").lower()
+    assert judged(text, 54_081, order) == pytest.approx(loss, abs=1e-4)
+
+
+def test_shakespeare_is_predicted_as_well_as_ever(shared_corpora):
+    text = (shared_corpora / "tinyshakespeare.txt").read_text(encoding="utf-8")
+    assert judged(text, 100_000, 6) == pytest.approx(1.4910, abs=1e-4)
