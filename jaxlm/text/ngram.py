@@ -225,71 +225,69 @@ class Predictions:
     """The distributions over the next token after contexts, and what they rest on; from an `NGram`.
 
     Attributes:
-      totals: int32[..., K + 1], the sum of the counts of each order's context, 0 where it is unknown, or is longer
-        than what was read: how far each order can be trusted.
+      totals: int32[..., K + 1], the sum of the counts after the context of each order: how far that order can be
+        trusted. It is 0 where the text lacks the context, or fewer tokens were read.
     """
 
     def __init__(self, ngram: NGram, states: np.ndarray, positions: np.ndarray | None = None) -> None:
-        self._ngram = ngram
-        self._shape = np.shape(states)
-        states = np.ravel(states)
-        columns = np.arange(len(states))
-        self._nodes = nodes = _chain(ngram, states, range(ngram.order + 1))
+        """Looks up states, and leaves out what the text has at these positions, if any, whose states they are."""
+        self._ngram, self._shape = ngram, np.shape(states)
+        orders, columns = np.arange(ngram.order + 1)[:, None], np.arange(np.size(states))
+        own = np.empty(0, np.int32) if positions is None else ngram.longest[np.ravel(positions)]
+        ends = _ends(ngram, np.concatenate([np.ravel(states), own]))
+        self._nodes = nodes = ends[:-1, : len(columns)]
         present = nodes != ABSENT
         totals = np.where(present, ngram.totals[nodes], 0)
         backoffs = np.where(present, ngram.backoffs[nodes], 1).astype(np.float64)
-        scales = np.ones(nodes.shape)
-        highest = present.sum(0) - 1
-        self._own = None
-        if positions is not None:
-            positions = np.ravel(positions)
-            own = _chain(ngram, ngram.longest[positions], range(1, ngram.order + 2))
-            repeated = ngram.repeated[positions]
-            orders = np.arange(ngram.order + 1)[:, None]
-            removed = present & (orders >= repeated)
-            counts = np.where(removed, ngram.counts[own], 0)
-            before = ngram.discounts[orders, np.minimum(counts, 3)]
-            after = ngram.discounts[orders, np.clip(counts - 1, 0, 3)]
-            left = totals - removed
-            divisors = np.maximum(left, 1)
-            scales = np.where(left > 0, totals / divisors, 0)
-            backoffs = np.where(removed & (left > 0), (backoffs * totals - before + after) / divisors, backoffs)
-            backoffs[left == 0] = 1
-            totals = left
-            highest = repeated - 1
-            self._own = own, removed
-            probabilities = (np.maximum(counts - 1, 0) - after) / divisors
-        # Orders up to `base` are looked up whole; each one above adds its share.
-        base = np.minimum(np.maximum(highest, -1), ngram.whole_order)
-        upper = present & (np.arange(ngram.order + 1)[:, None] > base)
-        products = np.cumprod(np.where(upper, backoffs, 1)[::-1], 0)[::-1]
-        self._base = np.where(base >= 0, nodes[base, columns], ABSENT)
-        self._base_weights = products[0]
-        weights = np.concatenate([products[1:], np.ones((1, len(states)))]) * upper
-        self._scales = scales * weights
-        if self._own:
-            self._own = own, removed, probabilities * weights
-        self.totals = np.moveaxis(totals, 0, -1).reshape(*self._shape, ngram.order + 1)
+        if positions is None:
+            unchanged = present.sum(0) - 1
+            scales = np.ones(nodes.shape)
+        else:
+            own = ends[1:, len(columns) :]
+            unchanged = ngram.repeated[np.ravel(positions)].astype(np.int32) - 1
+            left_out = present & (orders > unchanged)
+            counts = np.where(left_out, ngram.counts[own], 0)
+            fewer = np.maximum(counts - 1, 0)
+            taken = ngram.discounts[orders, np.minimum(fewer, 3)]
+            change = taken - ngram.discounts[orders, np.minimum(counts, 3)]
+            divisors = np.maximum(totals - left_out, 1)
+            scales = totals / divisors
+            backoffs = np.where(left_out, (backoffs * totals + change) / divisors, backoffs)
+            totals = totals - left_out
+            backoffs[totals == 0] = 1
+            scales[totals == 0] = 0
+        # Up to an order whose distribution is known whole, it is looked up; each context above adds its continuations.
+        base = np.clip(unchanged, ABSENT, ngram.whole_order)
+        above = present & (orders > base)
+        products = np.cumprod(np.where(above, backoffs, 1)[::-1], 0)[::-1]
+        weights = np.concatenate([products[1:], np.ones((1, len(columns)))]) * above
+        self._base = np.where(base == ABSENT, ABSENT, nodes[base, columns])
+        self._base_weights = products[0].astype(np.float32)
+        self._scales = (scales * weights).astype(np.float32)
+        # Where the own n-gram is still a continuation, it has a probability of its own.
+        self._own = None if positions is None else (left_out, own, ((fewer - taken) / divisors * weights))
+        self.totals = np.moveaxis(totals, 0, -1).astype(np.int32).reshape(*self._shape, ngram.order + 1)
 
     def rows(self) -> np.ndarray:
         """float32[..., V], the probability of every token."""
         ngram, vocabulary = self._ngram, self._ngram.vocabulary
-        weights = self._base_weights[:, None]
-        rows = np.where(self._base[:, None] == ABSENT, 1 / vocabulary, ngram.whole[self._base]) * weights
-        # All continuations of all contexts in one list, and where those of each context begin in it.
+        rows = ngram.whole[self._base]
+        rows[self._base == ABSENT] = 1 / vocabulary
+        rows *= self._base_weights[:, None]
+        # The continuations of all contexts in one list; those of each context begin at `begins`.
         orders, columns = np.nonzero(self._scales)
-        first = ngram.children[self._nodes[orders, columns]]
-        sizes = ngram.children[self._nodes[orders, columns] + 1] - first
+        nodes = self._nodes[orders, columns]
+        first = ngram.children[nodes]
+        sizes = ngram.children[nodes + 1] - first
         begins = np.cumsum(sizes) - sizes
         pairs = np.repeat(np.arange(len(sizes)), sizes)
         children = np.arange(len(pairs)) + (first - begins)[pairs]
         values = ngram.probabilities[children] * self._scales[orders, columns][pairs]
         if self._own:
-            own, removed, probabilities = (array[orders, columns] for array in self._own)
-            values[(begins + own - first)[removed]] = probabilities[removed]
-        places = (columns * vocabulary)[pairs] + ngram.tokens[children]
-        rows += np.bincount(places, values, rows.size).reshape(rows.shape)
-        return rows.astype(np.float32).reshape(*self._shape, vocabulary)
+            left_out, own, probabilities = (array[orders, columns] for array in self._own)
+            values[(begins + own - first)[left_out]] = probabilities[left_out]
+        np.add.at(rows.reshape(-1), (columns * vocabulary)[pairs] + ngram.tokens[children], values)
+        return rows.reshape(*self._shape, vocabulary)
 
     def probabilities(self, tokens: np.ndarray) -> np.ndarray:
         """The probability of one token each, as in `rows`.
@@ -298,26 +296,26 @@ class Predictions:
           tokens: int[...], ids in [0, V).
 
         Returns:
-          float64[...].
+          float32[...].
         """
         ngram, tokens = self._ngram, np.ravel(tokens)
         children = ngram._children(np.where(self._scales > 0, self._nodes, ABSENT), tokens)
         values = np.where(children == ABSENT, 0, ngram.probabilities[children] * self._scales)
         if self._own:
-            own, removed, probabilities = self._own
-            values = np.where(removed & (children == own), probabilities, values)
-        whole = np.where(self._base == ABSENT, 1 / ngram.vocabulary, ngram.whole[self._base, tokens])
-        return (values.sum(0) + whole * self._base_weights).reshape(self._shape)
+            left_out, own, probabilities = self._own
+            values = np.where(left_out & (children == own), probabilities, values)
+        base = np.where(self._base == ABSENT, 1 / ngram.vocabulary, ngram.whole[self._base, tokens])
+        return (values.sum(0) + base * self._base_weights).astype(np.float32).reshape(self._shape)
 
 
-def _chain(ngram: NGram, nodes: np.ndarray, lengths: range) -> np.ndarray:
-    """The ends of strings by length, int32[len(lengths), len(nodes)]: `nodes` have at most the longest length."""
-    chain = np.full((len(lengths), len(nodes)), ABSENT, np.int32)
-    for row, length in reversed(list(enumerate(lengths))):
+def _ends(ngram: NGram, nodes: np.ndarray) -> np.ndarray:
+    """The last 0 to K + 1 tokens of strings, as nodes, int32[K + 2, len(nodes)]; ABSENT where a string is shorter."""
+    ends = np.empty((ngram.order + 2, len(nodes)), np.int32)
+    for length in reversed(range(ngram.order + 2)):
         present = nodes >= ngram.levels[length]
-        chain[row] = np.where(present, nodes, ABSENT)
+        ends[length] = np.where(present, nodes, ABSENT)
         nodes = np.where(present, ngram.shorter[nodes], nodes)
-    return chain
+    return ends
 
 
 def _strings(text: np.ndarray, longest: int) -> tuple[Any, ...]:
