@@ -316,6 +316,28 @@ def test_ids_outside_the_vocabulary_are_rejected(ids):
         NGram.count(np.arange(5), 5, 2).states(np.array(ids))
 
 
+@pytest.mark.parametrize("order", [-1, 101, 1.5])
+def test_orders_are_checked(order):
+    with pytest.raises(InputError, match=r"order: found .*, expected a whole number from 0 to 100"):
+        NGram.count(np.arange(5), 5, order)
+
+
+def test_more_text_than_32_bits_can_number_is_rejected():
+    text = np.broadcast_to(np.uint8(0), 2**31 // 8)  # Takes no memory.
+    with pytest.raises(InputError, match=r"268,435,456 tokens, expected at most 268,435,455 for n-grams of order 7"):
+        NGram.count(text, 1, 7)
+
+
+def test_the_least_probability_has_a_logarithm():
+    # The token 0 continues in ever more ways, the shorter its context is, so that each order leaves the next little.
+    before = np.arange(3, 2003)
+    text = np.concatenate([np.stack([before, *[before * 0] * k, before * 0 + 1], 1).ravel() for k in range(16)])
+    ngram = NGram.count(text.astype(np.uint16), 2003, 14)
+    predictions = ngram.after(ngram.states(np.zeros(14, np.uint16))[-1])
+    assert predictions.rows().min() == predictions.probabilities(np.uint16(2)) == np.finfo(np.float32).tiny
+    assert predictions.rows().sum() == pytest.approx(1, rel=1e-6)
+
+
 def judged(text, last, order):
     """Nats per character of the last part of a text's training part, after counting what is before it."""
     vocab = Vocab.build("char", text)

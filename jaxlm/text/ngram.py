@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from jaxlm.errors import reject
+from jaxlm.errors import InputError, reject, whole_number
 
 ROOT = 0
 """The node of the empty context: nothing was read, or only tokens that the text lacks."""
@@ -26,6 +26,12 @@ BLOCK_POSITIONS = 1 << 16
 
 WHOLE_SHARE = 2
 """The most numbers in the whole distributions of the shortest contexts, per token of the text."""
+
+_LEAST = np.finfo(np.float32).tiny
+"""What a probability is at least, so that its logarithm is finite."""
+
+_order = whole_number(0, 100)
+"""A check for an order; higher ones would overflow `NGram.repeated`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,9 +69,8 @@ class NGram:
       probabilities: float32[M], max(c - D(c), 0) / total.
       backoffs: float32[C], the weight of the next shorter context; 1 where the total is 0.
       discounts: float64[K + 1, 4], each order's for c = 0 (none), 1, 2, and more.
-      whole: float32[S, V], the distributions after the S shortest contexts, about as many numbers as the text has
-        tokens; S = levels[whole_order + 1].
-      whole_order: the length of the longest of these.
+      whole: float32[S, V], the distributions after contexts of up to whole_order tokens; S = levels[whole_order + 1].
+      whole_order: the highest, of order 0 and those with which `whole` has at most WHOLE_SHARE numbers a token of text.
       longest: int32[N], for each position of the text, the string of up to K tokens before it and its own.
       repeated: int8[N], for each position, the highest order whose n-gram there also occurs elsewhere; -1 for none.
     """
@@ -93,11 +98,18 @@ class NGram:
         Args:
           text: int[N], token ids in [0, V); N may be 0.
           vocabulary: V.
-          order: K, the most tokens of a context, 0 or more.
+          order: K, the most tokens of a context, 0 to 100; time and memory grow with it.
 
         Raises:
-          InputError: ids outside the vocabulary, or more n-grams than 32 bits can number.
+          InputError: ids outside the vocabulary, an order outside 0 to 100, or more text than 32 bits suffice for.
         """
+        order = _order("order", order)
+        largest = np.iinfo(np.int32).max // (order + 1)
+        if len(text) > largest:
+            raise InputError(
+                f"corpus: found {len(text):,} tokens, expected at most {largest:,} for n-grams of order {order}, since "
+                "they are numbered in 32 bits; use less text, or a smaller order"
+            )
         text = _checked(text, vocabulary)
         levels, tokens, parents, shorter, occurrences, longest, repeated = _strings(text, order + 1)
         nodes, contexts = levels[-1], levels[-2]
@@ -164,9 +176,8 @@ class NGram:
         known = np.zeros((*tokens.shape[:-1], tokens.shape[-1] + 1), np.int32)
         states = known.copy()
         for _ in range(self.order):
-            # Strings that are one token longer than those before: known[..., t] ends before token t.
+            # One token longer each time, up to all t tokens before token t.
             known[..., 1:] = self._children(known[..., :-1], tokens)
-            known[..., 0] = ABSENT
             states = np.where(known == ABSENT, states, known)
         return states
 
@@ -181,6 +192,7 @@ class NGram:
         each order, with the discounts as they are: its highest order has one occurrence fewer, and each order below
         has one distinct token before the n-gram fewer where the order above had no other occurrence.
         """
+        positions = np.asarray(positions)
         return Predictions(self, self._before(positions), positions)
 
     def log_probabilities(self, tokens: np.ndarray) -> np.ndarray:
@@ -208,17 +220,18 @@ class NGram:
 
     @functools.cached_property
     def _keys(self) -> np.ndarray:
-        """int64[M - 1], a number for each string but the empty one, which grows with its context and last token."""
+        """int64[M], growing numbers of each string's context and last token, from node 1 on; the last is no string's."""
         contexts = np.repeat(np.arange(len(self.totals), dtype=np.int64), np.diff(self.children))
-        return contexts * self.vocabulary + self.tokens[1:]
+        return np.append(contexts * self.vocabulary + self.tokens[1:], np.iinfo(np.int64).max)
 
     def _children(self, nodes: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """The strings of contexts and a token after each, or ABSENT."""
-        keys = nodes.astype(np.int64) * self.vocabulary + tokens
+        children = np.full(nodes.shape, ABSENT, np.int32)
+        present = nodes != ABSENT
+        keys = (nodes.astype(np.int64) * self.vocabulary + tokens)[present]
         found = np.searchsorted(self._keys, keys)
-        known = (nodes >= 0) & (found < len(self._keys))
-        known[known] = self._keys[found[known]] == keys[known]
-        return np.where(known, found + 1, ABSENT).astype(np.int32)
+        children[present] = np.where(self._keys[found] == keys, found + 1, ABSENT)
+        return children
 
 
 class Predictions:
@@ -255,7 +268,6 @@ class Predictions:
             backoffs = np.where(left_out, (backoffs * totals + change) / divisors, backoffs)
             totals = totals - left_out
             backoffs[totals == 0] = 1
-            scales[totals == 0] = 0
         # Up to an order whose distribution is known whole, it is looked up; each context above adds its continuations.
         base = np.clip(unchanged, ABSENT, ngram.whole_order)
         above = present & (orders > base)
@@ -287,7 +299,7 @@ class Predictions:
             left_out, own, probabilities = (array[orders, columns] for array in self._own)
             values[(begins + own - first)[left_out]] = probabilities[left_out]
         np.add.at(rows.reshape(-1), (columns * vocabulary)[pairs] + ngram.tokens[children], values)
-        return rows.reshape(*self._shape, vocabulary)
+        return np.maximum(rows, _LEAST, out=rows).reshape(*self._shape, vocabulary)
 
     def probabilities(self, tokens: np.ndarray) -> np.ndarray:
         """The probability of one token each, as in `rows`.
@@ -305,7 +317,7 @@ class Predictions:
             left_out, own, probabilities = self._own
             values = np.where(left_out & (children == own), probabilities, values)
         base = np.where(self._base == ABSENT, 1 / ngram.vocabulary, ngram.whole[self._base, tokens])
-        return (values.sum(0) + base * self._base_weights).astype(np.float32).reshape(self._shape)
+        return np.maximum(values.sum(0) + base * self._base_weights, _LEAST, dtype=np.float32).reshape(self._shape)
 
 
 def _ends(ngram: NGram, nodes: np.ndarray) -> np.ndarray:
@@ -345,7 +357,7 @@ def _strings(text: np.ndarray, longest: int) -> tuple[Any, ...]:
         tokens.append(text[heads + (length - 1)])
         parents.append(nodes[heads])
         shorter.append(nodes[heads + 1])
-        repeated[starts[inside & ~(begins[:count] & begins[1:])] + (length - 1)] += 1
+        repeated[starts[~(begins[:count] & begins[1:])] + (length - 1)] += 1
         nodes[starts] = np.cumsum(first, dtype=np.int32) + np.int32(levels[-1] - 1)
         ending[length - 1 :] = nodes[: max(count - length + 1, 0)]
         levels.append(levels[-1] + len(heads))
@@ -363,7 +375,7 @@ def _strings(text: np.ndarray, longest: int) -> tuple[Any, ...]:
 
 
 def _sorted_starts(text: np.ndarray, length: int) -> np.ndarray:
-    """The positions of a text, in the order of the `length` tokens from each on; the text's end precedes any token."""
+    """The positions of a text, in the order of at least `length` tokens from each on; its end precedes any token."""
     count = len(text)
     bits = (int(text.max(initial=0)) + 1).bit_length()
     known = min(length, 64 // bits)
@@ -377,10 +389,9 @@ def _sorted_starts(text: np.ndarray, length: int) -> np.ndarray:
         keys = keys[starts]
         ranks = np.zeros(count + length, np.uint64)
         ranks[starts] = np.cumsum(np.concatenate([np.ones(1, bool), keys[1:] != keys[:-1]])[:count], dtype=np.uint64)
-        step = min(known, length - known)
-        keys = ranks[:count] << np.uint64(32) | ranks[step : step + count]
+        keys = ranks[:count] << np.uint64(32) | ranks[known : known + count]
         starts = np.argsort(keys)
-        known += step
+        known *= 2
     return starts
 
 
