@@ -220,7 +220,7 @@ class NGram:
 
     @functools.cached_property
     def _keys(self) -> np.ndarray:
-        """int64[M], growing numbers of each string's context and last token, from node 1 on; the last is no string's."""
+        """int64[M], growing numbers for each context and last token, from node 1 on; then one above all."""
         contexts = np.repeat(np.arange(len(self.totals), dtype=np.int64), np.diff(self.children))
         return np.append(contexts * self.vocabulary + self.tokens[1:], np.iinfo(np.int64).max)
 
