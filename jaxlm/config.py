@@ -38,6 +38,7 @@ Tokens = Literal["char", "byte", "word"]
 Mode = Literal["window", "state"]
 Unknown = Literal["error", "skip"]
 Protocol = Literal["carried", "cold-256", "window-60"]
+Baseline = Literal["ngram"]
 Optimizer = Literal["rmsprop", "adam"]
 Schedule = Literal["constant", "cosine"]
 Impl = Literal["auto", "scan", "fused", "cudnn"]
@@ -423,6 +424,13 @@ class EvaluateConfig(Checked):
         "dynamic evaluation: keep learning while reading the text; the run does not change",
         yes_or_no,
         MEASURE,
+    )
+    baseline: Baseline | None = setting(
+        None,
+        "what to compare the model with. ngram: a Kneser-Ney n-gram, counted on the run's training text",
+        optional(one_of(*get_args(Baseline))),
+        MEASURE,
+        unset="nothing",
     )
     unknown: Unknown = setting(
         "error",

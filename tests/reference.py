@@ -1,6 +1,10 @@
-"""The LSTM's equations in NumPy, float64, one gate and one step at a time."""
+"""The LSTM's equations in NumPy, float64, one gate and one step at a time; and an n-gram's, in dictionaries."""
+
+import collections
 
 import numpy as np
+
+BEGINNING = "beginning"
 
 
 def sigmoid(x):
@@ -40,3 +44,53 @@ def logits(params, tokens, vocabulary):
 def log_softmax(x):
     x = x - x.max(-1, keepdims=True)
     return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+class KneserNey:
+    """An n-gram straight from the formulas, in dictionaries; `missing` is a position whose n-grams are not counted."""
+
+    def __init__(self, text, vocabulary, order, missing=None, discounts=None):
+        self.vocabulary, self.order = vocabulary, order
+        occurrences, neighbours = collections.Counter(), collections.defaultdict(set)
+        for end in range(len(text)):
+            for begin in range(max(end - order, 0), end + 1):
+                if end != missing:
+                    string = tuple(text[begin : end + 1])
+                    occurrences[string] += 1
+                    neighbours[string].add(text[begin - 1] if begin else BEGINNING)
+        self.counts = {
+            string: occurrences[string] if len(string) == order + 1 else len(neighbours[string])
+            for string in occurrences
+        }
+        self.discounts = discounts or [self.discount(length) for length in range(1, order + 2)]
+        self.continuations = collections.defaultdict(dict)
+        for string, count in self.counts.items():
+            self.continuations[string[:-1]][string[-1]] = count
+
+    def discount(self, length):
+        n = collections.Counter(count for string, count in self.counts.items() if len(string) == length)
+        result = []
+        for count in (1, 2, 3):
+            valid = n[1] and n[count]
+            value = count - (count + 1) * n[1] / (n[1] + 2 * n[2]) * n[count + 1] / n[count] if valid else 0
+            result.append(value if 0 < value < count else count / 2)
+        return result
+
+    def total(self, context):
+        return sum(self.continuations.get(context, {}).values())
+
+    def row(self, context):
+        """The distribution after a context, of any length, as a list."""
+        context = tuple(context)[max(len(context) - self.order, 0) :]
+        below = self.row(context[1:]) if context else [1 / self.vocabulary] * self.vocabulary
+        counts = self.continuations.get(context)
+        if not counts:
+            return below
+        discounts = [0, *self.discounts[len(context)]]
+        taken = {token: discounts[min(count, 3)] for token, count in counts.items()}
+        total = sum(counts.values())
+        backoff = sum(taken.values()) / total
+        return [
+            max(counts.get(token, 0) - taken.get(token, 0), 0) / total + backoff * share
+            for token, share in enumerate(below)
+        ]

@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from reference import KneserNey
 
 import jaxlm
 from jaxlm import cli
@@ -23,6 +24,7 @@ from jaxlm.config import EvaluateConfig, ModelConfig, SampleConfig
 from jaxlm.errors import InputError
 from jaxlm.generator import TextGenerator
 from jaxlm.nn import dynamic, scoring
+from jaxlm.runs.evaluation import BASELINE_ORDER
 from jaxlm.runs.storage import Progress
 from jaxlm.text import corpus as text
 from jaxlm.text.batches import split_text
@@ -772,6 +774,37 @@ def test_dynamic_evaluation_is_shown_beside_static(place, capsys):
         assert before != after
 
 
+@pytest.mark.parametrize("protocol", scoring.PROTOCOLS)
+def test_an_n_gram_of_the_training_text_alone_is_shown_beside_the_model(place, capsys, protocol):
+    hold_out(0.3)
+    vocab = jaxlm.load("checkpoints/fox").vocab
+    learned, held_out = (vocab.encode(part) for part in split_text(Path("fox.txt").read_text().lower(), 0.3))
+    ngram = KneserNey(learned.tolist(), len(vocab), BASELINE_ORDER)
+    for argv, ids in (([], held_out), (WITH, vocab.encode("all is well that ends well. " * 20))):
+        count = len(ids)
+        # Each token that is scored, after those from the first that the protocol lets it see.
+        seen = {
+            "carried": [(0, end) for end in range(1, count)],
+            "cold-256": [((end - 1) // 256 * 256, end) for end in range(1, count)],
+            "window-60": [(begin, begin + 60) for begin in range(0, count - 60, 3)],
+        }[protocol]
+        scores = np.log([ngram.row(ids[begin:end].tolist())[ids[end]] for begin, end in seen])
+        facts = measured(capsys, "--protocol", protocol, "--baseline", "ngram", *argv)
+        alone = measured(capsys, "--protocol", protocol, *argv)
+        assert facts["Evaluation"].split() == ["static", "n-gram"]
+        assert {name: facts[name].split() for name in figures(scores, 1)} == {
+            name: [alone[name], figure] for name, figure in figures(scores, 1).items()
+        }
+
+
+def test_the_n_gram_is_shown_last(place, capsys):
+    hold_out(0.1)
+    facts = measured(capsys, "--dynamic", "--baseline", "ngram")
+    assert facts["Evaluation"].split() == ["static", "dynamic", "n-gram"]
+    both = [measured(capsys, *argv)["Perplexity"].split() for argv in (["--dynamic"], ["--baseline", "ngram"])]
+    assert facts["Perplexity"].split() == [*both[0], both[1][1]]
+
+
 @pytest.mark.parametrize("tokens", ["byte", "word"])
 def test_other_tokens_are_measured_per_character_too(place, capsys, tokens):
     small = ["--tokens", tokens, "--epochs", "1", "--hidden", "4", "--length", "4", "--temperature"]
@@ -795,7 +828,7 @@ def test_nothing_held_out_and_nothing_named_cannot_be_measured(place, capsys):
     assert line.endswith("name a text with corpus")
 
 
-@pytest.mark.parametrize("argv", [(), ("--dynamic", *WITH)])
+@pytest.mark.parametrize("argv", [(), ("--dynamic", *WITH), ("--baseline", "ngram", *WITH)])
 def test_the_run_s_own_text_is_wanted_as_it_was(place, capsys, argv):
     hold_out(0.1)
     Path("fox.txt").write_text("Another text.")

@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from reference import KneserNey
 
 from jaxlm.errors import InputError
 from jaxlm.text import ngram as module
 from jaxlm.text.batches import smallest_ids, split_text
 from jaxlm.text.ngram import ROOT, NGram
 from jaxlm.text.vocab import Vocab
-
-BEGINNING = "beginning"
 
 SENTENCE = "the cat that sat on the mat that the cat had, the hat"
 
@@ -39,56 +38,6 @@ def encode(text):
     return np.array([tokens.index(token) for token in text], np.uint8), len(tokens)
 
 
-class Reference:
-    """The same straight from the formulas, in dictionaries; `missing` is a position whose n-grams are not counted."""
-
-    def __init__(self, text, vocabulary, order, missing=None, discounts=None):
-        self.vocabulary, self.order = vocabulary, order
-        occurrences, neighbours = collections.Counter(), collections.defaultdict(set)
-        for end in range(len(text)):
-            for begin in range(max(end - order, 0), end + 1):
-                if end != missing:
-                    string = tuple(text[begin : end + 1])
-                    occurrences[string] += 1
-                    neighbours[string].add(text[begin - 1] if begin else BEGINNING)
-        self.counts = {
-            string: occurrences[string] if len(string) == order + 1 else len(neighbours[string])
-            for string in occurrences
-        }
-        self.discounts = discounts or [self.discount(length) for length in range(1, order + 2)]
-        self.continuations = collections.defaultdict(dict)
-        for string, count in self.counts.items():
-            self.continuations[string[:-1]][string[-1]] = count
-
-    def discount(self, length):
-        n = collections.Counter(count for string, count in self.counts.items() if len(string) == length)
-        result = []
-        for count in (1, 2, 3):
-            valid = n[1] and n[count]
-            value = count - (count + 1) * n[1] / (n[1] + 2 * n[2]) * n[count + 1] / n[count] if valid else 0
-            result.append(value if 0 < value < count else count / 2)
-        return result
-
-    def total(self, context):
-        return sum(self.continuations.get(context, {}).values())
-
-    def row(self, context):
-        """The distribution after a context, of any length, as a list."""
-        context = tuple(context)[max(len(context) - self.order, 0) :]
-        below = self.row(context[1:]) if context else [1 / self.vocabulary] * self.vocabulary
-        counts = self.continuations.get(context)
-        if not counts:
-            return below
-        discounts = [0, *self.discounts[len(context)]]
-        taken = {token: discounts[min(count, 3)] for token, count in counts.items()}
-        total = sum(counts.values())
-        backoff = sum(taken.values()) / total
-        return [
-            max(counts.get(token, 0) - taken.get(token, 0), 0) / total + backoff * share
-            for token, share in enumerate(below)
-        ]
-
-
 def contexts_before(text, position, order):
     """The contexts of a position, from none to `order` tokens, but not before the text's beginning."""
     return [tuple(text[position - k : position]) for k in range(min(order, position) + 1)]
@@ -106,7 +55,7 @@ def text(request):
 
 def test_every_distribution_is_that_of_the_formulas(text, order):
     ids, vocabulary = text
-    ngram, reference = NGram.count(ids, vocabulary, order), Reference(ids.tolist(), vocabulary, order)
+    ngram, reference = NGram.count(ids, vocabulary, order), KneserNey(ids.tolist(), vocabulary, order)
     rng = np.random.default_rng(0)
     for read in (ids, ids[::-1], rng.integers(vocabulary, size=60)):  # The last two also have unknown contexts.
         rows = ngram.after(ngram.states(read)).rows()
@@ -117,7 +66,7 @@ def test_every_distribution_is_that_of_the_formulas(text, order):
 
 def test_a_position_left_out_is_a_recount_without_it(text, order):
     ids, vocabulary = text
-    discounts = Reference(ids.tolist(), vocabulary, order).discounts
+    discounts = KneserNey(ids.tolist(), vocabulary, order).discounts
     ngram = NGram.count(ids, vocabulary, order)
     positions = np.arange(len(ids))
     left_out = ngram.left_out(positions)
@@ -125,7 +74,7 @@ def test_a_position_left_out_is_a_recount_without_it(text, order):
     assert rows.shape == (len(ids), vocabulary)
     assert left_out.totals.shape == (len(ids), order + 1)
     for position in positions:
-        reference = Reference(ids.tolist(), vocabulary, order, position, discounts)
+        reference = KneserNey(ids.tolist(), vocabulary, order, position, discounts)
         np.testing.assert_allclose(rows[position], reference.row(ids[:position].tolist()), rtol=1e-5, atol=0)
         totals = [reference.total(context) for context in contexts_before(ids.tolist(), position, order)]
         assert left_out.totals[position].tolist() == totals + [0] * (order + 1 - len(totals))
@@ -147,14 +96,14 @@ def test_the_probability_of_one_token_is_the_one_in_its_row(text, order):
 def test_any_text_has_proper_distributions_and_exact_recounts(text, order, data):
     ids, vocabulary = encode(text)
     ngram = NGram.count(ids, vocabulary, order)
-    whole = Reference(ids.tolist(), vocabulary, order)
+    whole = KneserNey(ids.tolist(), vocabulary, order)
     left_out = ngram.left_out(np.arange(len(ids))).rows()
     for rows in (left_out, ngram.after(np.arange(len(ngram.totals))).rows()):
         assert (rows > 0).all()
         np.testing.assert_allclose(rows.sum(-1), 1, rtol=1e-6)
     if text:
         position = data.draw(st.integers(0, len(text) - 1))
-        reference = Reference(ids.tolist(), vocabulary, order, position, whole.discounts)
+        reference = KneserNey(ids.tolist(), vocabulary, order, position, whole.discounts)
         np.testing.assert_allclose(left_out[position], reference.row(ids[:position].tolist()), rtol=1e-5, atol=0)
 
 
@@ -268,7 +217,7 @@ def test_the_largest_vocabulary_overflows_no_key():
         np.testing.assert_array_equal(getattr(small, name), getattr(large, name))
     assert large.tokens.dtype == np.uint16
     np.testing.assert_array_equal(large.tokens[1:], spread[small.tokens[1:]])
-    reference = Reference(spread[ids].tolist(), 65_000, 8)
+    reference = KneserNey(spread[ids].tolist(), 65_000, 8)
     rows = large.after(large.states(spread[ids[:12]])[::3]).rows()
     for row, end in zip(rows, range(0, 13, 3), strict=True):
         np.testing.assert_allclose(row, reference.row(spread[ids[:end]].tolist()), rtol=1e-5, atol=0)

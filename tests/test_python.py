@@ -63,4 +63,5 @@ def test_an_evaluation_is_a_value(trained, corpus):
     scores = jaxlm.load(trained).score(corpus.read_text())
     assert found.static.loss == -scores.mean(dtype=float)
     assert (found.characters, found.skipped, found.static.tokens) == (1032, 0, 1031)
-    assert found.dynamic is None
+    assert found.dynamic is found.baseline is None
+    assert jaxlm.evaluate(trained, corpus=corpus, baseline="ngram").baseline.tokens == 1031

@@ -173,14 +173,16 @@ def _evaluate(flags: EvaluateFlags) -> None:
     run = Run.open(find(flags.where.run, flags.where.checkpoints, trained=True))
     found = evaluate(run, flags.config, impl=flags.impl)
     skipped = f", {found.skipped:,} of them unknown and skipped" if found.skipped else ""
-    figures = [found.static] if found.dynamic is None else [found.static, found.dynamic]
+    columns = {"static": found.static, "dynamic": found.dynamic, "n-gram": found.baseline}
+    shown = {name: figures for name, figures in columns.items() if figures is not None}
+    figures = list(shown.values())
     facts = {
         "Run": f"{found.run}, {_describe(found.progress)}",
         "Text": f"{found.text}, {found.characters:,} characters{skipped}",
         "Protocol": found.protocol,
     }
     table = {
-        "Evaluation": ["static", "dynamic"],
+        "Evaluation": list(shown),
         "Nats per token": [f"{one.loss:.4f}" for one in figures],
         "Nats per character": [f"{one.nats_per_character:.4f}" for one in figures],
         "Bits per character": [f"{one.bits_per_character:.4f}" for one in figures],
@@ -188,7 +190,7 @@ def _evaluate(flags: EvaluateFlags) -> None:
         "Tokens scored": [f"{one.tokens:,}" for one in figures],
         "Tokens per second": [*(f"{one.tokens_per_second:,.0f}" for one in figures), "(once compiled)"],
     }
-    if found.dynamic is None:
+    if len(shown) == 1:
         del table["Evaluation"]
     if found.static.loss == found.static.nats_per_character:  # As for character tokens.
         del table["Nats per token"]

@@ -46,7 +46,7 @@ CHOICES = {
     },
     "evaluate": {
         "--corpus": ["fox.txt"], "--encoding": ["utf-8"], "--protocol": ["carried", "cold-256", "window-60"],
-        "--dynamic": [""], "--unknown": ["skip"], "--impl": ["scan"], "--run": ["run"],
+        "--dynamic": [""], "--baseline": ["ngram"], "--unknown": ["skip"], "--impl": ["scan"], "--run": ["run"],
     },
     "runs": {"--json": [""], "--checkpoints": ["checkpoints", "no"], "--help": [""]},
 }  # fmt: skip
