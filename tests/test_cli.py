@@ -837,4 +837,5 @@ def test_the_run_s_own_text_is_wanted_as_it_was(place, capsys, argv):
     Path("fox.txt").unlink()
     line = refused(capsys, cli.evaluate, *argv)
     assert line.startswith("corpus fox.txt: found nothing there")
-    assert "run checkpoints/fox learned from it: restore it" in line
+    remedy = "restore it" if argv else "restore it, or name another text with corpus"
+    assert line.endswith(f"run checkpoints/fox learned from it: {remedy}")
