@@ -224,16 +224,6 @@ def test_the_largest_vocabulary_overflows_no_key():
     np.testing.assert_array_equal(small.states(ids[::-1]), large.states(spread[ids[::-1]]))
 
 
-@pytest.mark.parametrize("vocabulary", [2, 300, 5_000, 65_000])
-def test_strings_are_sorted_whatever_fits_in_a_key(vocabulary):
-    rng = np.random.default_rng(vocabulary)
-    ids = smallest_ids(rng.choice(rng.integers(vocabulary, size=3), size=400), vocabulary)
-    starts = module._sorted_starts(ids, 9)
-    assert sorted(starts.tolist()) == list(range(400))
-    strings = [ids[start : start + 9].tolist() for start in starts]
-    assert strings == sorted(strings)
-
-
 def test_discounts_are_chen_s_and_goodman_s():
     # n1 = 4, n2 = 3, n3 = 2, n4 = 1: Y = 4 / 10.
     counts = np.array([1] * 4 + [2] * 3 + [3] * 2 + [4] + [5] * 3)

@@ -1,1 +1,1 @@
-"""Strings to token ids and back: corpora, vocabularies, batches, n-grams. Nothing here knows JAX."""
+"""Strings to token ids and back: corpora, vocabularies, batches, n-grams, copies. Nothing here knows JAX."""

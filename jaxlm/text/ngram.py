@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from jaxlm.errors import InputError, reject, whole_number
+from jaxlm.text.suffixes import sorted_suffixes
 
 ROOT = 0
 """The node of the empty context: nothing was read, or only tokens that the text lacks."""
@@ -338,7 +339,7 @@ def _strings(text: np.ndarray, longest: int) -> tuple[Any, ...]:
       token; occurrences, int[], how often each of the longest strings occurs.
     """
     count = len(text)
-    starts = _sorted_starts(text, longest)
+    starts = next(starts for length, starts, _ in sorted_suffixes(text) if length >= longest)
     beyond = np.iinfo(np.int32).max
     padded = np.concatenate([text.astype(np.int32), np.full(longest, beyond, np.int32)])
     begins = np.zeros(count + 1, bool)  # Whether a string differs from the one before it, in sorted order.
@@ -372,27 +373,6 @@ def _strings(text: np.ndarray, longest: int) -> tuple[Any, ...]:
         ending,
         repeated,
     )
-
-
-def _sorted_starts(text: np.ndarray, length: int) -> np.ndarray:
-    """The positions of a text, in the order of at least `length` tokens from each on; its end precedes any token."""
-    count = len(text)
-    bits = (int(text.max(initial=0)) + 1).bit_length()
-    known = min(length, 64 // bits)
-    padded = np.concatenate([text.astype(np.uint64) + np.uint64(1), np.zeros(length, np.uint64)])
-    keys = np.zeros(count, np.uint64)
-    for offset in range(known):
-        keys = keys << np.uint64(bits) | padded[offset : offset + count]
-    starts = np.argsort(keys)
-    while known < length:
-        # The order of 2n tokens is that of two ranks by n tokens.
-        keys = keys[starts]
-        ranks = np.zeros(count + length, np.uint64)
-        ranks[starts] = np.cumsum(np.concatenate([np.ones(1, bool), keys[1:] != keys[:-1]])[:count], dtype=np.uint64)
-        keys = ranks[:count] << np.uint64(32) | ranks[known : known + count]
-        starts = np.argsort(keys)
-        known *= 2
-    return starts
 
 
 def _discounts(counts: np.ndarray) -> np.ndarray:

@@ -1,0 +1,98 @@
+"""What a generated text owes to the text that its model learned from, and how often it repeats itself."""
+
+import itertools
+import unicodedata
+
+import numpy as np
+
+from jaxlm.text.suffixes import sorted_suffixes
+
+APOSTROPHES = "'\N{RIGHT SINGLE QUOTATION MARK}"
+
+
+def longest_copies(text: str, source: str) -> np.ndarray:
+    """How much of a text also stands in another, from each position on.
+
+    The maximum is the longest copied span; the mean, over all positions, says how long copies are as a rule. Spans end
+    with the text, so that both are lower in a very short one.
+
+    Args:
+      text: N characters.
+      source: the other text; a megabyte takes about half a second.
+
+    Returns:
+      int64[N]: for each position of `text`, the most characters from there on that stand in `source` side by side.
+    """
+    codes = np.frombuffer((source + text).encode("utf-32-le", "surrogatepass"), np.uint32)
+    present = np.zeros(0x110000, bool)
+    present[codes] = True
+    codes = np.cumsum(present)[codes]
+    border = len(source)
+    # No match reaches beyond the source, since a token that no text has, 0, follows it.
+    tokens = np.concatenate([codes[:border], np.zeros(1, codes.dtype), codes[border:]])
+
+    starts, steps = _sorted_apart(tokens, border)
+
+    # A position has its longest copy at the nearest one of the source on one of its sides. The 0 is sorted first, and
+    # shares nothing with any other: it stands for a neighbour where there is none.
+    of_source = starts <= border
+    places = np.arange(len(starts))
+    before = np.maximum.accumulate(np.where(of_source, places, 0))
+    after = np.minimum.accumulate(np.where(of_source, places, len(starts))[::-1])[::-1] % len(starts)
+    begins = starts[~of_source]
+    here, there = np.stack([begins, begins]), starts[np.stack([before, after])[:, ~of_source]]
+    for length, names in reversed(steps):
+        equal = length * (names[here] == names[there])
+        here, there = here + equal, there + equal
+    longest = np.zeros(len(text), np.int64)
+    longest[begins - border - 1] = here.max(0) - begins
+    return longest
+
+
+def _sorted_apart(tokens: np.ndarray, border: int) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
+    """Sorts positions by more tokens than any two have in common, one of them before a border, and the other after it.
+
+    Returns:
+      The positions in order; and by what to compare any such two of them, as powers of two are for whole numbers: sizes
+      of strings, growing, and for each the names of all strings of that size. The greedy choice from the largest to the
+      smallest finds what they have in common.
+    """
+    steps: list[tuple[int, np.ndarray]] = []
+    suffixes = sorted_suffixes(tokens)
+    while True:
+        length, starts, ranks = next(suffixes)
+        steps = steps or [(1, np.append(tokens, -1))] * length
+        seen = np.zeros(len(ranks), bool)
+        seen[ranks[:border]] = True
+        if not seen[ranks[border + 1 : -1]].any():
+            return starts, steps
+        steps.append((length, ranks))
+
+
+def share_of_words(text: str, source: str) -> float:
+    """The share of a text's words that are words of another, whatever their case; nan if it has none.
+
+    Words are runs of letters and marks with apostrophes between them. Those at the very ends of `text` do not count, as
+    they may be cut off.
+    """
+    words, known = _words(text, cut=True), set(_words(source))
+    return sum(word in known for word in words) / len(words) if words else float("nan")
+
+
+def variety(text: str) -> float:
+    """The share of a text's pairs of successive words that are distinct, as distinct-2; nan if it has none.
+
+    It falls as a text grows, so compare texts of one length. Words are those of `share_of_words`.
+
+    Source: Li et al. 2016, A Diversity-Promoting Objective Function for Neural Conversation Models, arXiv:1510.03055.
+    """
+    pairs = list(itertools.pairwise(_words(text, cut=True)))
+    return len(set(pairs)) / len(pairs) if pairs else float("nan")
+
+
+def _words(text: str, cut: bool = False) -> list[str]:
+    """The words of a text, in lower case; without those at its very ends, if these may be cut off."""
+    kept = {ord(c): c if unicodedata.category(c)[0] in "LM" or c in APOSTROPHES else " " for c in set(text)}
+    pieces = text.translate(kept).split(" ")
+    words = (piece.strip(APOSTROPHES).casefold() for piece in (pieces[1:-1] if cut else pieces))
+    return [word for word in words if word]
