@@ -18,7 +18,7 @@ def longest_copies(text: str, source: str) -> np.ndarray:
 
     Args:
       text: N characters.
-      source: the other text; a megabyte takes about half a second.
+      source: the other text. A megabyte takes a fraction of a second, or some seconds where it is copied as a whole.
 
     Returns:
       int64[N]: for each position of `text`, the most characters from there on that stand in `source` side by side.
