@@ -46,7 +46,7 @@ from jaxlm.nn import lstm, sharding
 from jaxlm.nn.compilation import keep_compiled
 from jaxlm.nn.model import LanguageModel
 from jaxlm.nn.sampling import CHUNK
-from jaxlm.nn.training import BLOCK, compiled_steps, initial_state, send_starts, to_devices
+from jaxlm.nn.training import BLOCK, compiled_steps, initial_state, send_batches, to_devices
 from jaxlm.runs.reporter import Reporter
 from jaxlm.text.vocab import Vocab
 
@@ -340,18 +340,18 @@ def timed(call: Callable[[int], None], most: int) -> dict:
 def time_steps(model: LanguageModel, config: TrainConfig) -> dict:
     mesh, rng = sharding.make_mesh(config.batch), np.random.default_rng(0)
     ids = sharding.replicate(rng.integers(0, V, 100_000).astype(np.uint8), mesh)
-    starts = send_starts(rng.integers(0, len(ids), (BLOCK, config.batch)).astype(np.int32), mesh)
+    batches = send_batches(rng.integers(0, len(ids), (BLOCK, config.batch)).astype(np.int32), None, mesh)
     state = to_devices(initial_state(model, config), mesh)
     first = np.int32(0)
     began = time.perf_counter()
-    lowered = compiled_steps(model, config, 1000, 1.0, mesh).__wrapped__.lower(state, ids, starts, first, first)
+    lowered = compiled_steps(model, config, 1000, 1.0, mesh).__wrapped__.lower(state, ids, batches, first, first)
     program = lowered.compile()
     seconds = time.perf_counter() - began
     memory = program.memory_analysis()
 
     def call(count: int) -> None:
         nonlocal state
-        state, nats, _ = program(state, ids, starts, first, np.int32(count))
+        state, nats, _ = program(state, ids, batches, first, np.int32(count))
         nats.block_until_ready()
 
     found = timed(call, BLOCK)

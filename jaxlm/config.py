@@ -174,6 +174,13 @@ class ModelConfig(Checked):
     embedding: int = setting(
         0, "embedding size; 0 feeds one-hot vectors", whole_number(0, 2**16), NETWORK, source=BOOK_SAYS
     )
+    ngram: int = setting(
+        0,
+        "stream recipe: counts of n-grams beside the LSTM, with contexts of up to this many tokens; 0: none",
+        whole_number(0, 16),
+        NETWORK,
+        source=BOOK_SAYS,
+    )
     dropout: float = setting(0.0, "dropout between layers (two or more)", _share, NETWORK, source=BOOK_SAYS)
     output_dropout: float = setting(0.0, "dropout before the softmax", _share, NETWORK, source=BOOK_SAYS)
     recurrent_dropout: float = setting(
@@ -336,6 +343,8 @@ class TrainConfig(Checked):
             reject_idle("weight_decay", self.weight_decay, f"with {self.optimizer}", "choose adam, or leave it out")
         if self.reset and not stream:
             reject_idle("reset", self.reset, "in the book recipe", "leave it out, or choose the stream recipe")
+        if self.model.ngram and not stream:
+            reject_idle("ngram", self.model.ngram, "in the book recipe", "leave it out, or choose the stream recipe")
         if self.precision != "float32" and self.impl not in ("auto", "fused"):
             reject_idle("precision", self.precision, f"with impl {self.impl}", "leave it out, or choose impl fused")
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import secrets
 import unicodedata
@@ -14,10 +15,12 @@ import numpy as np
 
 from jaxlm.config import Mode, SampleConfig, Unknown
 from jaxlm.errors import InputError, check_choice, reject
-from jaxlm.nn.ambient import reproducible
+from jaxlm.nn.ambient import device_put, reproducible
+from jaxlm.nn.counts import Table, make_table, prior
 from jaxlm.nn.model import Carry, LanguageModel, Params, count_parameters
 from jaxlm.nn.sampling import CHUNK, StateMemory, WindowMemory, generate, prefill
 from jaxlm.nn.scoring import score_carried
+from jaxlm.text.ngram import NGram
 from jaxlm.text.vocab import Vocab
 
 DRAWS = 2**23
@@ -71,6 +74,7 @@ class TextGenerator:
       length: T, tokens in the windows it was trained on.
       mode: how it was trained, and the default for generation.
       normalize: whether its corpus was normalized to Unicode's composed form, NFC; prompts then are, too.
+      counts: the n-grams of its training text, if the network takes them.
     """
 
     model: LanguageModel
@@ -81,6 +85,7 @@ class TextGenerator:
     length: int
     mode: Mode
     normalize: bool = False
+    counts: NGram | None = None
 
     def __repr__(self) -> str:
         return f"TextGenerator({count_parameters(self.params):,} parameters, {len(self.vocab):,} distinct tokens)"
@@ -178,7 +183,8 @@ class TextGenerator:
         if not isinstance(text, str):
             reject("text", text, "text")
         check_choice("unknown", unknown, get_args(Unknown))
-        return score_carried(self.model, self.params, self.vocab.encode(self.as_read(text, unknown), "text"))
+        ids = self.vocab.encode(self.as_read(text, unknown), "text")
+        return score_carried(self.model, self.params, ids, counts=self.counts)
 
     def as_read(self, text: str, unknown: Unknown) -> str:
         """A text as the model reads it: lowercased and normalized as its corpus was; `skip` drops unknown characters.
@@ -211,7 +217,7 @@ class TextGenerator:
             nonlocal memory
             # The index wraps around after 2**32 tokens.
             start = np.uint32(number * CHUNK % 2**32)
-            memory, chunk = generate(self.model, self.params, memory, seeds, start, temperature)
+            memory, chunk = generate(self.model, self.params, memory, seeds, start, temperature, self._table)
             return chunk
 
         chunk = next_chunk(0)
@@ -231,16 +237,26 @@ class TextGenerator:
             last = tokens[-self.length :]
             window = np.pad(last, (0, self.length - len(last)))
             return WindowMemory(jnp.tile(window, (count, 1)), jnp.int32(len(last)))
-        carry = jax.tree.map(lambda leaf: jnp.tile(leaf, (count, 1)), self._read(tokens[:-1]))
-        return StateMemory(carry, jnp.tile(tokens[-1], count))
+        states = None if self.counts is None else self.counts.states(tokens)
+        carry = jax.tree.map(lambda leaf: jnp.tile(leaf, (count, 1)), self._read(tokens[:-1], states))
+        nodes = None if states is None else jnp.tile(states[-1], count)
+        return StateMemory(carry, jnp.tile(tokens[-1], count), nodes)
 
-    def _read(self, tokens: np.ndarray) -> Carry:
-        """The carry after reading tokens from the start of a text."""
+    @functools.cached_property
+    def _table(self) -> Table | None:
+        return None if self.counts is None else device_put(make_table(self.counts))
+
+    def _read(self, tokens: np.ndarray, states: np.ndarray | None) -> Carry:
+        """The carry after reading tokens from the start of a text, whose contexts are `states`."""
         carry = self.model.initial_carry(1)
         for start in range(0, len(tokens), CHUNK):
             block = tokens[start : start + CHUNK]
-            padded = np.pad(block, (0, CHUNK - len(block)))
-            carry = prefill(self.model, self.params, carry, padded, np.int32(len(block)))
+            missing = CHUNK - len(block)
+            given = None
+            if self.counts is not None and states is not None:
+                after = states[start + 1 : start + 1 + len(block)]
+                given = prior(self.counts.after(np.pad(after, (0, missing))))
+            carry = prefill(self.model, self.params, carry, np.pad(block, (0, missing)), np.int32(len(block)), given)
         return carry
 
     def _cut(self, prompt: str, length: int, chunks: Iterator[np.ndarray], column: int) -> Iterator[str]:

@@ -745,7 +745,7 @@ def test_a_model_is_measured_on_what_was_held_out(place, capsys, monkeypatch, im
     hold_out(0.1)
     scored_with, score = [], scoring.score_carried
     monkeypatch.setitem(
-        scoring.PROTOCOLS, "carried", lambda model, *rest: scored_with.append(model.impl) or score(model, *rest)
+        scoring.PROTOCOLS, "carried", lambda model, *rest, **more: scored_with.append(model.impl) or score(model, *rest)
     )
     facts = measured(capsys, "--impl", impl)
     assert set(scored_with) == {impl}

@@ -15,7 +15,7 @@ from jaxlm.nn.dynamic import adapt, add_squares
 from jaxlm.nn.model import LanguageModel
 from jaxlm.nn.sampling import StateMemory, WindowMemory, generate, prefill
 from jaxlm.nn.scoring import score_rows
-from jaxlm.nn.training import BLOCK, abstract_state, compiled_steps
+from jaxlm.nn.training import BLOCK, Batches, abstract_state, compiled_steps
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 MODELS = [LanguageModel(57, ModelConfig(32, layers=2, dropout=0.2), impl=impl) for impl in ("scan", "fused")]
@@ -38,8 +38,8 @@ def test_the_training_step(model, devices, config):
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))
     state = abstract_state(model, config)
     steps = compiled_steps(model, config, 100, 1.0, mesh).__wrapped__
-    starts, first, count = shape(jnp.int32, BLOCK, config.batch), shape(jnp.int32), shape(jnp.int32)
-    assert exported(steps, state, shape(jnp.uint8, 1000), starts, first, count) == PLATFORMS
+    batches, number = Batches(shape(jnp.int32, BLOCK, config.batch), None), shape(jnp.int32)
+    assert exported(steps, state, shape(jnp.uint8, 1000), batches, number, number) == PLATFORMS
 
 
 @pytest.fixture
@@ -70,8 +70,8 @@ def calls_of_cudnn(text):
 def test_the_training_step_with_cudnn(cudnn, devices, config):
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))
     steps = compiled_steps(cudnn, config, 100, 1.0, mesh).__wrapped__
-    starts, number = shape(jnp.int32, BLOCK, config.batch), shape(jnp.int32)
-    traced = steps.trace(abstract_state(cudnn, config), shape(jnp.uint8, 1000), starts, number, number)
+    batches, number = Batches(shape(jnp.int32, BLOCK, config.batch), None), shape(jnp.int32)
+    traced = steps.trace(abstract_state(cudnn, config), shape(jnp.uint8, 1000), batches, number, number)
     layers = cudnn.config.layers
     assert calls_of_cudnn(traced.lower(lowering_platforms=("cuda",)).as_text()) == (layers, layers)
 

@@ -35,6 +35,7 @@ ORDER = {
         "metrics",
         "products",
         "lstm",
+        "counts",
         "model",
         "training",
         "scoring",

@@ -16,7 +16,7 @@ from jaxlm.nn.model import LanguageModel
 from jaxlm.nn.products import linear
 from jaxlm.nn.sampling import StateMemory, WindowMemory, generate
 from jaxlm.nn.scoring import score_rows
-from jaxlm.nn.training import BLOCK, abstract_state, compiled_steps, initial_state
+from jaxlm.nn.training import BLOCK, Batches, abstract_state, compiled_steps, initial_state
 from jaxlm.runs import trainer
 
 B, T, D, H = 3, 9, 7, 5
@@ -32,9 +32,9 @@ def programs(model):
     params, carry = jax.eval_shape(model.init_params, jax.random.key(0)), model.initial_carry(2)
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
     for config in (jaxlm.BOOK, jaxlm.STREAM["medium"]):
-        state, starts = abstract_state(model, config), shape(jnp.int32, BLOCK, config.batch)
+        state, batches = abstract_state(model, config), Batches(shape(jnp.int32, BLOCK, config.batch), None)
         steps = compiled_steps(model, config, 100, 1.0, mesh).__wrapped__
-        yield steps.lower(state, shape(jnp.uint8, 1000), starts, shape(jnp.int32), shape(jnp.int32)).as_text()
+        yield steps.lower(state, shape(jnp.uint8, 1000), batches, shape(jnp.int32), shape(jnp.int32)).as_text()
     if model.precision == "float32":
         yield score_rows.__wrapped__.lower(model, params, carry, shape(jnp.int32, 2, 5), positions=4).as_text()
         for memory in (StateMemory(carry, shape(jnp.int32, 2)), WindowMemory(shape(jnp.int32, 2, 6), shape(jnp.int32))):

@@ -23,7 +23,7 @@ from jaxlm.nn.training import (
     compiled_steps,
     initial_state,
     make_optimizer,
-    send_starts,
+    send_batches,
     to_devices,
     to_host,
 )
@@ -65,7 +65,7 @@ def run_steps(batches, config, devices=1, seed=0, model=MODEL, calls=None):
 
 def run_calls(state, batches, calls, config, mesh, model):
     steps = compiled_steps(model, config, len(batches), 1.0, mesh)
-    ids, starts = sharding.replicate(IDS, mesh), send_starts(np.asarray(batches, np.int32), mesh)
+    ids, starts = sharding.replicate(IDS, mesh), send_batches(np.asarray(batches, np.int32), None, mesh)
     sums, first = [], 0
     for count in calls:
         state, nats, counts = steps(state, ids, starts, np.int32(first), np.int32(count))
@@ -191,11 +191,11 @@ def test_a_call_is_sent_nothing_but_its_two_numbers():
     state = sharding.replicate(initial(optimizer), mesh)
     # As it is under the guard: outside, `reproducible` lifts every guard.
     steps, ids = compiled_steps(FUSED, config(), 1, 1.0, mesh).__wrapped__, sharding.replicate(IDS, mesh)
-    starts = send_starts(np.arange(12, dtype=np.int32).reshape(3, 4), mesh)
+    batches = send_batches(np.arange(12, dtype=np.int32).reshape(3, 4), None, mesh)
     count, *rows = (sharding.replicate(np.int32(i), mesh) for i in (1, 0, 1, 2))
     with jax.transfer_guard("disallow"):
         for row in rows:
-            state, nats, _ = steps(state, ids, starts, row, count)
+            state, nats, _ = steps(state, ids, batches, row, count)
     assert np.isfinite(float(nats[0]))
 
 

@@ -1,6 +1,10 @@
 """The language model: one-hot or embedded tokens, recurrent layers, a softmax over the vocabulary.
 
-Shapes: B batch, T time, V vocabulary, H hidden.
+Where the network takes counts (`ModelConfig.ngram`), what n-grams say of the next token enters twice: at the input,
+beside the token; and at the output, where its logarithm is added to the logits, times a gate that depends on the state
+and on how often the contexts were counted. So the network learns what n-grams do not know, and when to trust them.
+
+Shapes: B batch, T time, V vocabulary, H hidden, K the n-grams' order.
 """
 
 from typing import Any
@@ -11,6 +15,7 @@ import jax.numpy as jnp
 
 from jaxlm.config import Impl, ModelConfig, Precision, TrainConfig
 from jaxlm.nn import lstm
+from jaxlm.nn.counts import Prior
 from jaxlm.nn.products import linear
 
 Params = dict[str, Any]
@@ -52,30 +57,44 @@ class LanguageModel(nn.Module):
             kernel_init=lstm.glorot_uniform,
             dot_general=lambda states, kernel, *_, **__: linear(states, kernel, self.precision),
         )
+        if config.ngram:
+            self.ngram_input = self.param("ngram_input", nn.initializers.zeros, (self.vocabulary, widths[0]))
+            self.ngram_gate = self.param("ngram_gate", init_gate, config.hidden, config.ngram)
 
-    def __call__(self, tokens: jax.Array, carry: Carry, train: bool = False) -> tuple[jax.Array, Carry]:
+    def __call__(
+        self, tokens: jax.Array, carry: Carry, train: bool = False, prior: Prior | None = None
+    ) -> tuple[jax.Array, Carry]:
         """The logits at every position: `logits(states(...))`.
 
         Returns:
           (float32[B, T, V], carry after the last token).
         """
-        states, carry = self.states(tokens, carry, train)
-        return self.logits(states, train), carry
+        states, carry = self.states(tokens, carry, train, prior)
+        return self.logits(states, train, prior), carry
 
-    def states(self, tokens: jax.Array, carry: Carry, train: bool = False) -> tuple[jax.Array, Carry]:
+    def states(
+        self, tokens: jax.Array, carry: Carry, train: bool = False, prior: Prior | None = None
+    ) -> tuple[jax.Array, Carry]:
         """The hidden states of the last layer, before its dropout.
 
         Args:
           tokens: int[B, T], ids in [0, V).
           carry: the state before the first token; `initial_carry` at the start of a text.
           train: whether to apply dropout and DropConnect, which need a `dropout` rng.
+          prior: what n-grams say of the token after each, of leading shape (B, T); only for a network with counts.
 
         Returns:
           (float32[B, T, H], carry after the last token).
         """
         first, *others = self.lstm
         states = tokens  # The first layer takes ids as one-hot vectors.
-        if self.config.embedding:
+        if self.config.ngram:
+            assert prior is not None
+            states = jax.nn.one_hot(tokens, self.vocabulary, dtype=jnp.float32)
+            if self.config.embedding:
+                states = linear(states, self.embed.embedding, self.precision)
+            states = states + linear(prior.probabilities, self.ngram_input, self.precision)
+        elif self.config.embedding:
             if tokens.shape[1] == 1:
                 states = self.embed(tokens)
             else:
@@ -89,17 +108,26 @@ class LanguageModel(nn.Module):
             after.append(layer_carry)
         return states, tuple(after)
 
-    def logits(self, states: jax.Array, train: bool = False) -> jax.Array:
+    def logits(self, states: jax.Array, train: bool = False, prior: Prior | None = None) -> jax.Array:
         """The unnormalised log-probabilities of the next token.
 
         Args:
           states: float32[B, K, H], or any float32[..., H] unless `train`.
           train: as in `states`.
+          prior: as in `states`, of leading shape (B, K), or as the states have it.
 
         Returns:
           float32[..., V].
         """
-        return self.dense(self.drop_output(states, deterministic=not train))
+        states = self.drop_output(states, deterministic=not train)
+        logits = self.dense(states)
+        if not self.config.ngram:
+            return logits
+        assert prior is not None
+        gate = self.ngram_gate
+        known = jnp.log1p(prior.totals.astype(jnp.float32))
+        weight = gate["bias"][0] + linear(states, gate["state"], "float32") + linear(known, gate["totals"], "float32")
+        return logits + weight * jnp.log(prior.probabilities)
 
     @nn.nowrap
     def initial_carry(self, batch: int) -> Carry:
@@ -119,7 +147,15 @@ class LanguageModel(nn.Module):
     @nn.nowrap
     def init_params(self, key: jax.Array) -> Params:
         """Initial parameters; those of the LSTM and softmax layers as in Keras."""
-        return self.init(key, jnp.zeros((1, 1), jnp.int32), self.initial_carry(1))["params"]
+        prior = None
+        if self.config.ngram:
+            prior = Prior(jnp.ones((1, 1, self.vocabulary)), jnp.zeros((1, 1, self.config.ngram + 1), jnp.int32))
+        return self.init(key, jnp.zeros((1, 1), jnp.int32), self.initial_carry(1), False, prior)["params"]
+
+
+def init_gate(_: jax.Array, hidden: int, order: int) -> Params:
+    """The weights of the n-grams at the output: at first 1, whatever the state and the counts."""
+    return {"bias": jnp.ones(1), "state": jnp.zeros((hidden, 1)), "totals": jnp.zeros((order + 1, 1))}
 
 
 def count_parameters(params: Params) -> int:

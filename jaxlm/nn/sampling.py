@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxlm.errors import check_temperature, reject
 from jaxlm.nn.ambient import reproducible
+from jaxlm.nn.counts import Prior, Table, advance, lookup
 from jaxlm.nn.model import Carry, LanguageModel, Params
 
 CHUNK = 128
@@ -87,11 +88,22 @@ def _scale(logits: jax.Array, temperature: jax.Array) -> jax.Array:
 
 @reproducible
 @functools.partial(jax.jit, static_argnames="model")
-def prefill(model: LanguageModel, params: Params, carry: Carry, tokens: jax.Array, count: jax.Array) -> Carry:
-    """The carry after reading the first `count` of tokens, int32[P], from a carry of batch 1."""
+def prefill(
+    model: LanguageModel,
+    params: Params,
+    carry: Carry,
+    tokens: jax.Array,
+    count: jax.Array,
+    prior: Prior | None = None,
+) -> Carry:
+    """The carry after reading the first `count` of tokens, int32[P], from a carry of batch 1.
+
+    `prior` is what n-grams say after each of them, of leading shape (P,).
+    """
 
     def read(carry: Carry, i: jax.Array) -> tuple[Carry, None]:
-        _, after = model.apply({"params": params}, tokens[i][None, None], carry, method=model.states)
+        given = jax.tree.map(lambda leaf: leaf[i][None, None], prior)
+        _, after = model.apply({"params": params}, tokens[i][None, None], carry, False, given, method=model.states)
         return jax.tree.map(lambda new, old: jnp.where(i < count, new, old), after, carry), None
 
     return jax.lax.scan(read, carry, jnp.arange(len(tokens)))[0]
@@ -103,19 +115,22 @@ class StateMemory(NamedTuple):
     Attributes:
       carry: after all tokens but the last; batch S.
       tokens: int32[S], the last of each text.
+      nodes: int32[S], the n-grams' contexts after all tokens; None without n-grams.
     """
 
     carry: Carry
     tokens: jax.Array
+    nodes: Any = None
 
-    def read(self, model: LanguageModel, params: Params) -> tuple[jax.Array, "StateMemory"]:
+    def read(self, model: LanguageModel, params: Params, table: Table | None) -> tuple[jax.Array, "StateMemory"]:
         """The logits of the next tokens, float32[S, V], and the memory after reading the last tokens."""
-        logits, carry = model.apply({"params": params}, self.tokens[:, None], self.carry)
+        prior = table and jax.tree.map(lambda leaf: leaf[:, None], lookup(table, self.nodes))
+        logits, carry = model.apply({"params": params}, self.tokens[:, None], self.carry, False, prior)
         return logits[:, 0], self._replace(carry=carry)
 
-    def append(self, tokens: jax.Array) -> "StateMemory":
+    def append(self, tokens: jax.Array, table: Table | None) -> "StateMemory":
         """The memory with one more token in each text, int32[S]."""
-        return self._replace(tokens=tokens)
+        return self._replace(tokens=tokens, nodes=table and advance(table, self.nodes, tokens))
 
 
 class WindowMemory(NamedTuple):
@@ -129,14 +144,28 @@ class WindowMemory(NamedTuple):
     windows: jax.Array
     filled: jax.Array
 
-    def read(self, model: LanguageModel, params: Params) -> tuple[jax.Array, "WindowMemory"]:
+    def read(self, model: LanguageModel, params: Params, table: Table | None) -> tuple[jax.Array, "WindowMemory"]:
         """The logits of the next tokens, float32[S, V], from a zero carry; and the memory, unchanged."""
         carry = model.initial_carry(len(self.windows))
-        states, _ = model.apply({"params": params}, self.windows, carry, method=model.states)
+        prior = table and self._prior(table)
+        states, _ = model.apply({"params": params}, self.windows, carry, False, prior, method=model.states)
         # The recurrence is causal: the state at the last token does not depend on what follows it.
-        return model.apply({"params": params}, states[:, self.filled - 1], method=model.logits), self
+        state, last = jax.tree.map(lambda leaf: leaf[:, self.filled - 1], (states, prior))
+        return model.apply({"params": params}, state, False, last, method=model.logits), self
 
-    def append(self, tokens: jax.Array) -> "WindowMemory":
+    def _prior(self, table: Table) -> Prior:
+        """What n-grams say after each token of the windows, each read from its own beginning."""
+
+        def read(nodes: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+            nodes = advance(table, nodes, tokens)
+            return nodes, nodes
+
+        roots = jnp.zeros(len(self.windows), jnp.int32)
+        nodes = jax.lax.scan(read, roots, self.windows.T)[1].T
+        found = lookup(table, nodes.ravel())
+        return jax.tree.map(lambda leaf: leaf.reshape(*nodes.shape, -1), found)
+
+    def append(self, tokens: jax.Array, table: Table | None) -> "WindowMemory":
         """The memory with one more token in each text, int32[S]; full windows drop their first."""
         full = self.filled == self.windows.shape[1]
         windows = jnp.where(full, jnp.roll(self.windows, -1, axis=1), self.windows)
@@ -156,6 +185,7 @@ def generate(
     seeds: jax.Array,
     start: jax.Array,
     temperature: jax.Array,
+    table: Table | None = None,
 ) -> tuple[Memory, jax.Array]:
     """Generates CHUNK more tokens of S texts, each drawn from softmax(logits / temperature).
 
@@ -167,6 +197,7 @@ def generate(
         leave no trace.
       start: uint32 scalar, i of the first token.
       temperature: float32 scalar.
+      table: the n-grams, for a network that takes them.
 
     Returns:
       (memory, tokens, int32[CHUNK, S]), the first for the next call.
@@ -177,12 +208,12 @@ def generate(
     one_by_one = model.impl == "scan"  # The reference.
 
     def next_tokens(memory: Memory, drawn: jax.Array) -> tuple[Memory, jax.Array]:
-        logits, memory = memory.read(model, params)
+        logits, memory = memory.read(model, params, table)
         if one_by_one:
             tokens = jax.vmap(next_token, (0, 0, None))(_fold_in(keys, drawn), logits, temperature)
         else:
             tokens = pick_token(drawn, logits, temperature)
-        return memory.append(tokens), tokens
+        return memory.append(tokens, table), tokens
 
     return jax.lax.scan(next_tokens, memory, steps if one_by_one else _noise(keys, steps, model.vocabulary))
 

@@ -4,10 +4,11 @@ Scores are float32, in nats; sum them in float64. Every function compiles once, 
 the text in chunks of one shape, and drops the padding.
 
 Shapes: N tokens, T time, K scored positions, S windows or segments, V vocabulary. Throughout, `model` and `params` are
-the network and its parameters; `ids`, int[N] in [0, V), is the text.
+the network and its parameters; `ids`, int[N] in [0, V), is the text; `counts` are those of a network that takes them.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 
 import jax
@@ -17,6 +18,7 @@ from jaxlm.config import Protocol
 from jaxlm.errors import InputError
 from jaxlm.nn import sharding
 from jaxlm.nn.ambient import reproducible
+from jaxlm.nn.counts import Counts, Prior, prior, prior_within
 from jaxlm.nn.metrics import log_probs
 from jaxlm.nn.model import Carry, LanguageModel, Params
 
@@ -31,7 +33,7 @@ NO_TOKEN = -1
 
 
 @reproducible
-def score_carried(model: LanguageModel, params: Params, ids: np.ndarray) -> np.ndarray:
+def score_carried(model: LanguageModel, params: Params, ids: np.ndarray, *, counts: Counts | None = None) -> np.ndarray:
     """The log-probability of each token given all previous ones: the state is carried through the text.
 
     Returns:
@@ -41,18 +43,21 @@ def score_carried(model: LanguageModel, params: Params, ids: np.ndarray) -> np.n
       InputError: there are fewer than 2 tokens.
     """
     rows = consecutive(ids, CARRIED_TOKENS)
+    priors = carried_priors(ids, CARRIED_TOKENS, counts)
 
     def chunks() -> Iterator[jax.Array]:
         carry = model.initial_carry(1)
-        for row in rows:
-            scores, carry = score_rows(model, params, carry, row[None], CARRIED_TOKENS)
+        for row, given in zip(rows, priors, strict=True):
+            scores, carry = score_rows(model, params, carry, row[None], CARRIED_TOKENS, given)
             yield scores
 
     return fetch(chunks())[: len(ids) - 1]
 
 
 @reproducible
-def score_cold(model: LanguageModel, params: Params, ids: np.ndarray, length: int = 256) -> np.ndarray:
+def score_cold(
+    model: LanguageModel, params: Params, ids: np.ndarray, length: int = 256, *, counts: Counts | None = None
+) -> np.ndarray:
     """The log-probability of each token given the previous ones in its window, which starts from a zero state.
 
     The windows are adjacent: inputs 0 to T - 1 have the targets 1 to T, inputs T to 2 T - 1 the next T. `length` is T.
@@ -65,12 +70,18 @@ def score_cold(model: LanguageModel, params: Params, ids: np.ndarray, length: in
 
     Source: nanoGPT's `estimate_loss`, which averages over such windows at random positions; these cover the text.
     """
-    return _score_windows(model, params, consecutive(ids, length), length)[: len(ids) - 1]
+    return _score_windows(model, params, consecutive(ids, length), length, counts)[: len(ids) - 1]
 
 
 @reproducible
 def score_windows(
-    model: LanguageModel, params: Params, ids: np.ndarray, length: int = 60, stride: int = 3
+    model: LanguageModel,
+    params: Params,
+    ids: np.ndarray,
+    length: int = 60,
+    stride: int = 3,
+    *,
+    counts: Counts | None = None,
 ) -> np.ndarray:
     """The log-probability of the token after each window of `length` T, given the window alone, from a zero state.
 
@@ -82,10 +93,10 @@ def score_windows(
 
     Source: the examples that Deep Learning with Python, 8.1, trains on.
     """
-    return _score_windows(model, params, _windows(ids, length, stride), 1)
+    return _score_windows(model, params, _windows(ids, length, stride), 1, counts)
 
 
-PROTOCOLS: dict[Protocol, Callable[[LanguageModel, Params, np.ndarray], np.ndarray]] = {
+PROTOCOLS: dict[Protocol, Callable[..., np.ndarray]] = {
     "carried": score_carried,
     "cold-256": score_cold,
     "window-60": score_windows,
@@ -95,7 +106,7 @@ PROTOCOLS: dict[Protocol, Callable[[LanguageModel, Params, np.ndarray], np.ndarr
 @reproducible
 @functools.partial(jax.jit, static_argnames=("model", "positions"))
 def score_rows(
-    model: LanguageModel, params: Params, carry: Carry, rows: jax.Array, positions: int
+    model: LanguageModel, params: Params, carry: Carry, rows: jax.Array, positions: int, prior: Prior | None = None
 ) -> tuple[jax.Array, Carry]:
     """The log-probabilities of the last K tokens of each row, given the previous ones in the row.
 
@@ -103,12 +114,14 @@ def score_rows(
       carry: before the rows; batch S.
       rows: int[S, T + 1].
       positions: K, from 1 to T.
+      prior: after each of the first T tokens of each row.
 
     Returns:
       (float32[S, K], carry after T tokens).
     """
-    states, carry = model.apply({"params": params}, rows[:, :-1], carry, method=model.states)
-    logits = model.apply({"params": params}, states[:, -positions:], method=model.logits)
+    states, carry = model.apply({"params": params}, rows[:, :-1], carry, False, prior, method=model.states)
+    last = jax.tree.map(lambda leaf: leaf[:, -positions:], prior)
+    logits = model.apply({"params": params}, states[:, -positions:], False, last, method=model.logits)
     return log_probs(logits, rows[:, -positions:]), carry
 
 
@@ -141,6 +154,19 @@ def _check_count(ids: np.ndarray, least: int) -> None:
         )
 
 
+def carried_priors(ids: np.ndarray, length: int, counts: Counts | None) -> Iterator[Prior | None]:
+    """Yields, for each of the `consecutive` windows, what n-grams say after each token given all previous ones.
+
+    Its leading shape is (1, T). Without counts, None.
+    """
+    if counts is None:
+        yield from itertools.repeat(None, -(-(len(ids) - 1) // length))
+    else:
+        states = counts.states(ids[:-1])[1:]
+        states = np.pad(states, (0, -len(states) % length)).reshape(-1, 1, length)
+        yield from (prior(counts.after(part)) for part in states)
+
+
 def row_chunks(rows: np.ndarray, count: int) -> Iterator[np.ndarray]:
     """Yields `count` rows at a time, int32[count, T + 1]; the last chunk is padded."""
     for start in range(0, len(rows), count):
@@ -153,12 +179,19 @@ def _rows_per_call(length: int) -> int:
     return 64 if sharding.devices()[0].platform == "cpu" else max(1, 2**15 // length)
 
 
-def _score_windows(model: LanguageModel, params: Params, rows: np.ndarray, positions: int) -> np.ndarray:
+def _score_windows(
+    model: LanguageModel, params: Params, rows: np.ndarray, positions: int, counts: Counts | None
+) -> np.ndarray:
     """float32[S * K]: the scores of the last K tokens of each row, from a zero state."""
     count = _rows_per_call(rows.shape[1] - 1)
     carry = model.initial_carry(count)
-    scores = (score_rows(model, params, carry, chunk, positions)[0] for chunk in row_chunks(rows, count))
-    return fetch(scores)[: len(rows) * positions]
+
+    def scores() -> Iterator[jax.Array]:
+        for chunk in row_chunks(rows, count):
+            given = counts and prior_within(counts, chunk[:, :-1])
+            yield score_rows(model, params, carry, chunk, positions, given)[0]
+
+    return fetch(scores())[: len(rows) * positions]
 
 
 def fetch(chunks: Iterable[jax.Array]) -> np.ndarray:

@@ -14,6 +14,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxlm.config import BOOK, TrainConfig
 from jaxlm.nn import sharding
 from jaxlm.nn.ambient import device_get, reproducible
+from jaxlm.nn.counts import Prior
 from jaxlm.nn.metrics import nll_sum
 from jaxlm.nn.model import Carry, LanguageModel, Params
 
@@ -145,10 +146,33 @@ def to_host(state: TrainState, batch: int) -> TrainState:
 
 
 BLOCK = 64
-"""Steps whose batches are sent to the devices at once, and the most that a call takes."""
+"""The most steps whose batches are sent to the devices at once, and that a call takes."""
+
+PRIOR_BYTES = 2**25
+"""About the most that is sent at once of what n-grams say: it is V numbers a token."""
+
+
+class Batches(NamedTuple):
+    """What the steps of a block read, on the devices; steps come first, then the rows of a batch.
+
+    Attributes:
+      starts: int32[BLOCK, B], where the windows start, split over the mesh; negative ones are padding.
+      prior: what n-grams say after each of a window's T tokens, for as many steps as `block_steps`; None without.
+    """
+
+    starts: jax.Array
+    prior: Prior | None
+
+
+def block_steps(config: TrainConfig, vocabulary: int) -> int:
+    """The steps in a block: BLOCK, or fewer if n-grams say much."""
+    if not config.model.ngram:
+        return BLOCK
+    return max(1, min(BLOCK, PRIOR_BYTES // (4 * config.batch * config.length * vocabulary)))
+
 
 Steps = Callable[
-    [TrainState, jax.Array, jax.Array, np.integer[Any], np.integer[Any]], tuple[TrainState, jax.Array, jax.Array]
+    [TrainState, jax.Array, Batches, np.integer[Any], np.integer[Any]], tuple[TrainState, jax.Array, jax.Array]
 ]
 
 
@@ -163,7 +187,7 @@ def compiled_steps(model: LanguageModel, config: TrainConfig, steps: int, factor
       mesh: the devices that share each batch.
 
     Returns:
-      A function of (state, ids, starts, first, count), which donates the state. Keep only a few calls pending: with
+      A function of (state, ids, batches, first, count), which donates the state. Keep only a few calls pending: with
       several CPU devices, the 32 that JAX allows can deadlock. Fetching each call's sums after dispatching the next,
       as `runs.trainer` does, keeps it at two.
     """
@@ -176,10 +200,15 @@ def _compiled_steps(model: LanguageModel, config: TrainConfig, steps: int, facto
     return reproducible(jax.jit(functools.partial(train_steps, model, optimizer, config, mesh), donate_argnums=0))
 
 
-def send_starts(starts: np.ndarray, mesh: Mesh) -> jax.Array:
-    """Sends the starts of up to BLOCK batches, int32[K, B], to the devices, as `train_steps` expects them."""
+def send_batches(starts: np.ndarray, prior: Prior | None, mesh: Mesh) -> Batches:
+    """Sends the starts of up to BLOCK batches, int32[S, B], to the devices, as `train_steps` expects them.
+
+    Also sends what n-grams say after their tokens, of leading shape (`block_steps`, B, T).
+    """
     whole = np.pad(starts, [(0, BLOCK - len(starts)), (0, 0)])
-    return sharding.split(whole, mesh, axis=1, padding=-1)
+    # A row of padding, too, must have probabilities: their logarithms would be infinite.
+    given = jax.tree.map(lambda leaf: sharding.split(leaf, mesh, axis=1, padding=1), prior)
+    return Batches(sharding.split(whole, mesh, axis=1, padding=-1), given)
 
 
 def train_steps(
@@ -189,7 +218,7 @@ def train_steps(
     mesh: Mesh,
     state: TrainState,
     ids: jax.Array,
-    starts: jax.Array,
+    batches: Batches,
     first: jax.Array,
     count: jax.Array,
 ) -> tuple[TrainState, jax.Array, jax.Array]:
@@ -199,8 +228,8 @@ def train_steps(
 
     Args:
       model, optimizer, config, mesh, state, ids: as in `train_step`.
-      starts: int32[BLOCK, B], those of each batch, as `send_starts` sends them.
-      first: int32 scalar, the row of the first batch.
+      batches: those of a block, as `send_batches` sends them.
+      first: int32 scalar, the number of the first batch in it.
       count: int32 scalar, the number of steps.
 
     Returns:
@@ -210,7 +239,8 @@ def train_steps(
 
     def body(i: jax.Array, before: tuple[TrainState, jax.Array, jax.Array]):
         state, nats, counts = before
-        state, *sums = train_step(model, optimizer, config, mesh, state, ids, starts[first + i])
+        batch = jax.tree.map(lambda leaf: leaf[first + i], batches)
+        state, *sums = train_step(model, optimizer, config, mesh, state, ids, batch)
         return state, nats.at[i].set(sums[0]), counts.at[i].set(sums[1])
 
     zeros = jnp.zeros(BLOCK, jnp.float32)
@@ -224,7 +254,7 @@ def train_step(
     mesh: Mesh,
     state: TrainState,
     ids: jax.Array,
-    starts: jax.Array,
+    batch: Batches,
 ) -> tuple[TrainState, jax.Array, jax.Array]:
     """One update, by the gradient of the mean loss over a batch's targets.
 
@@ -235,7 +265,7 @@ def train_step(
       mesh: the devices that share the batch.
       state: before the update.
       ids: the corpus, unsigned int[N], on every device; windows wrap around its end.
-      starts: int32[B], where each window starts, split over the mesh; negative ones are padding.
+      batch: that of the step, with starts of int32[B].
 
     Returns:
       (the state after the update, the batch's summed loss in nats, its number of targets), the last two float32
@@ -251,7 +281,7 @@ def train_step(
         out_specs=(whole, rows),
         check_vma=False,
     )
-    (nats, count, grads), carry = sums(state.params, state.key, state.step, state.carry, ids, starts)
+    (nats, count, grads), carry = sums(state.params, state.key, state.step, state.carry, ids, batch)
     grads = jax.tree.map(lambda grad: grad / count, grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -270,16 +300,16 @@ def batch_sums(
     step: jax.Array,
     carry: Carry,
     ids: jax.Array,
-    starts: jax.Array,
+    batch: Batches,
 ) -> tuple[tuple[jax.Array, jax.Array, Params], Carry]:
     """The loss, number of targets and gradient of a batch, all summed over the mesh; and the streams' carry."""
     key = jax.random.wrap_key_data(key_data, impl=KEY_KINDS[key_data.shape[-1]])
     key = jax.random.fold_in(key, step)
     key = jax.random.fold_in(key, jax.lax.axis_index("data"))
     drop_key, reset_key = jax.random.split(key)
-    before = start_carry(model, config, carry, reset_key, len(starts))
+    before = start_carry(model, config, carry, reset_key, len(batch.starts))
     gradient = jax.value_and_grad(functools.partial(summed_loss, model, config), has_aux=True)
-    (nats, (count, after)), grads = gradient(params, drop_key, before, ids, starts)
+    (nats, (count, after)), grads = gradient(params, drop_key, before, ids, batch)
     # As one array, since CPU devices synchronise once for each.
     flat, unravel = ravel_pytree((nats, count, grads))
     return unravel(jax.lax.psum(flat, "data")), after if config.recipe == "stream" else ()
@@ -302,21 +332,21 @@ def summed_loss(
     key: jax.Array,
     carry: Carry,
     ids: jax.Array,
-    starts: jax.Array,
+    batch: Batches,
 ) -> tuple[jax.Array, tuple[jax.Array, Carry]]:
     """The summed loss of windows of T tokens, in nats, and (the number of targets, the carry after the windows).
 
     The book's recipe predicts only the token after each window; `stream` predicts the one after every token.
     """
-    mask = starts >= 0
-    positions = jnp.where(mask, starts, 0)[:, None] + jnp.arange(config.length + 1)[None]
+    mask = batch.starts >= 0
+    positions = jnp.where(mask, batch.starts, 0)[:, None] + jnp.arange(config.length + 1)[None]
     windows = ids[positions % len(ids)].astype(jnp.int32)
     inputs, targets = windows[:, :-1], windows[:, 1:]
     rngs = {"dropout": key}
-    states, carry = model.apply({"params": params}, inputs, carry, True, rngs=rngs, method=model.states)
+    states, carry = model.apply({"params": params}, inputs, carry, True, batch.prior, rngs=rngs, method=model.states)
     if config.recipe != "stream":
         states, targets = model.last_states(carry)[:, None], targets[:, -1:]
-    logits = model.apply({"params": params}, states, True, rngs=rngs, method=model.logits)
+    logits = model.apply({"params": params}, states, True, batch.prior, rngs=rngs, method=model.logits)
     nats, count = nll_sum(logits, targets, mask)
     return nats, (count, carry)
 

@@ -8,9 +8,11 @@ import numpy as np
 
 from jaxlm.config import TrainConfig
 from jaxlm.errors import InputError
+from jaxlm.nn.counts import Prior, prior
 from jaxlm.runs.run import Run
 from jaxlm.text.batches import Streams, Windows, split_text
 from jaxlm.text.corpus import Corpus, DownloadError, Received, load_corpus
+from jaxlm.text.ngram import NGram
 from jaxlm.text.vocab import Vocab
 
 SEED_LENGTH = 60
@@ -69,6 +71,7 @@ class Data:
       order: which of them each step reads.
       held_out: the validation text; empty if there is none.
       held_out_ids: its tokens.
+      counts: the n-grams of the training text; None if the network takes none.
     """
 
     corpus: Corpus
@@ -77,6 +80,7 @@ class Data:
     order: Windows | Streams
     held_out: str
     held_out_ids: np.ndarray
+    counts: NGram | None
 
     @classmethod
     def of(cls, config: TrainConfig, corpus: Corpus, vocab: Vocab) -> "Data":
@@ -97,4 +101,32 @@ class Data:
             if not config.validation:
                 raise
             raise InputError(f"{error}, or validate on less than the last {len(held_out):,} characters") from error
-        return cls(corpus=corpus, text=text, ids=ids, order=order, held_out=held_out, held_out_ids=held_out_ids)
+        counts = NGram.count(ids, len(vocab), config.model.ngram) if config.model.ngram else None
+        return cls(
+            corpus=corpus,
+            text=text,
+            ids=ids,
+            order=order,
+            held_out=held_out,
+            held_out_ids=held_out_ids,
+            counts=counts,
+        )
+
+    def prior(self, starts: np.ndarray, length: int, steps: int) -> Prior | None:
+        """What n-grams say after each token of some batches' windows, each position left out of its own counts.
+
+        Without that, the network would learn to trust counts that contain the answer.
+
+        Args:
+          starts: int32[S, B], where the windows start.
+          length: T.
+          steps: to which the batches are padded.
+
+        Returns:
+          Arrays of leading shape (steps, B, T); None without n-grams.
+        """
+        if self.counts is None:
+            return None
+        positions = (starts[..., None] + np.arange(1, length + 1)) % len(self.ids)
+        positions = np.pad(positions, [(0, steps - len(starts)), (0, 0), (0, 0)])
+        return prior(self.counts.left_out(positions))

@@ -1,6 +1,7 @@
 """How well a trained model predicts a text."""
 
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from jaxlm import invocation
 from jaxlm.config import EvaluateConfig, Impl, Protocol, with_settings
 from jaxlm.errors import InputError
 from jaxlm.nn import dynamic, scoring
+from jaxlm.nn.counts import Prior, prior
 from jaxlm.nn.metrics import bits_per_character, perplexity
 from jaxlm.runs.data import own_corpus
 from jaxlm.runs.run import Run, find
@@ -116,11 +118,19 @@ def evaluate(
             tokens_per_second=len(scores) / seconds,
         )
 
-    static = measured(lambda ids: scoring.PROTOCOLS[config.protocol](model, params, ids))
+    static = measured(lambda ids: scoring.PROTOCOLS[config.protocol](model, params, ids, counts=generator.counts))
     adapted = None
     if config.dynamic:
-        squares = dynamic.mean_squares(model, params, vocab.encode(learned))
-        adapted = measured(lambda ids: dynamic.score_dynamic(model, params, squares, ids))
+        known, counts = vocab.encode(learned), generator.counts
+        if counts is None:
+            squares = dynamic.mean_squares(model, params, known)
+            adapted = measured(lambda ids: dynamic.score_dynamic(model, params, squares, ids))
+        else:
+            grown = functools.partial(_grown, counts, known)
+            squares = dynamic.mean_squares(model, params, known, prior=lambda at: prior(counts.left_out(at)))
+            adapted = measured(
+                lambda ids: dynamic.score_dynamic(model, params, squares, ids, prior=functools.partial(grown, ids))
+            )
     counted = None
     if config.baseline:
         ngram = NGram.count(vocab.encode(learned), len(vocab), BASELINE_ORDER)
@@ -151,6 +161,17 @@ def _score_ngram(ngram: NGram, ids: np.ndarray, protocol: Protocol) -> np.ndarra
     # The contexts are shorter than a window, so that all that a window cuts off is out of their reach.
     first, stride = (60, 3) if protocol == "window-60" else (1, 1)
     return ngram.log_probabilities(ids)[first::stride]
+
+
+def _grown(counts: NGram, known: np.ndarray, ids: np.ndarray, positions: np.ndarray) -> Prior:
+    """What n-grams say of the tokens at some positions of a text, `ids`, given all before them.
+
+    They are counted anew on the training text, `known`, and on what precedes the first of these positions.
+    """
+    first, last = positions.min(), positions.max()
+    counts = NGram.count(np.concatenate([known, ids[:first]]), counts.vocabulary, counts.order)
+    start = max(0, first - counts.order)
+    return prior(counts.after(counts.states(ids[start:last])[positions - start]))
 
 
 def _read_texts(run: Run, config: EvaluateConfig) -> tuple[str, str, str]:

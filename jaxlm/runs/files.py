@@ -94,12 +94,17 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Replaces a file atomically, as `write_bytes` does."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Replaces a file atomically: after a kill or a power cut, it is either the old or the new one."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     descriptor = os.open(temporary, _WRITE | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with open(descriptor, "wb") as file:
-            file.write(text.encode("utf-8"))
+            file.write(content)
             file.flush()
             _sync(descriptor)
         os.replace(temporary, path)

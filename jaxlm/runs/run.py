@@ -1,14 +1,16 @@
-"""A run's directory: checkpoints/<run>/{config.json, vocab.json, metrics.jsonl, <step>/}.
+"""A run's directory: checkpoints/<run>/{config.json, vocab.json, text.ids, metrics.jsonl, <step>/}.
 
 It holds everything needed to resume the run or to generate with it, on any machine. config.json seals what a run says
-of itself: it holds the SHA-256 of its own values and of the vocabulary's, and is refused if they differ. `storage`
-states the guarantees for checkpoints and metrics.
+of itself: it holds the SHA-256 of its own values, of the vocabulary's and of text.ids, and is refused if they differ.
+text.ids, the training text as tokens, is there only if the network takes its n-grams. `storage` states the guarantees
+for checkpoints and metrics.
 """
 
 import contextlib
 import dataclasses
 import datetime
 import errno
+import hashlib
 import logging
 import os
 import re
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import filelock
+import numpy as np
 
 import jaxlm
 from jaxlm import config as config_lib
@@ -40,10 +43,13 @@ from jaxlm.runs.files import (
     digest,
     flush,
     make_folder,
+    read_bytes,
     read_json,
+    write_bytes,
     write_json,
 )
 from jaxlm.runs.storage import CONFIG, CONFIG_LIMIT, Progress, Saver, Storage
+from jaxlm.text.ngram import NGram
 from jaxlm.text.vocab import Vocab
 
 log = logging.getLogger("jaxlm")
@@ -51,7 +57,7 @@ log = logging.getLogger("jaxlm")
 FORMAT = 2
 """Version of the layout of new directories. Those of format 1 have no seal; they are read and resumed as they are."""
 
-VOCAB, LOCK = "vocab.json", ".lock"
+VOCAB, IDS, LOCK = "vocab.json", "text.ids", ".lock"
 
 NEW, STALE_SECONDS = ".jaxlm-new-", 3600.0
 """Name prefix of a run that is being made, and the age at which a kill must have left it behind."""
@@ -101,14 +107,16 @@ class Run:
       record: the contents of config.json.
       vocab: the vocabulary.
       format: the version of its layout.
+      text: the SHA-256 of text.ids; empty if there is none.
       storage: its checkpoints.
     """
 
-    def __init__(self, path: Path, record: Record, vocab: Vocab, format: int = FORMAT) -> None:
+    def __init__(self, path: Path, record: Record, vocab: Vocab, format: int = FORMAT, text: str = "") -> None:
         self.path = Path(os.path.abspath(path))
         self.record = record
         self.vocab = vocab
         self.format = format
+        self.text = text
         seal = {"vocab": digest(vocab.to_json())} if format == 1 else {"run": record.created}
         self.storage = Storage(self.path, seal)
 
@@ -121,8 +129,14 @@ class Run:
         return invocation.shown(self.path)
 
     @classmethod
-    def create(cls, path: Path, record: Record, vocab: Vocab) -> "Run":
+    def create(cls, path: Path, record: Record, vocab: Vocab, ids: np.ndarray | None = None) -> "Run":
         """Creates the directory of a new run.
+
+        Args:
+          path: the directory.
+          record: what config.json will hold.
+          vocab: the vocabulary.
+          ids: the training text, int[N]; it is stored if the network takes its n-grams.
 
         Raises:
           InputError: it exists, as NameTaken, or cannot be written to.
@@ -130,8 +144,10 @@ class Run:
         path = Path(os.path.abspath(path))
         if os.path.lexists(path):
             refuse(path)
+        text = b"" if ids is None or not record.config.model.ngram else ids.astype(_id_type(vocab)).tobytes()
+        sha256 = hashlib.sha256(text).hexdigest() if text else ""
         # Under another name until it is complete, so that a kill leaves the name free.
-        new = cls(path.with_name(f"{NEW}{secrets.token_hex(8)}"), record, vocab)
+        new = cls(path.with_name(f"{NEW}{secrets.token_hex(8)}"), record, vocab, text=sha256)
         place = new.path
         try:
             make_folder(path.parent)
@@ -139,6 +155,8 @@ class Run:
             new.path.mkdir()
             try:
                 write_json(new.path / VOCAB, vocab.to_json())
+                if text:
+                    write_bytes(new.path / IDS, text)
                 new.write_record(record)
                 (new.path / LOCK).touch()
                 new.path.rename(path)
@@ -156,7 +174,7 @@ class Run:
                     "shorter one"
                 ) from error
             raise _unwritable(path.parent, error) from error
-        return cls(path, record, vocab)
+        return cls(path, record, vocab, text=sha256)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "Run":
@@ -212,7 +230,10 @@ class Run:
                 f"{CONFIG} has no {missing!r} that jaxlm {jaxlm.__version__} can use; restore it from a backup, or "
                 "use the version that made the run"
             ) from error
-        return cls(path, record, Vocab.from_json(vocab), format)
+        text = values.get("text", "")
+        if bool(record.config.model.ngram) != bool(text) or not isinstance(text, str):
+            raise Damaged(f"{CONFIG} names no {IDS}, whose n-grams the network takes")
+        return cls(path, record, Vocab.from_json(vocab), format, text)
 
     def write_record(self, record: Record) -> None:
         """Replaces the contents of config.json."""
@@ -221,8 +242,33 @@ class Run:
         values["config"] = config_lib.to_json(record.config)
         if self.format != 1:
             values["vocab"] = digest(self.vocab.to_json())
+            if self.text:
+                values["text"] = self.text
             values["seal"] = digest(values)
         write_json(self.path / CONFIG, values)
+
+    def ids(self) -> np.ndarray:
+        """The training text, unsigned int[N]; empty if the network takes no n-grams.
+
+        Raises:
+          InputError: text.ids is not what was stored.
+        """
+        if not self.text:
+            return np.empty(0, _id_type(self.vocab))
+        try:
+            # A character has at most four tokens, and a token at most four bytes.
+            content = read_bytes(self.path / IDS, 16 * self.record.characters)
+            if hashlib.sha256(content).hexdigest() != self.text:
+                raise Damaged(f"{IDS} has changed since it was saved")
+        except Damaged as error:
+            raise InputError(f"run {self.shown}: {error}; undo the change, or restore it from a backup") from error
+        except OSError as error:
+            raise InputError(f"run {self.shown}: {IDS} cannot be read ({error.strerror}); fix the cause") from error
+        return np.frombuffer(content, _id_type(self.vocab))
+
+    def counts(self) -> NGram | None:
+        """The n-grams of the training text; None if the network takes none. Raises as `ids` does."""
+        return NGram.count(self.ids(), len(self.vocab), order) if (order := self.record.config.model.ngram) else None
 
     def checkpoints(self) -> list[int]:
         """The steps of all checkpoints, including damaged ones, in order."""
@@ -321,10 +367,10 @@ class Run:
         if found is None:
             raise InputError(f"run {self.shown}: has no checkpoint yet; resume it with: {invocation.resume(self.path)}")
         items, progress = found
-        return self.generator_of(model, device_put(items["params"])), progress
+        return self.generator_of(model, device_put(items["params"]), self.counts()), progress
 
-    def generator_of(self, model: LanguageModel, params: Params) -> TextGenerator:
-        """A text generator with this network and these parameters, and the run's settings."""
+    def generator_of(self, model: LanguageModel, params: Params, counts: NGram | None) -> TextGenerator:
+        """A text generator with this network, these parameters and n-grams, and the run's settings."""
         config = self.record.config
         return TextGenerator(
             model=model,
@@ -335,6 +381,7 @@ class Run:
             length=config.length,
             mode="window" if config.recipe == "book" else "state",
             normalize=config.normalize,
+            counts=counts,
         )
 
     def export(self, path: str | os.PathLike[str]) -> "Run":
@@ -350,7 +397,7 @@ class Run:
           RunError: the disk is full; nothing is left at `path`.
         """
         generator, progress = self.generator()
-        copy = Run.create(Path(os.path.expanduser(path)), self.record, self.vocab)
+        copy = Run.create(Path(os.path.expanduser(path)), self.record, self.vocab, self.ids())
         try:
             saver = Saver(copy.storage)
             saver.add_metrics(*self.metrics())
@@ -359,6 +406,10 @@ class Run:
             delete_failed(copy.path)
             raise
         return copy
+
+
+def _id_type(vocab: Vocab) -> np.dtype[Any]:
+    return np.min_scalar_type(len(vocab) - 1).newbyteorder("<")
 
 
 def _delete_stale(folder: Path) -> None:

@@ -23,11 +23,13 @@ from jaxlm.nn.model import Params, build_model, count_parameters
 from jaxlm.nn.scoring import score_carried
 from jaxlm.nn.training import (
     BLOCK,
+    Batches,
     Steps,
     TrainState,
+    block_steps,
     compiled_steps,
     initial_state,
-    send_starts,
+    send_batches,
     to_devices,
     to_host,
 )
@@ -119,7 +121,7 @@ def train(
             created=now(),
         )
         with stop_on_signals(stop) as asked:
-            directory = _new_run(run, folder, record, vocab)
+            directory = _new_run(run, folder, record, vocab, data.ids)
             with contextlib.ExitStack() as stack:
                 try:
                     stack.enter_context(directory.lock())
@@ -131,13 +133,13 @@ def train(
                     raise
 
 
-def _new_run(run: str | os.PathLike[str] | None, folder: str, record: Record, vocab: Vocab) -> Run:
+def _new_run(run: str | os.PathLike[str] | None, folder: str, record: Record, vocab: Vocab, ids: np.ndarray) -> Run:
     """Creates the run of this name, or of one made from its corpus and recipe that nothing else has taken."""
     if run is not None:
-        return Run.create(locate(run, folder), record, vocab)
+        return Run.create(locate(run, folder), record, vocab, ids)
     while True:
         with contextlib.suppress(NameTaken):  # By another process, at this moment.
-            return Run.create(unused_path(folder, record.corpus, record.config.recipe), record, vocab)
+            return Run.create(unused_path(folder, record.corpus, record.config.recipe), record, vocab, ids)
 
 
 def resume(
@@ -194,6 +196,8 @@ class Trainer:
         self._model = build_model(config, len(run.vocab), config.impl)  # As for evaluation and generation.
         self._saved_at = time.monotonic()
         self._starts: tuple[int, np.ndarray] | None = None
+        self._sent: tuple[tuple[int, int], Batches] | None = None
+        self._block = block_steps(config, len(run.vocab))
         self._pace = _Pace()
 
     def run(self) -> TextGenerator:
@@ -279,24 +283,25 @@ class Trainer:
             self._save(saver, host_state, progress)
             if not self._stop.asked:
                 with self._stop.nothing_to_save():
-                    self._reporter.epoch(metrics, run.generator_of(self._model, weights))
+                    self._reporter.epoch(metrics, run.generator_of(self._model, weights, self._data.counts))
             self._end_if_asked(progress.step)
         self._reporter.end(run, progress, saver.best)
 
     def _train_epoch(self, steps: Steps, state: TrainState, epoch: int, tally: "_Tally", saver: Saver) -> TrainState:
         """Trains the rest of an epoch, saving as it goes."""
-        config, starts, sent = self._config, self._starts_of(epoch), None
+        config = self._config
         batch = tally.step - epoch * self._steps
         self._pace.start()
         while batch < self._steps:
-            first = batch % BLOCK
-            if sent is None or not first:
-                sent = send_starts(starts[batch - first : batch - first + BLOCK], self._mesh)
-            count = min(self._pace.steps, BLOCK - first, self._steps - batch)
-            state, nats, counts = steps(state, self._ids, sent, np.int32(first), np.int32(count))
+            first, batches = batch % self._block, self._batches(epoch, batch)
+            count = min(self._pace.steps, self._block - first, self._steps - batch)
+            state, nats, counts = steps(state, self._ids, batches, np.int32(first), np.int32(count))
             batch += count
-            if batch == self._steps and epoch + 1 < config.epochs:
-                self._starts_of(epoch + 1)  # While the devices still compute.
+            # While the devices still compute.
+            if batch < self._steps:
+                self._batches(epoch, batch)
+            elif epoch + 1 < config.epochs:
+                self._batches(epoch + 1, 0)
             tally.add(nats, counts, count)
             self._pace.adapt(count)
             late = time.monotonic() - self._saved_at > SAVE_SECONDS
@@ -316,6 +321,15 @@ class Trainer:
         if isinstance(self._data.order, Windows):
             judged_from = progress.epoch * self._steps + JUDGED_STEPS
         return _Tally(progress, self._worst(best), judged_from, self._reporter)
+
+    def _batches(self, epoch: int, batch: int) -> Batches:
+        """The block with this batch of an epoch, on the devices; the last one asked for is kept."""
+        first = batch - batch % self._block
+        if self._sent is None or self._sent[0] != (epoch, first):
+            starts = self._starts_of(epoch)[first : first + self._block]
+            prior = self._data.prior(starts, self._config.length, self._block)
+            self._sent = (epoch, first), send_batches(starts, prior, self._mesh)
+        return self._sent[1]
 
     def _starts_of(self, epoch: int) -> np.ndarray:
         """Where the windows of each batch of an epoch start, int32[steps, B]; the last ones asked for are kept."""
@@ -377,7 +391,7 @@ class Trainer:
         ids = self._data.held_out_ids
         if not len(ids):
             return None
-        loss = -float(score_carried(self._model, params, ids).mean(dtype=np.float64))
+        loss = -float(score_carried(self._model, params, ids, counts=self._data.counts).mean(dtype=np.float64))
         if not math.isfinite(loss):
             raise Diverged(f"step {step}: found a validation loss of {loss}")
         return loss

@@ -1,0 +1,168 @@
+"""What n-grams say of the next token, as the network takes it; and the lookup of it in a compiled program.
+
+Shapes: S texts, B batch, T time, V vocabulary, K the n-grams' order, C contexts, M strings.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Prior(NamedTuple):
+    """What n-grams say of each next token.
+
+    Attributes:
+      probabilities: float32[..., V], positive.
+      totals: int32[..., K + 1], how often the context of each order was counted; 0 where it is unknown.
+    """
+
+    probabilities: Any
+    totals: Any
+
+
+class Predictions(Protocol):
+    """Distributions after contexts: `jaxlm.text.ngram.Predictions`."""
+
+    totals: np.ndarray
+
+    def rows(self) -> np.ndarray: ...
+
+
+class Counts(Protocol):
+    """The n-grams of a text: `jaxlm.text.ngram.NGram`."""
+
+    def states(self, tokens: np.ndarray) -> np.ndarray: ...
+
+    def after(self, states: np.ndarray) -> Predictions: ...
+
+
+def prior(predictions: Predictions) -> Prior:
+    """Predictions as arrays."""
+    return Prior(predictions.rows(), predictions.totals)
+
+
+def prior_within(counts: Counts, tokens: np.ndarray) -> Prior:
+    """What follows each token of some texts or windows, int[..., T], each read from its own beginning.
+
+    Negative tokens are padding, whose prior means nothing.
+    """
+    return prior(counts.after(counts.states(np.maximum(tokens, 0))[..., 1:]))
+
+
+class Table(NamedTuple):
+    """The n-grams of a text in a form that a compiled program looks up, with static shapes.
+
+    Attributes:
+      levels: int32[K + 1], as in NGram: contexts of k tokens are the nodes from levels[k] on.
+      tokens: int32[M + W], each string's last token, then padding; W is the most continuations of a context that has
+        no row in `whole`.
+      children: int32[C + 1], as in NGram.
+      shorter: int32[M].
+      totals: int32[C].
+      probabilities: float32[M + W].
+      backoffs: float32[C].
+      whole: float32[R, V], the distributions after contexts of up to some order, the first R nodes.
+      following: int32[R, V], the context after each of these and one more token.
+      slots: int32[L, W], 0 to W - 1 for each of the L orders above; tells their number.
+    """
+
+    levels: Any
+    tokens: Any
+    children: Any
+    shorter: Any
+    totals: Any
+    probabilities: Any
+    backoffs: Any
+    whole: Any
+    following: Any
+    slots: Any
+
+
+def make_table(counts: Any) -> Table:
+    """The table of an `NGram`, of NumPy arrays."""
+    above = counts.order - counts.whole_order
+    width = max((1, *counts.widest[counts.whole_order + 1 :]))
+    contexts = len(counts.totals)
+    following = np.zeros((len(counts.whole), counts.vocabulary), np.int32)
+    for k in range(counts.whole_order + 1):
+        nodes = np.arange(counts.levels[k], counts.levels[k + 1])
+        if k:
+            following[nodes] = following[counts.shorter[nodes]]
+        children = np.arange(counts.levels[k + 1], counts.levels[k + 2])
+        parents = np.repeat(nodes, np.diff(counts.children[nodes[0] : nodes[-1] + 2])) if len(nodes) else nodes
+        known = np.where(children < contexts, children, counts.shorter[children])
+        following[parents, counts.tokens[children]] = known
+    return Table(
+        levels=np.array(counts.levels[: counts.order + 1], np.int32),
+        tokens=np.pad(counts.tokens.astype(np.int32), (0, width), constant_values=-1),
+        children=counts.children,
+        shorter=counts.shorter,
+        totals=counts.totals,
+        probabilities=np.pad(counts.probabilities, (0, width)),
+        backoffs=counts.backoffs,
+        whole=counts.whole,
+        following=following,
+        slots=np.tile(np.arange(width, dtype=np.int32), (above, 1)),
+    )
+
+
+class _Context(NamedTuple):
+    """The contexts of one order: int32[S] nodes, whether there is one, and its continuations, int32[S, W]."""
+
+    node: jax.Array
+    present: jax.Array
+    children: jax.Array
+    inside: jax.Array
+
+
+def _above(table: Table, nodes: jax.Array) -> tuple[list[_Context], jax.Array]:
+    """The contexts that have no row in `whole`, the longest first; and the longest that has one, int32[S]."""
+    found: list[_Context] = []
+    for slots in table.slots:
+        # Each node is as long as the order, or shorter and passed on.
+        order = len(table.levels) - 1 - len(found)
+        present = nodes >= table.levels[order]
+        node = jnp.where(present, nodes, 0)
+        first, end = table.children[node], table.children[node + 1]
+        children = first[:, None] + slots[None]
+        found.append(_Context(node, present, children, present[:, None] & (children < end[:, None])))
+        nodes = jnp.where(present, table.shorter[node], nodes)
+    return found, nodes
+
+
+def lookup(table: Table, nodes: jax.Array) -> Prior:
+    """What follows the contexts of some nodes, int32[S]."""
+    contexts, nodes = _above(table, nodes)
+    rows = jnp.arange(len(nodes))[:, None]
+    weight = jnp.ones(len(nodes), jnp.float32)
+    columns, values, totals = [], [], []
+    for context in contexts:
+        columns.append(jnp.where(context.inside, table.tokens[context.children], -1))
+        values.append(weight[:, None] * table.probabilities[context.children])
+        weight = jnp.where(context.present, weight * table.backoffs[context.node], weight)
+        totals.append(jnp.where(context.present, table.totals[context.node], 0))
+    probabilities = weight[:, None] * table.whole[nodes]
+    if columns:
+        # Out of range, -1 as an unsigned number, is dropped.
+        places = jnp.concatenate(columns, 1).astype(jnp.uint32)
+        probabilities = probabilities.at[rows, places].add(jnp.concatenate(values, 1), mode="drop")
+    for order in reversed(range(len(table.levels) - len(contexts))):
+        present = nodes >= table.levels[order]
+        totals.append(jnp.where(present, table.totals[nodes], 0))
+        nodes = jnp.where(present, table.shorter[nodes], nodes)
+    least = jnp.finfo(jnp.float32).tiny
+    return Prior(jnp.maximum(probabilities, least), jnp.stack(totals[::-1], 1))
+
+
+def advance(table: Table, nodes: jax.Array, tokens: jax.Array) -> jax.Array:
+    """The contexts after one more token, int32[S]."""
+    contexts, nodes = _above(table, nodes)
+    after = table.following[nodes, tokens]
+    for context in reversed(contexts):
+        hits = context.inside & (table.tokens[context.children] == tokens[:, None])
+        child = context.children[:, 0] + jnp.argmax(hits, 1).astype(jnp.int32)
+        child = jnp.where(child < len(table.totals), child, table.shorter[child])
+        after = jnp.where(hits.any(1), child, after)
+    return after
