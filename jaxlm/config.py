@@ -434,18 +434,19 @@ class EvaluateConfig(Checked):
         yes_or_no,
         MEASURE,
     )
+    unknown: Unknown = setting(
+        "error",
+        "how to handle characters that the model has never seen",
+        one_of(*get_args(Unknown)),
+        MEASURE,
+    )
+
     baseline: Baseline | None = setting(
         None,
         "what to compare the model with. ngram: a Kneser-Ney n-gram, counted on the run's training text",
         optional(one_of(*get_args(Baseline))),
         MEASURE,
         unset="nothing",
-    )
-    unknown: Unknown = setting(
-        "error",
-        "how to handle characters that the model has never seen",
-        one_of(*get_args(Unknown)),
-        MEASURE,
     )
 
     def __post_init__(self) -> None:

@@ -49,6 +49,7 @@ def test_stopped_and_resumed_equals_never_stopped(small, tmp_path, trained, one_
 def test_stopped_between_calls_of_several_steps(small, tmp_path, trained, monkeypatch):
     monkeypatch.setattr(run_lib, "CALL_SECONDS", 1e9)
     monkeypatch.setattr(run_lib, "BLOCK", 5)
+    monkeypatch.setattr(run_lib, "block_steps", lambda *_: 5)
     steps, calls = run_lib.compiled_steps, []
 
     def make(*arguments):
@@ -213,7 +214,7 @@ def test_the_end_of_the_corpus_is_measured_exactly_and_never_learned_from(small,
 def spoil_validation(monkeypatch, losses):
     """Replaces the validation loss of each epoch."""
     losses = iter(losses)
-    monkeypatch.setattr(run_lib, "score_carried", lambda model, params, ids: np.full(3, -next(losses)))
+    monkeypatch.setattr(run_lib, "score_carried", lambda *_, **__: np.full(3, -next(losses)))
 
 
 def test_the_best_epoch_is_the_one_with_the_lowest_held_out_loss(stream, tmp_path, monkeypatch):
