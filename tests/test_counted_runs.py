@@ -120,7 +120,11 @@ def test_a_text_that_is_not_what_was_stored_is_one_line(copied, tmp_path, capsys
         (tmp_path / "same").write_bytes(content)
         path.symlink_to(tmp_path / "same")
     before = contents(copied)
-    for load in (lambda: jaxlm.load(copied), lambda: jaxlm.Run.open(copied).export(tmp_path / "exported")):
+    for load in (
+        lambda: jaxlm.load(copied),
+        lambda: jaxlm.Run.open(copied).export(tmp_path / "exported"),
+        lambda: resume(copied, epochs=4),
+    ):
         with pytest.raises(InputError, match=r"run .*copied: .*text.ids") as error:
             load()
         assert "\n" not in str(error.value)

@@ -1,5 +1,6 @@
 """The compiled parts lower for every platform, so that CPU-only code is caught without the other devices."""
 
+import dataclasses
 import functools
 
 import jax
@@ -11,11 +12,13 @@ from jax.interpreters import mlir
 
 import jaxlm
 from jaxlm.config import ModelConfig
+from jaxlm.nn.counts import Prior, make_table
 from jaxlm.nn.dynamic import adapt, add_squares
 from jaxlm.nn.model import LanguageModel
 from jaxlm.nn.sampling import StateMemory, WindowMemory, generate, prefill
 from jaxlm.nn.scoring import score_rows
 from jaxlm.nn.training import BLOCK, Batches, abstract_state, compiled_steps
+from jaxlm.text.ngram import NGram
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 MODELS = [LanguageModel(57, ModelConfig(32, layers=2, dropout=0.2), impl=impl) for impl in ("scan", "fused")]
@@ -116,3 +119,43 @@ def test_the_scores(model):
         (adapt, (PARAMS, PARAMS, PARAMS, carry, segments, rate, rate)),
     ):
         assert exported(jax.jit(functools.partial(function, model)), *arguments) == PLATFORMS
+
+
+COUNTED = LanguageModel(5, ModelConfig(8, embedding=4, ngram=3), impl="fused")
+
+
+def prior_of(*leading):
+    return Prior(shape(jnp.float32, *leading, COUNTED.vocabulary), shape(jnp.int32, *leading, 4))
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_the_training_step_with_counts(devices):
+    config = dataclasses.replace(jaxlm.SIZES["small"], model=COUNTED.config)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))
+    steps = compiled_steps(COUNTED, config, 100, 1.0, mesh).__wrapped__
+    prior = prior_of(BLOCK, config.batch, config.length)
+    batches, number = Batches(shape(jnp.int32, BLOCK, config.batch), prior), shape(jnp.int32)
+    state = abstract_state(COUNTED, config)
+    assert exported(steps, state, shape(jnp.uint8, 1000), batches, number, number) == PLATFORMS
+
+
+def test_generators_and_scores_with_counts():
+    params = COUNTED.abstract_params()
+    one, carry = jax.eval_shape(lambda: (COUNTED.initial_carry(1), COUNTED.initial_carry(3)))
+    table = jax.tree.map(jnp.asarray, make_table(NGram.count(np.arange(40) % 5, 5, 3)))
+    number, drawing = shape(jnp.int32), (shape(jnp.uint32, 3), shape(jnp.uint32), shape(jnp.float32))
+    state = StateMemory(carry, shape(jnp.int32, 3), shape(jnp.int32, 3))
+    rate, segments = shape(jnp.float32), shape(jnp.int32, 20, 51)
+    for function, arguments in (
+        (prefill, (params, one, shape(jnp.int32, 128), number, prior_of(128))),
+        (generate, (params, state, *drawing, table)),
+        (generate, (params, WindowMemory(shape(jnp.int32, 3, 9), number), *drawing, table)),
+        (
+            lambda *given: score_rows(*given[:-1], 60, given[-1]),
+            (params, carry, shape(jnp.int32, 3, 61), prior_of(3, 60)),
+        ),
+        (add_squares, (params, params, one, segments, prior_of(20, 50))),
+        (adapt, (params, params, params, one, segments, rate, rate, prior_of(20, 50))),
+    ):
+        bound = jax.jit(lambda *arguments, function=function: function(COUNTED, *arguments))
+        assert exported(bound, *arguments) == PLATFORMS

@@ -156,6 +156,7 @@ def told(trained, events, *, epochs=12, patience=None, best=None):
         order=None,
         steps=10,
         parameters=0,
+        counts=0,
         devices="",
         start=0,
         best=best,

@@ -100,11 +100,15 @@ class Terminal(Reporter):
         self._best = _epoch_and_loss(plan.best) if plan.best else None
         record, corpus = plan.run.record, plan.corpus
         config = record.config
+        counts = {}
+        if plan.counts:
+            counts["Counts"] = f"{plan.counts:,} n-grams, after up to {config.model.ngram} {KINDS[config.tokens]}"
         facts = {
             "Corpus": f"{corpus.name}, {len(corpus.text):,} characters",
             **self._reading(plan),
             f"Distinct {KINDS[config.tokens]}": f"{len(plan.run.vocab):,}",
             "Parameters": f"{plan.parameters:,}",
+            **counts,
             "Device": plan.devices,
             "Run": plan.run.shown,
             "Seed text": repr(record.seed_text),

@@ -135,19 +135,18 @@ def _above(table: Table, nodes: jax.Array) -> tuple[list[_Context], jax.Array]:
 def lookup(table: Table, nodes: jax.Array) -> Prior:
     """What follows the contexts of some nodes, int32[S]."""
     contexts, nodes = _above(table, nodes)
-    rows = jnp.arange(len(nodes))[:, None]
-    weight = jnp.ones(len(nodes), jnp.float32)
-    columns, values, totals = [], [], []
+    rows, weight = jnp.arange(len(nodes))[:, None], jnp.ones(len(nodes), jnp.float32)
+    parts, totals = [], []
     for context in contexts:
-        columns.append(jnp.where(context.inside, table.tokens[context.children], -1))
-        values.append(weight[:, None] * table.probabilities[context.children])
+        # Out of range, as -1 is as an unsigned number, is dropped.
+        places = jnp.where(context.inside, table.tokens[context.children], -1).astype(jnp.uint32)
+        parts.append((places, weight[:, None] * table.probabilities[context.children]))
         weight = jnp.where(context.present, weight * table.backoffs[context.node], weight)
         totals.append(jnp.where(context.present, table.totals[context.node], 0))
     probabilities = weight[:, None] * table.whole[nodes]
-    if columns:
-        # Out of range, -1 as an unsigned number, is dropped.
-        places = jnp.concatenate(columns, 1).astype(jnp.uint32)
-        probabilities = probabilities.at[rows, places].add(jnp.concatenate(values, 1), mode="drop")
+    for places, values in parts:
+        # One after the other, so that no two are added to one number in whatever order a GPU takes.
+        probabilities = probabilities.at[rows, places].add(values, mode="drop")
     for order in reversed(range(len(table.levels) - len(contexts))):
         present = nodes >= table.levels[order]
         totals.append(jnp.where(present, table.totals[nodes], 0))

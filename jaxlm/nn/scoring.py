@@ -188,7 +188,7 @@ def _score_windows(
 
     def scores() -> Iterator[jax.Array]:
         for chunk in row_chunks(rows, count):
-            given = counts and prior_within(counts, chunk[:, :-1])
+            given = None if counts is None else prior_within(counts, chunk[:, :-1])
             yield score_rows(model, params, carry, chunk, positions, given)[0]
 
     return fetch(scores())[: len(rows) * positions]

@@ -20,6 +20,7 @@ class Plan:
       order: the windows or streams in which the rest is read.
       steps: the number of steps per epoch.
       parameters: the model's number of parameters.
+      counts: the number of n-grams that were counted; 0 if the network takes none.
       devices: a description of the devices.
       start: completed steps; more than 0 when the run is resumed.
       best: the progress at the end of the best epoch; None before the end of the first.
@@ -32,6 +33,7 @@ class Plan:
     order: Windows | Streams
     steps: int
     parameters: int
+    counts: int
     devices: str
     start: int
     best: Progress | None

@@ -385,9 +385,10 @@ class Run:
         )
 
     def export(self, path: str | os.PathLike[str]) -> "Run":
-        """Copies what is needed to generate with the best checkpoint: at most half the run's size.
+        """Copies what is needed to generate with the best checkpoint: at most half of what its checkpoints take.
 
-        The copy can be sampled, evaluated and loaded like any run, but not trained further.
+        The copy can be sampled, evaluated and loaded like any run, but not trained further. If the network takes
+        n-grams, it holds the training text, from which they follow; that is told.
 
         Args:
           path: the directory to create.
@@ -405,6 +406,11 @@ class Run:
         except BaseException:  # Ctrl-C, too, leaves nothing half-written.
             delete_failed(copy.path)
             raise
+        if self.text:
+            log.warning(
+                "%s: holds the training text, whose n-grams the network takes; whoever gets it can read that text",
+                copy.shown,
+            )
         return copy
 
 

@@ -176,7 +176,9 @@ def resume(
         except InputError as error:
             raise InputError(f"run {directory.shown}: {error}") from error
         directory.check_trainable()
-        lstm.choose(config.impl)  # Before anything is written.
+        # Before anything is written.
+        lstm.choose(config.impl)
+        directory.ids()
         text = own_corpus(directory, config.corpus, "if it has moved, name its new place", reporter.download)
         config = dataclasses.replace(config, corpus=text.sources)
         data = Data.of(config, text, directory.vocab)
@@ -248,6 +250,7 @@ class Trainer:
                 order=self._data.order,
                 steps=self._steps,
                 parameters=count_parameters(state.params),
+                counts=0 if self._data.counts is None else len(self._data.counts),
                 devices=sharding.describe(self._mesh, self._config.batch),
                 start=progress.step,
                 best=best,

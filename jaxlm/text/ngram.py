@@ -157,6 +157,10 @@ class NGram:
             repeated=repeated,
         )
 
+    def __len__(self) -> int:
+        """The number of distinct n-grams, of all orders."""
+        return len(self.counts) - 1
+
     @functools.cached_property
     def widest(self) -> tuple[int, ...]:
         """For each order, the most continuations that one of its contexts has."""

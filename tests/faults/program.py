@@ -316,7 +316,7 @@ SMALL = "train.py fox.txt --hidden 8 --batch 16 --temperature --run run"
 
 TRAININGS = {
     "book": f"{SMALL} --epochs 3 --length 10",
-    "stream": f"{SMALL} --recipe stream --epochs 2 --length 10 --validation 0.2",
+    "stream": f"{SMALL} --recipe stream --epochs 2 --length 10 --validation 0.2 --ngram 3",
     # The weights grow by 7.3 times their size in a step, then by 1.08 times; then they shrink. So epoch 1 diverges at
     # once; after a cut, epoch 2 is worse than 1, and 3 diverges; after another, all is well.
     "diverging": f"{SMALL} --epochs 3 --length 10 --optimizer adam --learning-rate 0.05 --weight-decay 166",
