@@ -28,10 +28,12 @@ _MEDIUM = replace(SIZES["medium"], length=32, learning_rate=0.018, epochs=50)
 _LARGE = replace(SIZES["large"], length=32, epochs=35)
 
 BASES: dict[Size, TrainConfig] = {
-    "small": SIZES["small"],
-    "medium": replace(_MEDIUM, model=replace(_MEDIUM.model, hidden=128, embedding=32)),
-    "large": replace(_LARGE, model=replace(_LARGE.model, hidden=240)),
+    "small": changed(SIZES["small"], {"ngram": 0, "epochs": 10}),
+    "medium": changed(_MEDIUM, {"ngram": 0, "hidden": 128, "embedding": 32}),
+    "large": changed(_LARGE, {"ngram": 0, "hidden": 240}),
 }
+"""The sweeps are older than counts."""
+
 
 PARTS: dict[Size, tuple[slice, slice]] = {
     "small": (slice(486_722), slice(486_722, 540_803)),

@@ -480,7 +480,7 @@ _SMALL = TrainConfig(
     validation=0.1,
     length=32,
     stride=None,
-    epochs=10,
+    epochs=5,
     batch=32,
     optimizer="adam",
     learning_rate=0.015,
@@ -488,7 +488,7 @@ _SMALL = TrainConfig(
     weight_decay=0.03,
     clip=1.0,
     reset=0.05,
-    model=ModelConfig(hidden=128, embedding=64),
+    model=ModelConfig(hidden=128, embedding=64, ngram=7),
 )
 
 # Larger and longer, so regularised more, and with an EMA, which improves the epochs before the last. In half an hour:
@@ -496,11 +496,13 @@ _SMALL = TrainConfig(
 _MEDIUM = dataclasses.replace(
     _SMALL,
     length=64,
-    epochs=60,
+    epochs=30,
     learning_rate=0.01,
     weight_decay=0.1,
     average=0.99,
-    model=ModelConfig(hidden=256, layers=2, embedding=64, dropout=0.2, output_dropout=0.25, recurrent_dropout=0.25),
+    model=ModelConfig(
+        hidden=256, layers=2, embedding=64, ngram=7, dropout=0.2, output_dropout=0.25, recurrent_dropout=0.25
+    ),
 )
 
 SIZES: dict[Size, TrainConfig] = {
@@ -510,7 +512,9 @@ SIZES: dict[Size, TrainConfig] = {
     "large": dataclasses.replace(
         _MEDIUM,
         learning_rate=5e-3,
-        model=ModelConfig(hidden=640, layers=2, embedding=64, dropout=0.3, output_dropout=0.4, recurrent_dropout=0.3),
+        model=ModelConfig(
+            hidden=640, layers=2, embedding=64, ngram=7, dropout=0.3, output_dropout=0.4, recurrent_dropout=0.3
+        ),
     ),
 }
 
