@@ -120,7 +120,7 @@ class Data:
         Args:
           starts: int32[S, B], where the windows start.
           length: T.
-          steps: to which the batches are padded.
+          steps: to which the batches are padded, with arrays of ones and zeros.
 
         Returns:
           Arrays of leading shape (steps, B, T); None without n-grams.
@@ -128,5 +128,11 @@ class Data:
         if self.counts is None:
             return None
         positions = (starts[..., None] + np.arange(1, length + 1)) % len(self.ids)
-        positions = np.pad(positions, [(0, steps - len(starts)), (0, 0), (0, 0)])
-        return prior(self.counts.left_out(positions))
+        shape = (steps, *positions.shape[1:])
+        whole = Prior(
+            np.ones((*shape, self.counts.vocabulary), np.float32), np.zeros((*shape, self.counts.order + 1), np.int32)
+        )
+        # Step by step, since many at once would need memory that no cache holds.
+        for step, here in enumerate(positions):
+            whole.probabilities[step], whole.totals[step] = prior(self.counts.left_out(here))
+        return whole
