@@ -29,11 +29,11 @@ if TYPE_CHECKING:  # `as`, since only that exports a name to strict type checker
     from jaxlm.nn.sampling import reweight as reweight
     from jaxlm.runs.evaluation import Evaluation as Evaluation
     from jaxlm.runs.evaluation import evaluate as evaluate
+    from jaxlm.runs.mixing import load as load
     from jaxlm.runs.reporter import EpochMetrics as EpochMetrics
     from jaxlm.runs.reporter import Plan as Plan
     from jaxlm.runs.reporter import Reporter as Reporter
     from jaxlm.runs.run import Run as Run
-    from jaxlm.runs.run import load as load
 
 # Each name is imported when it is first used, so that `--help` need not wait for JAX.
 _HOMES = {
@@ -57,7 +57,7 @@ _HOMES = {
     "TrainConfig": "config",
     "WatchConfig": "config",
     "evaluate": "runs.evaluation",
-    "load": "runs.run",
+    "load": "runs.mixing",
     "resume": "cli.python",
     "reweight": "nn.sampling",
     "train": "cli.python",

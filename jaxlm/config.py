@@ -122,6 +122,9 @@ def changed(config: T, changes: Mapping[str, Any]) -> T:
 
 _share = real_number(0.0, 1.0)
 
+ngram_order = whole_number(0, 16)
+"""A check for the most tokens of context of an n-gram; 0 is none."""
+
 
 # Settings that several dataclasses share.
 
@@ -161,6 +164,16 @@ def implementation(group: str) -> Impl:
     )
 
 
+def mixing(group: str) -> int:
+    """The setting for an n-gram that a trained network is mixed with."""
+    return setting(
+        0,
+        "mix in an n-gram of the run's training text, with contexts of up to this many tokens; 0: none",
+        ngram_order,
+        group,
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(Checked):
     """The network: `layers` LSTM layers of `hidden` units, then a softmax over the vocabulary.
@@ -177,7 +190,7 @@ class ModelConfig(Checked):
     ngram: int = setting(
         0,
         "stream recipe: counts of n-grams beside the LSTM, with contexts of up to this many tokens; 0: none",
-        whole_number(0, 16),
+        ngram_order,
         NETWORK,
         source=BOOK_SAYS,
     )

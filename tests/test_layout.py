@@ -51,6 +51,7 @@ ORDER = {
         "run",
         "listing",
         "data",
+        "mixing",
         "reporter",
         "trainer",
         "evaluation",

@@ -141,13 +141,14 @@ def _resume(given: Mapping[str, Any]) -> None:
 
 
 def _sample(flags: SampleFlags) -> None:
+    from jaxlm.runs.mixing import generator_with
     from jaxlm.runs.run import Run, find
 
     config = flags.config
     path = find(flags.where.run, flags.where.checkpoints, trained=True)
-    generator, progress = Run.open(path).generator(flags.impl)
+    generator, progress = generator_with(Run.open(path), flags.mix_ngram, flags.impl)
     texts = generator.texts(config)
-    note(f"{path}, {_describe(progress)}, seed {texts[0].seed}")
+    note(f"{path}, {_describe(progress, flags.mix_ngram)}, seed {texts[0].seed}")
     for text in texts:
         if len(texts) > 1:
             own_seed = f", seed {text.seed}" if config.count > 1 else ""
@@ -157,12 +158,13 @@ def _sample(flags: SampleFlags) -> None:
         print(flush=True)
 
 
-def _describe(progress: "Progress") -> str:
-    """The best checkpoint of a run in words."""
+def _describe(progress: "Progress", mix_ngram: int) -> str:
+    """The best checkpoint of a run in words, and what is mixed in."""
+    mixed = f", n-gram of order {mix_ngram} mixed in" if mix_ngram else ""
     if progress.judged is None:
-        return f"step {progress.step}"
+        return f"step {progress.step}{mixed}"
     kind = "loss" if progress.validation is None else "validation loss"
-    return f"epoch {progress.epoch} (best: {kind} {progress.judged:.4f})"
+    return f"epoch {progress.epoch} (best: {kind} {progress.judged:.4f}){mixed}"
 
 
 def _evaluate(flags: EvaluateFlags) -> None:
@@ -171,13 +173,13 @@ def _evaluate(flags: EvaluateFlags) -> None:
     from jaxlm.runs.run import Run, find
 
     run = Run.open(find(flags.where.run, flags.where.checkpoints, trained=True))
-    found = evaluate(run, flags.config, impl=flags.impl)
+    found = evaluate(run, flags.config, impl=flags.impl, mix_ngram=flags.mix_ngram)
     skipped = f", {found.skipped:,} of them unknown and skipped" if found.skipped else ""
     columns = {"static": found.static, "dynamic": found.dynamic, "n-gram": found.baseline}
     shown = {name: figures for name, figures in columns.items() if figures is not None}
     figures = list(shown.values())
     facts = {
-        "Run": f"{found.run}, {_describe(found.progress)}",
+        "Run": f"{found.run}, {_describe(found.progress, flags.mix_ngram)}",
         "Text": f"{found.text}, {found.characters:,} characters{skipped}",
         "Protocol": found.protocol,
     }

@@ -17,6 +17,7 @@ from jaxlm.config import (
     TrainConfig,
     WatchConfig,
     implementation,
+    mixing,
     recipe_settings,
     setting,
 )
@@ -82,6 +83,7 @@ class SampleFlags(Checked):
     """The options of `sample`."""
 
     config: SampleConfig = SampleConfig()
+    mix_ngram: int = mixing(GENERATE)
     impl: Impl = implementation(GENERATE)
     where: Existing = Existing()
 
@@ -91,6 +93,7 @@ class EvaluateFlags(Checked):
     """The options of `evaluate`."""
 
     config: EvaluateConfig = EvaluateConfig()
+    mix_ngram: int = mixing(MEASURE)
     impl: Impl = implementation(MEASURE)
     where: Existing = Existing()
 

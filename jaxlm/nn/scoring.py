@@ -119,10 +119,50 @@ def score_rows(
     Returns:
       (float32[S, K], carry after T tokens).
     """
+    logits, carry = _logits(model, params, carry, rows, positions, prior)
+    return log_probs(logits, rows[:, -positions:]), carry
+
+
+def _logits(
+    model: LanguageModel, params: Params, carry: Carry, rows: jax.Array, positions: int, prior: Prior | None = None
+) -> tuple[jax.Array, Carry]:
+    """The logits from which `score_rows` takes its scores, float32[S, K, V], and the carry after T tokens."""
     states, carry = model.apply({"params": params}, rows[:, :-1], carry, False, prior, method=model.states)
     last = jax.tree.map(lambda leaf: leaf[:, -positions:], prior)
-    logits = model.apply({"params": params}, states[:, -positions:], False, last, method=model.logits)
-    return log_probs(logits, rows[:, -positions:]), carry
+    return model.apply({"params": params}, states[:, -positions:], False, last, method=model.logits), carry
+
+
+_compiled_logits = jax.jit(_logits, static_argnames=("model", "positions"))
+
+
+@reproducible
+def predict(model: LanguageModel, params: Params, ids: np.ndarray, length: int | None = None) -> np.ndarray:
+    """The logits of all tokens at the positions of a text, for a network without counts.
+
+    Args:
+      length: T, for the tokens after windows of T tokens, each from a zero state, at every position; None for the
+        tokens given all previous ones.
+
+    Returns:
+      float32[N - T, V], or float32[N - 1, V].
+
+    Raises:
+      InputError: there are not more than T tokens, or fewer than 2.
+    """
+    if length is None:
+        together, positions = 1, min(CARRIED_TOKENS, len(ids))
+        rows = consecutive(ids, positions)
+    else:
+        together, positions = _rows_per_call(length), 1
+        rows = _windows(ids, length, 1)
+
+    def chunks() -> Iterator[jax.Array]:
+        carry = start = model.initial_carry(together)
+        for chunk in row_chunks(rows, together):
+            logits, carry = _compiled_logits(model, params, carry if length is None else start, chunk, positions)
+            yield logits
+
+    return fetch(chunks()).reshape(-1, model.vocabulary)[: len(ids) - (length or 1)]
 
 
 def _windows(ids: np.ndarray, length: int, stride: int) -> np.ndarray:

@@ -16,6 +16,7 @@ from jaxlm.nn import dynamic, scoring
 from jaxlm.nn.counts import Prior, prior
 from jaxlm.nn.metrics import bits_per_character, perplexity
 from jaxlm.runs.data import own_corpus
+from jaxlm.runs.mixing import generator_with
 from jaxlm.runs.run import Run, find
 from jaxlm.runs.storage import Progress
 from jaxlm.text.batches import split_text
@@ -80,6 +81,7 @@ def evaluate(
     config: EvaluateConfig | None = None,
     *,
     impl: Impl = "auto",
+    mix_ngram: int = 0,
     **settings: Any,
 ) -> Evaluation:
     """Evaluates the best checkpoint of a run on a text.
@@ -88,6 +90,7 @@ def evaluate(
       run: the run, its directory, or its name, as in `load`; the newest if left out.
       config: which text, and how; by default the run's validation text.
       impl: the implementation of the recurrence.
+      mix_ngram: as in `load`.
       **settings: fields of EvaluateConfig that differ: `evaluate("nietzsche", corpus="my.txt", dynamic=True)`.
 
     Raises:
@@ -96,8 +99,8 @@ def evaluate(
     """
     run = run if isinstance(run, Run) else Run.open(find(run, trained=True))
     config = with_settings(config or EvaluateConfig(), settings)
-    part, name, learned = _read_texts(run, config)
-    generator, progress = run.generator(impl)
+    part, name, learned = _read_texts(run, config, mix_ngram)
+    generator, progress = generator_with(run, mix_ngram, impl, learned)
     model, params, vocab = generator.model, generator.params, generator.vocab
     text = generator.as_read(part, config.unknown)
     ids = vocab.encode(text, "text")
@@ -174,7 +177,7 @@ def _grown(counts: NGram, known: np.ndarray, ids: np.ndarray, positions: np.ndar
     return prior(counts.after(counts.states(ids[start:last])[positions - start]))
 
 
-def _read_texts(run: Run, config: EvaluateConfig) -> tuple[str, str, str]:
+def _read_texts(run: Run, config: EvaluateConfig, mix_ngram: int) -> tuple[str, str, str]:
     """The text to evaluate on, its description, and the run's training text, if it is needed: it is empty if not.
 
     Raises:
@@ -187,7 +190,7 @@ def _read_texts(run: Run, config: EvaluateConfig) -> tuple[str, str, str]:
             f"name a text with {invocation.setting('corpus')}"
         )
     learned = held_out = ""
-    learns = config.dynamic or config.baseline is not None
+    learns = config.dynamic or config.baseline is not None or mix_ngram
     if config.corpus is None or learns:
         another = f"restore it, or name another text with {invocation.setting('corpus')}"
         remedy = "restore it" if learns else another

@@ -537,21 +537,6 @@ def unused_path(checkpoints: str | os.PathLike[str], corpus: str, recipe: str) -
     return path
 
 
-def load(path: str | os.PathLike[str] | None = None, *, impl: Impl = "auto") -> TextGenerator:
-    """The best checkpoint of a run, ready to generate: `load("nietzsche").generate("the truth ")`.
-
-    Args:
-      path: the run's directory, or its name in `$JAXLM_CHECKPOINTS` or `checkpoints`; `nietzsche` is the bundled model,
-        unless there is a run of that name. The newest run if left out. A run can be loaded on any machine.
-      impl: the implementation of the recurrence: `scan` is the plain reference, `auto` the fastest here.
-
-    Raises:
-      ValueError: there is no run, or no checkpoint in it, or this machine cannot run `impl`.
-    """
-    sharding.split_cpu()  # While it still can be done: the same program may train later.
-    return Run.open(find(path, trained=True)).generator(impl)[0]
-
-
 def _unwritable(path: Path, error: OSError) -> InputError:
     if os.path.isfile(path):
         found = "found a file, expected a folder for runs"
