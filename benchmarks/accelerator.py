@@ -310,12 +310,12 @@ def steps(bench: Bench, configs: dict[str, TrainConfig] = STEPS) -> Figures:
 
 
 def larger_steps(bench: Bench) -> Figures:
-    """The same for larger models"""
+    """Milliseconds per step of larger models"""
     return steps(bench, LARGER)
 
 
 def other_steps(bench: Bench) -> Figures:
-    """The same for the reference, and in bfloat16"""
+    """Milliseconds per step of the reference, and in bfloat16"""
     return each_step(bench, STEPS, [("scan", "scan", "float32"), ("fused, bfloat16", "fused", "bfloat16")])
 
 

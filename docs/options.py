@@ -35,7 +35,8 @@ def _section(command: Command) -> Iterator[str]:
 
 def _recipes() -> Iterator[str]:
     """What the sizes of the stream recipe set otherwise than the book's."""
-    yield "## What `--recipe stream` sets\n\nFrom the sweeps in [SWEEPS.md](../benchmarks/SWEEPS.md).\n"
+    yield "## What `--recipe stream` sets\n\nFrom the sweeps in [SWEEPS.md](../benchmarks/SWEEPS.md);"
+    yield "`ngram` and the epochs from [counts.md](counts.md).\n"
     yield f"| option | `book` | {' | '.join(f'`{size}`' for size in SIZES)} |\n|---|---|{'---|' * len(SIZES)}"
     for book, *sizes in zip(options(BOOK), *map(options, SIZES.values()), strict=True):
         if any(option.default != book.default for option in sizes) and book.name != "recipe":

@@ -1,6 +1,7 @@
 """Runs that take n-grams: they carry their training text, resume exactly, and never count what is held out."""
 
 import dataclasses
+import hashlib
 import shutil
 import signal
 from pathlib import Path
@@ -14,9 +15,11 @@ from jaxlm import cli
 from jaxlm.errors import InputError
 from jaxlm.nn import counts as counts_room
 from jaxlm.nn import dynamic, scoring, training
+from jaxlm.runs.run import Record, Run, now
 from jaxlm.runs.trainer import resume, train
 from jaxlm.text.batches import split_text
 from jaxlm.text.ngram import NGram
+from jaxlm.text.vocab import Vocab
 
 STEPS = 16
 """In an epoch: 928 characters of training text, 104 of validation text."""
@@ -138,8 +141,35 @@ def test_a_run_that_names_no_text_is_refused(copied):
     run = jaxlm.Run.open(copied)
     run.text = ""
     run.write_record(run.record)
-    with pytest.raises(InputError, match=r"config.json names no text.ids, whose n-grams the network takes"):
+    with pytest.raises(InputError, match=r"config.json and its ngram disagree on whether there is a text.ids"):
         jaxlm.Run.open(copied)
+
+
+@pytest.mark.parametrize("content", ["a token that the vocabulary lacks", "half a token"])
+def test_a_text_that_was_sealed_with_what_it_cannot_hold_is_one_line(tmp_path, content):
+    characters = "".join(map(chr, range(0x4E00, 0x4E00 + 300)))  # Two bytes a token.
+    vocab = Vocab.build("char", characters)
+    record = Record(dataclasses.replace(CONFIG, corpus=("x",)), "x", 300, "0" * 64, "x", now())
+    run = Run.create(tmp_path / "foreign", record, vocab, vocab.encode(characters))
+    np.testing.assert_array_equal(run.ids(), np.arange(300))
+    stored = np.array([1, 300], "<u2").tobytes() if "lacks" in content else b"\1\0\2"
+    (run.path / "text.ids").write_bytes(stored)
+    run.text = hashlib.sha256(stored).hexdigest()
+    run.write_record(record)
+    with pytest.raises(
+        InputError, match=r"run .*foreign: text.ids (has tokens that vocab.json lacks|does not end with)"
+    ):
+        Run.open(run.path).counts()
+
+
+def test_an_ngram_cannot_be_mixed_in_twice_whether_or_not_the_corpus_is_there(copied, capsys):
+    run = jaxlm.Run.open(copied)
+    run.write_record(
+        dataclasses.replace(run.record, config=dataclasses.replace(run.record.config, corpus=("gone.txt",)))
+    )
+    for command in (cli.sample, cli.evaluate):
+        assert command(["--run", str(copied), "--mix-ngram", "3"]) == 2
+        assert "mix_ngram: found 3, expected 0 for run" in capsys.readouterr().err
 
 
 def test_dynamic_evaluation_counts_what_it_has_read(counted, tmp_path, monkeypatch):

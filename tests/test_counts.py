@@ -185,7 +185,7 @@ def test_every_parameter_of_the_ngrams_learns():
 
 
 def test_what_is_sent_at_once_is_bounded():
-    assert training.block_steps(jaxlm.SIZES["small"], 50_000) == training.BLOCK  # It takes no n-grams.
+    assert training.block_steps(jaxlm.BOOK, 50_000) == training.BLOCK  # It takes no n-grams.
     words = dataclasses.replace(CONFIG, batch=32, length=64)
     assert 1 <= training.block_steps(words, 4000) * 32 * 64 * 4000 * 4 <= training.PRIOR_BYTES
     assert training.block_steps(words, 50_000) == 1

@@ -20,7 +20,7 @@ def test_a_text_and_a_few_keywords_train_a_model_and_show_it(corpus, tmp_path, c
     config = jaxlm.Run.open(tmp_path / "fox").record.config
     assert (config.recipe, config.seed, config.model.hidden, config.batch) == ("stream", 3, 8, 32)
     assert config.corpus == (str(corpus),)
-    assert repr(model) == "TextGenerator(4,599 parameters, 31 distinct tokens)"
+    assert repr(model) == "TextGenerator(6,600 parameters, 31 distinct tokens)"
     assert repr(jaxlm.Run.open(tmp_path / "fox")).count("\n") == 0
     assert model.generate("fox", np.int64(5), seed=np.int64(1), temperature=np.float64(0.5)) == model.generate(
         "fox", 5, seed=1, temperature=0.5

@@ -102,7 +102,8 @@ class Terminal(Reporter):
         config = record.config
         counts = {}
         if plan.counts:
-            counts["Counts"] = f"{plan.counts:,} n-grams, after up to {config.model.ngram} {KINDS[config.tokens]}"
+            reach = f"contexts of up to {config.model.ngram} {KINDS[config.tokens]}"
+            counts["Counts"] = f"{plan.counts:,} n-grams, with {reach}"
         facts = {
             "Corpus": f"{corpus.name}, {len(corpus.text):,} characters",
             **self._reading(plan),

@@ -16,7 +16,7 @@ from jaxlm.nn import dynamic, scoring
 from jaxlm.nn.counts import Prior, prior
 from jaxlm.nn.metrics import bits_per_character, perplexity
 from jaxlm.runs.data import own_corpus
-from jaxlm.runs.mixing import generator_with
+from jaxlm.runs.mixing import generator_with, mixable
 from jaxlm.runs.run import Run, find
 from jaxlm.runs.storage import Progress
 from jaxlm.text.batches import split_text
@@ -99,6 +99,7 @@ def evaluate(
     """
     run = run if isinstance(run, Run) else Run.open(find(run, trained=True))
     config = with_settings(config or EvaluateConfig(), settings)
+    mixable(run, mix_ngram)  # Before a needless download.
     part, name, learned = _read_texts(run, config, mix_ngram)
     generator, progress = generator_with(run, mix_ngram, impl, learned)
     model, params, vocab = generator.model, generator.params, generator.vocab

@@ -63,11 +63,9 @@ def generator_with(
         changed; or as in `Run.generator`.
       RunError: as in `Run.generator`.
     """
-    order, config = ngram_order("mix_ngram", mix_ngram), run.record.config
+    order, config = mixable(run, mix_ngram), run.record.config
     if not order:
         return run.generator(impl)
-    if config.model.ngram:
-        reject("mix_ngram", order, f"0 for run {run.shown}, whose network takes n-grams already", "leave it out")
     if text is None:
         text, _ = split_text(own_corpus(run, config.corpus, "restore it").text, config.validation)
     generator, progress = run.generator(impl)
@@ -81,6 +79,18 @@ def generator_with(
     params["dense"] = jax.tree.map(lambda leaf: leaf * np.float32(of_network), params["dense"])
     params["ngram_gate"]["bias"][:] = of_ngram
     return dataclasses.replace(generator, model=model, params=device_put(params), counts=counts), progress
+
+
+def mixable(run: Run, mix_ngram: int) -> int:
+    """The order of an n-gram that can be mixed into a run; 0 for none.
+
+    Raises:
+      InputError: the order is out of range, or the run's network takes n-grams already.
+    """
+    order = ngram_order("mix_ngram", mix_ngram)
+    if order and run.record.config.model.ngram:
+        reject("mix_ngram", order, f"0 for run {run.shown}, whose network takes n-grams already", "leave it out")
+    return order
 
 
 def _predictions(

@@ -232,7 +232,7 @@ class Run:
             ) from error
         text = values.get("text", "")
         if bool(record.config.model.ngram) != bool(text) or not isinstance(text, str):
-            raise Damaged(f"{CONFIG} names no {IDS}, whose n-grams the network takes")
+            raise Damaged(f"{CONFIG} and its ngram disagree on whether there is a {IDS}")
         return cls(path, record, Vocab.from_json(vocab), format, text)
 
     def write_record(self, record: Record) -> None:
@@ -260,11 +260,17 @@ class Run:
             content = read_bytes(self.path / IDS, 16 * self.record.characters)
             if hashlib.sha256(content).hexdigest() != self.text:
                 raise Damaged(f"{IDS} has changed since it was saved")
+            kind = _id_type(self.vocab)
+            if len(content) % kind.itemsize:
+                raise Damaged(f"{IDS} does not end with a whole token")
+            ids = np.frombuffer(content, kind)
+            if ids.max(initial=0) >= len(self.vocab):
+                raise Damaged(f"{IDS} has tokens that {VOCAB} lacks")
+            return ids
         except Damaged as error:
             raise InputError(f"run {self.shown}: {error}; undo the change, or restore it from a backup") from error
         except OSError as error:
             raise InputError(f"run {self.shown}: {IDS} cannot be read ({error.strerror}); fix the cause") from error
-        return np.frombuffer(content, _id_type(self.vocab))
 
     def counts(self) -> NGram | None:
         """The n-grams of the training text; None if the network takes none. Raises as `ids` does."""

@@ -109,7 +109,7 @@ class NGram:
         if len(text) > largest:
             raise InputError(
                 f"corpus: found {len(text):,} tokens, expected at most {largest:,} for n-grams of order {order}, since "
-                "they are numbered in 32 bits; use less text, or a smaller order"
+                "they are numbered in 32 bits; use less text, or n-grams of a smaller order"
             )
         text = _checked(text, vocabulary)
         levels, tokens, parents, shorter, occurrences, longest, repeated = _strings(text, order + 1)
