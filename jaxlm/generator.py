@@ -16,7 +16,7 @@ import numpy as np
 from jaxlm.config import Mode, SampleConfig, Unknown
 from jaxlm.errors import InputError, check_choice, reject
 from jaxlm.nn.ambient import device_put, reproducible
-from jaxlm.nn.counts import Table, make_table, prior
+from jaxlm.nn.counts import Table, make_table, prior_of
 from jaxlm.nn.model import Carry, LanguageModel, Params, count_parameters
 from jaxlm.nn.sampling import CHUNK, StateMemory, WindowMemory, generate, prefill
 from jaxlm.nn.scoring import score_carried
@@ -255,7 +255,7 @@ class TextGenerator:
             given = None
             if self.counts is not None and states is not None:
                 after = states[start + 1 : start + 1 + len(block)]
-                given = prior(self.counts.after(np.pad(after, (0, missing))))
+                given = prior_of(self.counts.after(np.pad(after, (0, missing))))
             carry = prefill(self.model, self.params, carry, np.pad(block, (0, missing)), np.int32(len(block)), given)
         return carry
 

@@ -78,7 +78,7 @@ def test_a_table_says_what_the_ngrams_say(text, order):
         return nodes, nodes[0]
 
     np.testing.assert_array_equal(jax.lax.scan(advance, jnp.zeros(1, jnp.int32), jnp.asarray(tokens))[1], states[1:])
-    found, expected = jax.jit(counts_room.lookup)(table, states), counts_room.prior(counts.after(states))
+    found, expected = jax.jit(counts_room.lookup)(table, states), counts_room.prior_of(counts.after(states))
     np.testing.assert_allclose(found.probabilities, expected.probabilities, rtol=1e-4)
     np.testing.assert_array_equal(found.totals, expected.totals)
 
@@ -240,7 +240,7 @@ def test_dynamic_evaluation_counts_what_it_has_scored_and_never_what_comes(monke
     monkeypatch.setattr(dynamic, "SEGMENTS", 2)
     long = np.tile(TEXT, 3)
     squares = dynamic.mean_squares(
-        MODEL, PARAMS, IDS, segment=5, prior=lambda at: counts_room.prior(COUNTS.left_out(at))
+        MODEL, PARAMS, IDS, segment=5, prior=lambda at: counts_room.prior_of(COUNTS.left_out(at))
     )
 
     def score(ids, learning_rate):

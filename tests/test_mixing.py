@@ -14,7 +14,7 @@ from reference import KneserNey, log_softmax
 import jaxlm
 from jaxlm import cli
 from jaxlm.nn import dynamic
-from jaxlm.nn.counts import prior
+from jaxlm.nn.counts import prior_of
 from jaxlm.runs import evaluation, mixing
 from jaxlm.runs.mixing import generator_with
 from jaxlm.runs.run import Run
@@ -265,7 +265,7 @@ def test_dynamic_evaluation_adapts_the_mixture_and_its_counts(stream):
     mixed, ids = generator_with(stream, K)[0], training_ids(stream)
     held_out = stream.vocab.encode(split_text(WORDS + ".", 0.3)[1])
     squares = dynamic.mean_squares(
-        mixed.model, mixed.params, ids, prior=lambda positions: prior(mixed.counts.left_out(positions))
+        mixed.model, mixed.params, ids, prior=lambda positions: prior_of(mixed.counts.left_out(positions))
     )
     scores = dynamic.score_dynamic(
         mixed.model,

@@ -38,7 +38,7 @@ class Counts(Protocol):
     def after(self, states: np.ndarray) -> Predictions: ...
 
 
-def prior(predictions: Predictions) -> Prior:
+def prior_of(predictions: Predictions) -> Prior:
     """Predictions as arrays."""
     return Prior(predictions.rows(), predictions.totals)
 
@@ -48,7 +48,7 @@ def prior_within(counts: Counts, tokens: np.ndarray) -> Prior:
 
     Negative tokens are padding, whose prior means nothing.
     """
-    return prior(counts.after(counts.states(np.maximum(tokens, 0))[..., 1:]))
+    return prior_of(counts.after(counts.states(np.maximum(tokens, 0))[..., 1:]))
 
 
 class Table(NamedTuple):

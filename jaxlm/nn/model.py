@@ -57,8 +57,12 @@ class LanguageModel(nn.Module):
             kernel_init=lstm.glorot_uniform,
             dot_general=lambda states, kernel, *_, **__: linear(states, kernel, self.precision),
         )
-        if config.ngram:
+        # A finished network that n-grams were mixed into does not read them.
+        reads_prior = config.ngram and (self.is_initializing() or self.has_variable("params", "ngram_input"))
+        self.ngram_input = None
+        if reads_prior:
             self.ngram_input = self.param("ngram_input", nn.initializers.zeros, (self.vocabulary, widths[0]))
+        if config.ngram:
             self.ngram_gate = self.param("ngram_gate", init_gate, config.hidden, config.ngram)
 
     def __call__(
@@ -88,7 +92,7 @@ class LanguageModel(nn.Module):
         """
         first, *others = self.lstm
         states = tokens  # The first layer takes ids as one-hot vectors.
-        if self.config.ngram:
+        if self.ngram_input is not None:
             assert prior is not None
             states = jax.nn.one_hot(tokens, self.vocabulary, dtype=jnp.float32)
             if self.config.embedding:

@@ -18,7 +18,7 @@ from jaxlm.config import Protocol
 from jaxlm.errors import InputError
 from jaxlm.nn import sharding
 from jaxlm.nn.ambient import reproducible
-from jaxlm.nn.counts import Counts, Prior, prior, prior_within
+from jaxlm.nn.counts import Counts, Prior, prior_of, prior_within
 from jaxlm.nn.metrics import log_probs
 from jaxlm.nn.model import Carry, LanguageModel, Params
 
@@ -204,7 +204,7 @@ def carried_priors(ids: np.ndarray, length: int, counts: Counts | None) -> Itera
     else:
         states = counts.states(ids[:-1])[1:]
         states = np.pad(states, (0, -len(states) % length)).reshape(-1, 1, length)
-        yield from (prior(counts.after(part)) for part in states)
+        yield from (prior_of(counts.after(part)) for part in states)
 
 
 def row_chunks(rows: np.ndarray, count: int) -> Iterator[np.ndarray]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxlm.config import TrainConfig
 from jaxlm.errors import InputError
-from jaxlm.nn.counts import Prior, prior
+from jaxlm.nn.counts import Prior, prior_of
 from jaxlm.runs.run import Run
 from jaxlm.text.batches import Streams, Windows, split_text
 from jaxlm.text.corpus import Corpus, DownloadError, Received, load_corpus
@@ -134,5 +134,5 @@ class Data:
         )
         # Step by step, since many at once would need memory that no cache holds.
         for step, here in enumerate(positions):
-            whole.probabilities[step], whole.totals[step] = prior(self.counts.left_out(here))
+            whole.probabilities[step], whole.totals[step] = prior_of(self.counts.left_out(here))
         return whole

@@ -13,7 +13,7 @@ from jaxlm import invocation
 from jaxlm.config import EvaluateConfig, Impl, Protocol, with_settings
 from jaxlm.errors import InputError
 from jaxlm.nn import dynamic, scoring
-from jaxlm.nn.counts import Prior, prior
+from jaxlm.nn.counts import Prior, prior_of
 from jaxlm.nn.metrics import bits_per_character, perplexity
 from jaxlm.runs.data import own_corpus
 from jaxlm.runs.mixing import generator_with, mixable
@@ -131,7 +131,7 @@ def evaluate(
             adapted = measured(lambda ids: dynamic.score_dynamic(model, params, squares, ids))
         else:
             grown = functools.partial(_grown, counts, known)
-            squares = dynamic.mean_squares(model, params, known, prior=lambda at: prior(counts.left_out(at)))
+            squares = dynamic.mean_squares(model, params, known, prior=lambda at: prior_of(counts.left_out(at)))
             adapted = measured(
                 lambda ids: dynamic.score_dynamic(model, params, squares, ids, prior=functools.partial(grown, ids))
             )
@@ -175,7 +175,7 @@ def _grown(counts: NGram, known: np.ndarray, ids: np.ndarray, positions: np.ndar
     first, last = positions.min(), positions.max()
     counts = NGram.count(np.concatenate([known, ids[:first]]), counts.vocabulary, counts.order)
     start = max(0, first - counts.order)
-    return prior(counts.after(counts.states(ids[start:last])[positions - start]))
+    return prior_of(counts.after(counts.states(ids[start:last])[positions - start]))
 
 
 def _read_texts(run: Run, config: EvaluateConfig, mix_ngram: int) -> tuple[str, str, str]:

@@ -74,9 +74,10 @@ def generator_with(
     of_network, of_ngram = _fit(*_predictions(generator, counts, ids, progress.validation))
 
     model = generator.model.clone(config=dataclasses.replace(generator.model.config, ngram=order))
-    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), model.abstract_params())
-    params |= device_get(generator.params)
+    params = dict(device_get(generator.params))
     params["dense"] = jax.tree.map(lambda leaf: leaf * np.float32(of_network), params["dense"])
+    gate = model.abstract_params()["ngram_gate"]
+    params["ngram_gate"] = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), gate)
     params["ngram_gate"]["bias"][:] = of_ngram
     return dataclasses.replace(generator, model=model, params=device_put(params), counts=counts), progress
 
