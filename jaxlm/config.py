@@ -615,6 +615,57 @@ def from_json(values: Mapping[str, Any]) -> TrainConfig:
         ) from error
 
 
+INHERITED = ("tokens", "words", "hidden", "layers", "embedding", "ngram")
+"""The settings that a run must share with the run whose weights it starts from."""
+
+GENTLER = 3.0
+"""A run that starts from another's weights divides its learning rate by this, by default (docs/exchange.md)."""
+
+
+def started(parent: TrainConfig, recipe: Recipe | None, size: Size | None, asked: Mapping[str, Any]) -> TrainConfig:
+    """The settings of a run that starts from the weights of another: the other's, with these changes.
+
+    Args:
+      parent: the other run's settings.
+      recipe: another recipe, whose settings then are the defaults, except for those of the text and the network.
+      size: must be left out.
+      asked: the other settings, by name.
+
+    Raises:
+      InputError: a setting does not exist, its value is invalid, the weights do not permit it, or there is no corpus.
+    """
+    if asked.get("corpus") is None:
+        raise InputError("corpus: expected a text to train on; a run that starts from another needs its own")
+    if size is not None:
+        reject_idle("size", size, "for a run that starts from another's weights", "leave it out")
+    base = dataclasses.replace(parent, encoding=None, learning_rate=parent.learning_rate / GENTLER)
+    if recipe not in (None, parent.recipe):
+        kept = {name: getattr(parent, name) for name in ("tokens", "words", "lowercase", "normalize", "model")}
+        base = dataclasses.replace(settings(recipe), **kept)
+    new = with_settings(base, asked)
+    check_inherited(parent, new)
+    return new
+
+
+def check_inherited(parent: TrainConfig, config: TrainConfig) -> None:
+    """Checks that a run can start from the weights of another.
+
+    Raises:
+      InputError: a setting differs that the weights decide.
+    """
+    own, asked = ({name: value for name, _, value in settings_in(one)} for one in (parent, config))
+    others = [name for name in INHERITED if asked[name] != own[name]]
+    if "ngram" in others and not (own["ngram"] and asked["ngram"]):
+        side = "takes counts of n-grams, and this one would" if own["ngram"] else "takes no counts of n-grams, this one"
+        raise InputError(
+            f"ngram: the run to start from {side} {'not' if own['ngram'] else 'would'}; leave it out, or start from "
+            "another run"
+        )
+    if others:
+        found = ", ".join(f"{name} {asked[name]!r} instead of {own[name]!r}" for name in others)
+        raise InputError(f"the weights to start from decide {found}; leave that out, or start from another run")
+
+
 def resumed(config: TrainConfig, asked: Mapping[str, Any]) -> TrainConfig:
     """The settings of a run that is resumed with these changes.
 

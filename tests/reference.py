@@ -32,7 +32,8 @@ def lstm(params, carry, inputs):
 
 def logits(params, tokens, vocabulary):
     """The whole model from a zero carry: tokens [B, T] to logits [B, T, V]."""
-    states = np.eye(vocabulary)[np.asarray(tokens)]
+    rows = params["embed"]["embedding"] if "embed" in params else np.eye(vocabulary)
+    states = np.asarray(rows, np.float64)[np.asarray(tokens)]
     layers = sorted(name for name in params if name.startswith("lstm_"))
     for name in layers:
         hidden = params[name]["hi"]["kernel"].shape[0]

@@ -14,7 +14,7 @@ from jaxlm.cli import parser
 from jaxlm.cli.guard import ended_by_signals, guarded, note
 from jaxlm.cli.options import COMMANDS, EVALUATE, RUNS, SAMPLE, TRAIN, EvaluateFlags, RunsFlags, SampleFlags, TrainFlags
 from jaxlm.cli.output import show
-from jaxlm.config import TrainConfig, changed, checkpoints_folder, settings_in
+from jaxlm.config import TrainConfig, changed, checkpoints_folder, settings_in, started
 from jaxlm.errors import RunError, did_you_mean, first_line, reject_idle
 
 if TYPE_CHECKING:  # `--help` need not wait for them.
@@ -119,18 +119,27 @@ def _train(given: Mapping[str, Any]) -> None:
     if given.get("resume"):
         _resume(given)
         return
-    flags = changed(TRAIN.defaults(given), given)
-    assert isinstance(flags, TrainFlags)
     from jaxlm.cli.terminal import Terminal
     from jaxlm.runs import trainer
+    from jaxlm.runs.run import Run, find
 
-    trainer.train(flags.config, run=flags.run, checkpoints=flags.checkpoints, reporter=Terminal(flags.watch))
+    parent = None
+    if "start_from" in given:
+        parent = Run.open(find(given["start_from"], given.get("checkpoints")))
+        learned = _learned(given)
+        config = started(parent.record.config, learned.pop("recipe", None), given.get("size"), learned)
+        given = {**given, "config": config}
+    flags = changed(TRAIN.defaults(given), given)
+    assert isinstance(flags, TrainFlags)
+    shown = Terminal(flags.watch)
+    trainer.train(flags.config, run=flags.run, checkpoints=flags.checkpoints, reporter=shown, start_from=parent)
 
 
 def _resume(given: Mapping[str, Any]) -> None:
-    if "size" in given:
-        reject_idle("size", given["size"], "with --resume, since a run keeps its own", "leave it out")
-    settings = {name: given[name] for name, _, _ in settings_in(TrainConfig()) if name in given}
+    for name in ("size", "start_from"):
+        if name in given:
+            reject_idle(name, given[name], "with --resume, since a run keeps its own", "leave it out")
+    settings = _learned(given)
     flags = changed(TrainFlags(), {name: value for name, value in given.items() if name not in settings})
     from jaxlm.cli.terminal import Terminal
     from jaxlm.runs import trainer
@@ -138,6 +147,11 @@ def _resume(given: Mapping[str, Any]) -> None:
 
     run = Run.open(find(flags.run, flags.checkpoints))
     trainer.resume(run, reporter=Terminal(flags.watch), **settings)
+
+
+def _learned(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the settings that decide what a run learns."""
+    return {name: given[name] for name, _, _ in settings_in(TrainConfig()) if name in given}
 
 
 def _sample(flags: SampleFlags) -> None:

@@ -9,6 +9,7 @@ from jaxlm.config import (
     MEASURE,
     RECIPE,
     SHOWN,
+    TEXT,
     Checked,
     EvaluateConfig,
     Impl,
@@ -59,6 +60,14 @@ class TrainFlags(Checked):
         optional(one_of(*get_args(Size))),
         RECIPE,
         unset="small",
+    )
+    start_from: str | None = setting(
+        None,
+        "run whose weights to start from, and whose settings are then the defaults (the learning rate: a third)",
+        optional(file_path),
+        TEXT,
+        unset="random weights",
+        metavar="RUN",
     )
     watch: WatchConfig = WatchConfig()
     run: str | None = setting(

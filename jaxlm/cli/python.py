@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxlm.cli.terminal import Terminal
-from jaxlm.config import Recipe, Size, TrainConfig, WatchConfig, changed, settings_in, with_settings
+from jaxlm.config import Recipe, Size, TrainConfig, WatchConfig, changed, settings_in, started, with_settings
 from jaxlm.config import settings as settings_of
 from jaxlm.errors import InputError, reject_idle
 from jaxlm.generator import TextGenerator
@@ -29,6 +29,7 @@ def train(
     checkpoints: Source | None = None,
     reporter: Reporter | None = _SHOWN,
     stop: threading.Event | None = None,
+    start_from: Source | None = None,
     **settings: Any,
 ) -> TextGenerator:
     """Trains a model, saving as it goes: `train("my.txt", recipe="stream", epochs=5, hidden=256)`.
@@ -43,6 +44,7 @@ def train(
       checkpoints: the folder of runs; `$JAXLM_CHECKPOINTS` or `checkpoints` if left out.
       reporter: receives the run's events; by default a Terminal, which prints. None is silent.
       stop: saves and stops the run once it is set, also from another thread.
+      start_from: a run, as in `load`, whose weights to start from; its settings then are the defaults.
       **settings: any other settings of TrainConfig, ModelConfig and WatchConfig by name.
 
     Returns:
@@ -56,13 +58,16 @@ def train(
       SystemExit: another signal that stops it; the run is saved.
     """
     shown = _reporter(reporter, settings)
+    parent = None if start_from is None else Run.open(find(start_from, checkpoints))
     if isinstance(corpus, TrainConfig):
         if recipe or size:
             raise InputError("recipe, size: a TrainConfig has all settings already; leave these out")
         config = with_settings(corpus, settings)
+    elif parent:
+        config = started(parent.record.config, recipe, size, {"corpus": corpus, **settings})
     else:
         config = settings_of(recipe or "book", size, corpus=corpus, **settings)
-    return trainer.train(config, run=run, checkpoints=checkpoints, reporter=shown, stop=stop)
+    return trainer.train(config, run=run, checkpoints=checkpoints, reporter=shown, stop=stop, start_from=parent)
 
 
 def resume(

@@ -107,6 +107,7 @@ class Terminal(Reporter):
         facts = {
             "Corpus": f"{corpus.name}, {len(corpus.text):,} characters",
             **self._reading(plan),
+            **({"Weights": f"started from those of {record.parent}"} if record.parent else {}),
             f"Distinct {KINDS[config.tokens]}": f"{len(plan.run.vocab):,}",
             "Parameters": f"{plan.parameters:,}",
             **counts,

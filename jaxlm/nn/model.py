@@ -12,6 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlm.config import Impl, ModelConfig, Precision, TrainConfig
 from jaxlm.nn import lstm
@@ -160,6 +161,36 @@ class LanguageModel(nn.Module):
 def init_gate(_: jax.Array, hidden: int, order: int) -> Params:
     """The weights of the n-grams at the output: at first 1, whatever the state and the counts."""
     return {"bias": jnp.ones(1), "state": jnp.zeros((hidden, 1)), "totals": jnp.zeros((order + 1, 1))}
+
+
+NEW_SHARE = 0.01
+"""The most probability that all new tokens together are given, in any context, when a vocabulary is extended."""
+
+
+def extended(params: Params, fresh: Params) -> Params:
+    """A trained network's parameters for a vocabulary with more tokens, which follow the others.
+
+    What enters the network for a new token has the initial value. Its logit is the mean of the others, lowered by as
+    much as it takes for the new tokens to have less than NEW_SHARE together: since log-sum-exp is at least the mean
+    plus log V, that holds in any context. All other tokens lose the same share of their probability, and nothing else.
+
+    Args:
+      params: the network's, of NumPy arrays.
+      fresh: initial parameters for the larger vocabulary, of NumPy arrays.
+    """
+
+    def grown(old: Any, new: Any) -> np.ndarray:
+        grown = np.array(new)
+        grown[tuple(map(slice, old.shape))] = old
+        return grown
+
+    whole: Params = jax.tree.map(grown, params, fresh)
+    known = len(params["dense"]["bias"])
+    if more := len(whole["dense"]["bias"]) - known:
+        lower = np.log(NEW_SHARE * known / more)
+        whole["dense"]["kernel"][:, known:] = params["dense"]["kernel"].mean(1, keepdims=True)
+        whole["dense"]["bias"][known:] = params["dense"]["bias"].mean() + lower
+    return whole
 
 
 def count_parameters(params: Params) -> int:

@@ -6,6 +6,7 @@ Shapes and types are compared with the expected ones before any array is read.
 import contextlib
 import errno
 import functools
+import hashlib
 import json
 import math
 import os
@@ -94,6 +95,15 @@ def restore(path: Path, like: Items) -> Items:
         with _orbax_may_fail():
             restored = checkpointer.restore(plain, args=ocp.args.Composite(**arguments))
         return {name: restored[name] for name in like}
+
+
+def weights_digest(params: Any) -> str:
+    """The SHA-256 of a tree of arrays: of their names, shapes and values as float32, whatever file holds them."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(f"{jax.tree_util.keystr(path, simple=True, separator='.')} {leaf.shape}\n".encode())
+        digest.update(np.ascontiguousarray(leaf, "<f4").tobytes())
+    return digest.hexdigest()
 
 
 def nbytes(items: Items) -> int:

@@ -16,7 +16,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -30,9 +30,10 @@ from jaxlm.config import Impl, TrainConfig, checkpoints_folder
 from jaxlm.errors import InputError, RunError, did_you_mean, file_path
 from jaxlm.generator import TextGenerator
 from jaxlm.nn import sharding
-from jaxlm.nn.ambient import device_get, device_put
+from jaxlm.nn.ambient import device_put
 from jaxlm.nn.model import LanguageModel, Params, build_model
 from jaxlm.nn.training import TrainState, abstract_state
+from jaxlm.runs.arrays import Items
 from jaxlm.runs.bundled import bundled
 from jaxlm.runs.files import (
     MEBIBYTE,
@@ -76,6 +77,8 @@ class Record:
       sha256: its digest, after lowercasing and normalization.
       seed_text: the default prompt.
       created: when the run started, ISO 8601 in UTC; it decides which run is the newest.
+      parent: the name of the run whose weights it started from; empty if there is none.
+      parent_weights: the SHA-256 of those weights.
     """
 
     config: TrainConfig
@@ -84,6 +87,8 @@ class Record:
     sha256: str
     seed_text: str
     created: str
+    parent: str = ""
+    parent_weights: str = ""
 
 
 def now() -> str:
@@ -129,17 +134,28 @@ class Run:
         return invocation.shown(self.path)
 
     @classmethod
-    def create(cls, path: Path, record: Record, vocab: Vocab, ids: np.ndarray | None = None) -> "Run":
-        """Creates the directory of a new run.
+    def create(
+        cls,
+        path: Path,
+        record: Record,
+        vocab: Vocab,
+        ids: np.ndarray | None = None,
+        checkpoint: tuple[Items, Progress] | None = None,
+        metrics: Sequence[dict[str, Any]] = (),
+    ) -> "Run":
+        """Creates the directory of a new run, whole or not at all.
 
         Args:
           path: the directory.
           record: what config.json will hold.
           vocab: the vocabulary.
           ids: the training text, int[N]; it is stored if the network takes its n-grams.
+          checkpoint: the first one, if the run begins with one.
+          metrics: the epochs before it.
 
         Raises:
           InputError: it exists, as NameTaken, or cannot be written to.
+          RunError: the checkpoint cannot be saved, as where the disk is full.
         """
         path = Path(os.path.abspath(path))
         if os.path.lexists(path):
@@ -159,12 +175,18 @@ class Run:
                     write_bytes(new.path / IDS, text)
                 new.write_record(record)
                 (new.path / LOCK).touch()
+                if checkpoint:
+                    saver = Saver(new.storage)
+                    saver.add_metrics(*metrics)
+                    saver.save(*checkpoint)
                 new.path.rename(path)
                 place = path
                 flush(path.parent)
             except BaseException:
                 delete_failed(place)
                 raise
+        except RunError as error:
+            raise RunError(str(error).replace(new.shown, invocation.shown(path))) from error
         except OSError as error:
             if place != path and os.path.lexists(path):
                 refuse(path)
@@ -220,6 +242,7 @@ class Run:
             if type(format) is not int or not (format == FORMAT if seal else format == 1):
                 raise KeyError("format")
             values["config"] = config_lib.from_json(values["config"])
+            values = {"parent": "", "parent_weights": "", **values}  # Which older runs lack.
             for field in dataclasses.fields(Record):
                 if not isinstance(values[field.name], cast(type, field.type)):
                     raise KeyError(field.name)
@@ -285,10 +308,10 @@ class Run:
         return self.storage.metrics()
 
     def remove_if_untrained(self) -> None:
-        """Deletes the directory if it has no checkpoint, so that a run that failed early leaves nothing behind."""
+        """Deletes the directory if no step has a checkpoint, so that a run that failed early leaves nothing."""
         # What made the run fail is what the user must hear of.
         with contextlib.suppress(OSError, Damaged, InputError):
-            if Run._read(self.path).record.created == self.record.created and not self.checkpoints():
+            if Run._read(self.path).record.created == self.record.created and not any(self.checkpoints()):
                 delete_failed(self.path)
 
     @contextlib.contextmanager
@@ -353,6 +376,11 @@ class Run:
                     f"run {self.shown}: found no checkpoint, but {len(epochs)} epochs in metrics.jsonl; restore the "
                     "directory from a backup, or train a new run"
                 )
+            if self.record.parent:
+                raise InputError(
+                    f"run {self.shown}: found no checkpoint, not even of the weights that it started from; restore the "
+                    "directory from a backup, or train a new run"
+                )
             return None
         items, progress = found
         return like.from_items(items), progress
@@ -367,13 +395,19 @@ class Run:
           InputError: the run has no checkpoint yet, or all of them are damaged; or this machine cannot run `impl`.
           RunError: the checkpoint cannot be read, for a reason other than damage.
         """
-        sharding.devices()
         model = build_model(self.record.config, len(self.vocab), impl)
-        found = self.storage.restore({"params": model.abstract_params()}, best=True)
+        params, progress = self.weights()
+        return self.generator_of(model, device_put(params), self.counts()), progress
+
+    def weights(self) -> tuple[Params, Progress]:
+        """The parameters of the best checkpoint, on the host, and its progress; raises as `generator` does."""
+        sharding.devices()
+        like = build_model(self.record.config, len(self.vocab)).abstract_params()
+        found = self.storage.restore({"params": like}, best=True)
         if found is None:
             raise InputError(f"run {self.shown}: has no checkpoint yet; resume it with: {invocation.resume(self.path)}")
         items, progress = found
-        return self.generator_of(model, device_put(items["params"]), self.counts()), progress
+        return items["params"], progress
 
     def generator_of(self, model: LanguageModel, params: Params, counts: NGram | None) -> TextGenerator:
         """A text generator with this network, these parameters and n-grams, and the run's settings."""
@@ -403,15 +437,10 @@ class Run:
           InputError: this run has no good checkpoint, or `path` exists or cannot be written to.
           RunError: the disk is full; nothing is left at `path`.
         """
-        generator, progress = self.generator()
-        copy = Run.create(Path(os.path.expanduser(path)), self.record, self.vocab, self.ids())
-        try:
-            saver = Saver(copy.storage)
-            saver.add_metrics(*self.metrics())
-            saver.save({"params": device_get(generator.params)}, progress)
-        except BaseException:  # Ctrl-C, too, leaves nothing half-written.
-            delete_failed(copy.path)
-            raise
+        params, progress = self.weights()
+        ids, metrics = self.ids(), self.metrics()
+        place = Path(os.path.expanduser(path))
+        copy = Run.create(place, self.record, self.vocab, ids, ({"params": params}, progress), metrics)
         if self.text:
             log.warning(
                 "%s: holds the training text, whose n-grams the network takes; whoever gets it can read that text",

@@ -371,7 +371,8 @@ class Saver:
     def save(self, items: Items, progress: Progress) -> None:
         """Saves a checkpoint and reads it back.
 
-        The best and the last two checkpoints are kept, so that damage to one loses little.
+        The best and the last two checkpoints are kept, so that damage to one loses little. So is step 0, the weights
+        of another run that this one started from, until there is a best epoch.
 
         Args:
           items: trees of NumPy arrays.
@@ -410,7 +411,8 @@ class Saver:
                     self._path.rmdir()  # If Orbax has created it anew, and it is empty.
             raise
         self._good[step] = progress
-        self._delete_all_but({*sorted(self._good)[-2:], best_step(self._good)})
+        start = () if self.best else (0,)
+        self._delete_all_but({*start, *sorted(self._good)[-2:], best_step(self._good)})
 
     def roll_back(self, progress: Progress) -> None:
         """Deletes the checkpoints after `progress`, and stores it in its own, where only `cuts` may differ.

@@ -13,13 +13,13 @@ import jax
 import numpy as np
 
 from jaxlm import invocation
-from jaxlm.config import TrainConfig, checkpoints_folder, resumed
+from jaxlm.config import TrainConfig, check_inherited, checkpoints_folder, resumed
 from jaxlm.errors import Diverged, InputError, RunError, first_line
 from jaxlm.generator import TextGenerator
 from jaxlm.nn import lstm, sharding
 from jaxlm.nn.ambient import device_get, device_put
 from jaxlm.nn.metrics import bits_per_character, perplexity
-from jaxlm.nn.model import Params, build_model, count_parameters
+from jaxlm.nn.model import Params, build_model, count_parameters, extended
 from jaxlm.nn.scoring import score_carried
 from jaxlm.nn.training import (
     BLOCK,
@@ -33,6 +33,7 @@ from jaxlm.nn.training import (
     to_devices,
     to_host,
 )
+from jaxlm.runs import arrays
 from jaxlm.runs.data import SEED_LENGTH, Data, own_corpus, seed_text
 from jaxlm.runs.reporter import EpochMetrics, Plan, Reporter
 from jaxlm.runs.run import InUse, NameTaken, Record, Run, find, locate, now, refuse, unused_path
@@ -71,6 +72,7 @@ def train(
     checkpoints: str | os.PathLike[str] | None = None,
     reporter: Reporter | None = None,
     stop: threading.Event | None = None,
+    start_from: Run | None = None,
 ) -> TextGenerator:
     """Trains a new run.
 
@@ -84,12 +86,14 @@ def train(
       checkpoints: the folder of runs; `$JAXLM_CHECKPOINTS` or `checkpoints` if left out.
       reporter: receives the run's events; by default nothing does.
       stop: saves and stops the run, with Stopped, once it is set.
+      start_from: the run whose weights to start from, instead of random ones: those of its best epoch. Its vocabulary
+        is extended with the characters that it lacks; n-grams are counted anew. `config.started` makes the settings.
 
     Returns:
       The best epoch's model.
 
     Raises:
-      InputError: the corpus or a directory cannot be used; nothing was written.
+      InputError: the corpus or a directory cannot be used, or the weights do not permit a setting; nothing was written.
       RunError: the loss diverged again and again, or the disk is full; the best checkpoint is kept.
       Stopped: `stop` was set; the run is saved.
       KeyboardInterrupt: Ctrl-C; the run is saved.
@@ -102,6 +106,9 @@ def train(
         if run is not None and os.path.lexists(locate(run, folder)):
             refuse(locate(run, folder))  # Before a needless download.
         lstm.choose(config.impl)
+        if start_from:
+            check_inherited(start_from.record.config, config)
+            weights, _ = start_from.weights()
         corpus = load_corpus(
             config.corpus,
             encoding=config.encoding,
@@ -110,7 +117,10 @@ def train(
             progress=reporter.download,
         )
         config = dataclasses.replace(config, corpus=corpus.sources)
-        vocab = Vocab.build(config.tokens, *split_text(corpus.text, config.validation), words=config.words)
+        if start_from:
+            vocab = start_from.vocab.extended(corpus.text)
+        else:
+            vocab = Vocab.build(config.tokens, *split_text(corpus.text, config.validation), words=config.words)
         data = Data.of(config, corpus, vocab)
         record = Record(
             config=config,
@@ -120,8 +130,13 @@ def train(
             seed_text=seed_text(data.text, min(config.length, SEED_LENGTH)),
             created=now(),
         )
+        checkpoint = None
+        if start_from:
+            checkpoint = _start(weights, config, vocab), Progress()
+            parent_weights = arrays.weights_digest(weights)
+            record = dataclasses.replace(record, parent=start_from.path.name, parent_weights=parent_weights)
         with stop_on_signals(stop) as asked:
-            directory = _new_run(run, folder, record, vocab, data.ids)
+            directory = _new_run(run, folder, record, vocab, data.ids, checkpoint)
             with contextlib.ExitStack() as stack:
                 try:
                     stack.enter_context(directory.lock())
@@ -133,13 +148,29 @@ def train(
                     raise
 
 
-def _new_run(run: str | os.PathLike[str] | None, folder: str, record: Record, vocab: Vocab, ids: np.ndarray) -> Run:
+def _start(weights: Params, config: TrainConfig, vocab: Vocab) -> arrays.Items:
+    """What the checkpoint of step 0 holds if training starts from the weights of another run."""
+    with _device_trouble():
+        fresh = initial_state(build_model(config, len(vocab), config.impl), config)
+    params = extended(weights, fresh.params)
+    return fresh._replace(params=params, average=params if config.average else {}).to_items()
+
+
+def _new_run(
+    run: str | os.PathLike[str] | None,
+    folder: str,
+    record: Record,
+    vocab: Vocab,
+    ids: np.ndarray,
+    checkpoint: tuple[arrays.Items, Progress] | None,
+) -> Run:
     """Creates the run of this name, or of one made from its corpus and recipe that nothing else has taken."""
     if run is not None:
-        return Run.create(locate(run, folder), record, vocab, ids)
+        return Run.create(locate(run, folder), record, vocab, ids, checkpoint)
     while True:
         with contextlib.suppress(NameTaken):  # By another process, at this moment.
-            return Run.create(unused_path(folder, record.corpus, record.config.recipe), record, vocab, ids)
+            path = unused_path(folder, record.corpus, record.config.recipe)
+            return Run.create(path, record, vocab, ids, checkpoint)
 
 
 def resume(
@@ -353,11 +384,13 @@ class Trainer:
                 f"{error}; cutting the learning rate {MAX_CUTS} times, to {self._rate(MAX_CUTS):.2g}, did not help; "
                 f"{kept}train a new run with a lower {invocation.setting('learning_rate')}{clip}"
             ) from error
-        # A checkpoint within the first epoch may have diverged already.
         found = self._run.restore(best=True) if saver.best else None
-        state, best = found or (initial_state(self._model, self._config), Progress())
-        best = dataclasses.replace(best, cuts=progress.cuts + 1)
+        best = dataclasses.replace(found[1] if found else Progress(), cuts=progress.cuts + 1)
         saver.roll_back(best)
+        if not found:
+            # A checkpoint within the first epoch may have diverged already; one of step 0 is what it started from.
+            found = self._run.restore()
+        state = found[0] if found else initial_state(self._model, self._config)
         self._reporter.diverged(str(error), best, self._rate(best.cuts))
         return state, best
 

@@ -67,6 +67,10 @@ class Vocab:
         frequent = sorted(counts, key=lambda word: (-counts[word], word))[:words]
         return cls(kind, (*characters, *sorted(frequent)))
 
+    def extended(self, text: str) -> "Vocab":
+        """The vocabulary with the characters of a text that it lacks, in sorted order after its own tokens."""
+        return Vocab(self.kind, (*self.tokens, *sorted(self.unknown(text)))) if self.kind != "byte" else self
+
     def __len__(self) -> int:
         return len(self.tokens)
 
@@ -102,11 +106,11 @@ class Vocab:
             self._check_known(text, name)
             return np.fromiter(self._spell(text), np.int32)
         characters = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-        known = self._codepoints
-        ids = np.searchsorted(known, characters).astype(np.int32)
-        if not np.array_equal(known[np.minimum(ids, len(known) - 1)], characters):
+        known, order = self._codepoints
+        places = np.minimum(np.searchsorted(known, characters), len(known) - 1)
+        if not np.array_equal(known[places], characters):
             self._check_known(text, name)
-        return ids
+        return order[places]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids; bytes that are not UTF-8 become U+FFFD."""
@@ -140,8 +144,11 @@ class Vocab:
             raise InputError(f"vocabulary: found {error}, expected kind and tokens") from error
 
     @functools.cached_property
-    def _codepoints(self) -> np.ndarray:
-        return np.array([ord(character) for character in self.tokens], np.uint32)
+    def _codepoints(self) -> tuple[np.ndarray, np.ndarray]:
+        """The characters' numbers in rising order, uint32[V], and the id of each, int32[V]."""
+        numbers = np.array([ord(character) for character in self.tokens], np.uint32)
+        order = np.argsort(numbers).astype(np.int32)
+        return numbers[order], order
 
     def _spell(self, text: str) -> Iterator[int]:
         for piece in _pieces(text):
