@@ -43,6 +43,7 @@ Optimizer = Literal["rmsprop", "adam"]
 Schedule = Literal["constant", "cosine"]
 Impl = Literal["auto", "scan", "fused", "cudnn"]
 Precision = Literal["float32", "bfloat16"]
+Gates = Literal["sigmoid", "hard_sigmoid"]
 
 # The groups of settings in `--help`.
 TEXT = "What to learn from"
@@ -186,6 +187,13 @@ class ModelConfig(Checked):
     layers: int = setting(1, "stacked LSTM layers", whole_number(1, 2**6), NETWORK, source=BOOK_SAYS)
     embedding: int = setting(
         0, "embedding size; 0 feeds one-hot vectors", whole_number(0, 2**16), NETWORK, source=BOOK_SAYS
+    )
+    gates: Gates = setting(
+        "sigmoid",
+        "activation of the LSTM's gates; hard_sigmoid is that of Keras 2, clip(0.2 x + 0.5, 0, 1)",
+        one_of(*get_args(Gates)),
+        NETWORK,
+        source=OURS,
     )
     ngram: int = setting(
         0,
@@ -615,7 +623,7 @@ def from_json(values: Mapping[str, Any]) -> TrainConfig:
         ) from error
 
 
-INHERITED = ("tokens", "words", "hidden", "layers", "embedding", "ngram")
+INHERITED = ("tokens", "words", "hidden", "layers", "embedding", "gates", "ngram")
 """The settings that a run must share with the run whose weights it starts from."""
 
 GENTLER = 3.0

@@ -11,7 +11,11 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def lstm(params, carry, inputs):
+def keras_2_hard_sigmoid(x):
+    return np.minimum(np.maximum(0.2 * x + 0.5, 0.0), 1.0)
+
+
+def lstm(params, carry, inputs, sigmoid=sigmoid):
     """One layer: (c, h) of [B, H] and inputs [B, T, D] to the last (c, h) and outputs [B, T, H]."""
     params = {
         gate: {name: np.asarray(leaf, np.float64) for name, leaf in leaves.items()} for gate, leaves in params.items()

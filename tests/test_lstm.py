@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from helpers import emulate_cudnn
 from jax.experimental import rnn
+from reference import keras_2_hard_sigmoid
 from reference import lstm as numpy_lstm
 
 from jaxlm.errors import InputError
@@ -205,6 +206,45 @@ def test_a_gpu_takes_several_steps_in_a_turn(device, monkeypatch, platform, unro
 def test_the_steps_in_a_turn_divide_the_loop():
     found = {steps: lstm.LOOPS["gpu"].unroll(steps) for steps in (1, 7, 11, 32, 50, 60, 64, 256, 1024)}
     assert found == {1: 1, 7: 7, 11: 1, 32: 8, 50: 10, 60: 10, 64: 8, 256: 8, 1024: 8}
+
+
+@pytest.mark.parametrize("impl", ["scan", "fused"])
+def test_hard_gates_are_keras_2_s(impl):
+    params, carry, inputs = random_layer(15)
+    (c, h), outputs = lstm.IMPLS[impl](params, carry, inputs, "float32", "hard_sigmoid")
+    (expected_c, expected_h), expected = numpy_lstm(params, carry, inputs, keras_2_hard_sigmoid)
+    np.testing.assert_allclose(outputs, expected, atol=2e-5)
+    np.testing.assert_allclose(c, expected_c, atol=2e-5)
+    np.testing.assert_allclose(h, expected_h, atol=2e-5)
+
+
+def test_hard_gates_have_the_gradients_of_a_loop_over_the_plain_cell():
+    layer = random_layer(16)
+
+    def loop(params, carry, inputs):
+        cell, outputs = nn.LSTMCell(H, gate_fn=lambda x: jnp.minimum(jnp.maximum(0.2 * x + 0.5, 0.0), 1.0)), []
+        for t in range(inputs.shape[1]):
+            carry, output = cell.apply({"params": params}, carry, inputs[:, t])
+            outputs.append(output)
+        return carry, jnp.stack(outputs, 1)
+
+    def hard(params, carry, inputs):
+        return lstm.fused(params, carry, inputs, "float32", "hard_sigmoid")
+
+    # Gates at their ends, where the gradient is zero, and between.
+    params, carry, inputs = layer
+    scaled = jax.tree.map(lambda leaf: 2 * leaf, params), carry, inputs
+    for one in (layer, scaled):
+        assert_alike(jax.jit(jax.value_and_grad(loss(hard)))(one), jax.value_and_grad(loss(loop))(one))
+
+
+def test_hard_gates_need_no_cudnn():
+    assert [lstm.choose(impl, "hard_sigmoid") for impl in ("auto", "scan", "fused")] == ["fused", "scan", "fused"]
+
+
+def test_cudnn_has_no_hard_gates(device):
+    with pytest.raises(InputError, match="impl: found cudnn, expected another for gates hard_sigmoid"):
+        lstm.choose("cudnn", "hard_sigmoid")
 
 
 def test_another_name_is_a_mistake():

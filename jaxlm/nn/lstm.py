@@ -4,9 +4,9 @@ The rest of the network uses only `init_params`, `initial_carry`, `IMPLS` (how i
 `map_recurrent` (for DropConnect) and `fold_embedding`.
 
 An implementation takes the parameters of a layer, named and shaped as in Flax's LSTM cell; a carry (c, h) of
-float[B, H]; inputs, float[B, T, D], or int[B, T] ids that stand for one-hot vectors of width D; and the precision of
-the matrix products. It returns the carry after the last step and the outputs, float[B, T, H]. All implementations
-agree up to rounding; only `fused` has products of bfloat16.
+float[B, H]; inputs, float[B, T, D], or int[B, T] ids that stand for one-hot vectors of width D; the precision of the
+matrix products; and the activation of the gates. It returns the carry after the last step and the outputs, float[B, T, H]. All implementations
+agree up to rounding; only `fused` has products of bfloat16, and `cudnn` has no hard gates.
 """
 
 import functools
@@ -20,7 +20,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.experimental import rnn
 
-from jaxlm.config import Impl, Precision
+from jaxlm.config import Gates, Impl, Precision
 from jaxlm.errors import InputError, check_choice
 from jaxlm.nn.products import linear, product
 from jaxlm.nn.sharding import devices
@@ -112,8 +112,26 @@ def fold_embedding(params: LayerParams, embedding: jax.Array, precision: Precisi
     return {**params, **{name: {"kernel": kernel} for name, kernel in folded.items()}}
 
 
+def hard_sigmoid(x: jax.Array) -> jax.Array:
+    """Keras 2's, which the gates of the book's LSTM have. Flax's, and Keras 3's of that name, is clip(x / 6 + 0.5).
+
+    Source: keras/backend/theano_backend.py and tensorflow_backend.py, Keras 2.2.4: hard_sigmoid.
+    """
+    return jnp.clip(0.2 * x + 0.5, 0.0, 1.0)
+
+
+GATE_FUNCTIONS: dict[Gates, Callable[[jax.Array], jax.Array]] = {
+    "sigmoid": jax.nn.sigmoid,
+    "hard_sigmoid": hard_sigmoid,
+}
+
+
 def scan(
-    params: Any, carry: LayerCarry, inputs: jax.Array, precision: Precision = "float32"
+    params: Any,
+    carry: LayerCarry,
+    inputs: jax.Array,
+    precision: Precision = "float32",
+    gates: Gates = "sigmoid",
 ) -> tuple[LayerCarry, jax.Array]:
     """The reference: `nn.scan` over Flax's LSTM cell.
 
@@ -130,7 +148,7 @@ def scan(
         split_rngs={"params": False},
         in_axes=1,
         out_axes=1,
-    )(features=hidden.shape[-1], parent=None)
+    )(features=hidden.shape[-1], gate_fn=GATE_FUNCTIONS[gates], parent=None)
     _check_float32("scan", precision)
     with jax.default_matmul_precision("highest"):
         after: tuple[LayerCarry, jax.Array] = cell.apply({"params": params}, carry, inputs)
@@ -160,36 +178,81 @@ def _pack(params: Any) -> _Kernels:
     return _Kernels(side_by_side("i", "kernel"), side_by_side("h", "kernel"), side_by_side("h", "bias"))
 
 
-def _halve(kernels: _Kernels) -> _Kernels:
-    """Halves the sigmoid gates, so that `_step` needs one tanh for all: sigmoid(z) = tanh(z / 2) / 2 + 1 / 2."""
+class _Squash(NamedTuple):
+    """A gate's activation as s / 2 + 1 / 2, where s, from -1 to 1, is a function of its sum times a factor.
+
+    sigmoid(z) = tanh(z / 2) / 2 + 1 / 2, so that `_step` needs one tanh for all; and hard_sigmoid(z) = clip(0.4 z, -1,
+    1) / 2 + 1 / 2.
+
+    Attributes:
+      factor: of the sum.
+      apply: takes the sums of all gates, float[B, 4H], those of i, f and o times the factor; g's s is a tanh.
+      slope: takes the s of all gates, float[B, 4, H]; returns the derivatives of their activations, tanh for g.
+    """
+
+    factor: float
+    apply: Callable[[jax.Array], jax.Array]
+    slope: Callable[[jax.Array], jax.Array]
+
+
+def _sigmoid_slopes(s: jax.Array) -> jax.Array:
+    # The derivative of sigmoid(z) is (1 - tanh(z / 2) ** 2) / 4.
+    return (1 - s * s) * np.array([0.25, 0.25, 1.0, 0.25], np.float32)[None, :, None]
+
+
+_CANDIDATE = np.array([gate == "g" for gate in GATES])
+
+
+def _clip(sums: jax.Array) -> jax.Array:
+    candidate = np.repeat(_CANDIDATE, sums.shape[-1] // 4)[None]
+    return jnp.where(candidate, jnp.tanh(sums), jnp.clip(sums, -1.0, 1.0))
+
+
+def _clip_slopes(s: jax.Array) -> jax.Array:
+    return jnp.where(_CANDIDATE[None, :, None], 1 - s * s, jnp.where(jnp.abs(s) < 1, 0.2, 0.0))
+
+
+SQUASHES: dict[Gates, _Squash] = {
+    "sigmoid": _Squash(0.5, jnp.tanh, _sigmoid_slopes),
+    "hard_sigmoid": _Squash(0.4, _clip, _clip_slopes),
+}
+
+
+def _scale(kernels: _Kernels, factor: float) -> _Kernels:
+    """Scales what belongs to i, f and o."""
     hidden = kernels.recurrent.shape[0]
-    half = np.repeat(np.array([0.5, 0.5, 1.0, 0.5], np.float32), hidden)
-    return _Kernels(*(leaf * half if leaf.ndim == 1 else leaf * half[None] for leaf in kernels))
+    factors = np.repeat(np.array([factor, factor, 1.0, factor], np.float32), hidden)
+    return _Kernels(*(leaf * factors if leaf.ndim == 1 else leaf * factors[None] for leaf in kernels))
 
 
 def _step(
-    precision: Precision, recurrent: jax.Array, carry: LayerCarry, projected: jax.Array
+    precision: Precision, gates: Gates, recurrent: jax.Array, carry: LayerCarry, projected: jax.Array
 ) -> tuple[LayerCarry, jax.Array]:
-    """One step, from halved kernels.
+    """One step, from scaled kernels.
 
     Args:
       precision: of the product.
-      recurrent: U, float[H, 4H], halved.
+      gates: their activation.
+      recurrent: U, float[H, 4H], scaled.
       carry: (c, h) of float[B, H].
-      projected: x @ W + b of the step's inputs, float[B, 4H], halved.
+      projected: x @ W + b of the step's inputs, float[B, 4H], scaled.
 
     Returns:
-      (carry, tanh of the four gates' sums, float[B, 4H]).
+      (carry, the squashed sums of the four gates, float[B, 4H]).
     """
     c, h = carry
-    tanhs = jnp.tanh(product(h, recurrent, precision) + projected)
+    tanhs = SQUASHES[gates].apply(product(h, recurrent, precision) + projected)
     i, f, g, o = _gates(tanhs)
     c = f * c + i * g
     return (c, o * jnp.tanh(c)), tanhs
 
 
 def fused(
-    params: Any, carry: LayerCarry, inputs: jax.Array, precision: Precision = "float32"
+    params: Any,
+    carry: LayerCarry,
+    inputs: jax.Array,
+    precision: Precision = "float32",
+    gates: Gates = "sigmoid",
 ) -> tuple[LayerCarry, jax.Array]:
     """A fast recurrence with a hand-written gradient, which keeps as much work as possible out of the loops.
 
@@ -197,28 +260,28 @@ def fused(
     the kernels' gradients are multiplied many steps at a time (LOOPS).
     """
     time_major = jnp.swapaxes(inputs, 0, 1)
-    carry, outputs = _fused(precision, _pack(params), carry, time_major)
+    carry, outputs = _fused(precision, gates, _pack(params), carry, time_major)
     return carry, jnp.swapaxes(outputs, 0, 1)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _fused(
-    precision: Precision, kernels: _Kernels, carry: LayerCarry, inputs: jax.Array
+    precision: Precision, gates: Gates, kernels: _Kernels, carry: LayerCarry, inputs: jax.Array
 ) -> tuple[LayerCarry, jax.Array]:
-    return _forward(precision, kernels, carry, inputs)[0]
+    return _forward(precision, gates, kernels, carry, inputs)[0]
 
 
-def _forward(precision: Precision, kernels: _Kernels, carry: LayerCarry, inputs: jax.Array):
-    halved = _halve(kernels)
+def _forward(precision: Precision, gates: Gates, kernels: _Kernels, carry: LayerCarry, inputs: jax.Array):
+    scaled = _scale(kernels, SQUASHES[gates].factor)
     if _are_ids(inputs):
         # A one-hot times a matrix is a row of it.
-        rows = halved.inputs + halved.bias[None]
+        rows = scaled.inputs + scaled.bias[None]
         xs, projected = inputs, rows.__getitem__
     else:
-        xs, projected = product(inputs, halved.inputs, precision) + halved.bias[None, None], lambda x: x
+        xs, projected = product(inputs, scaled.inputs, precision) + scaled.bias[None, None], lambda x: x
 
     def body(before: LayerCarry, x: jax.Array):
-        after, tanhs = _step(precision, halved.recurrent, before, projected(x))
+        after, tanhs = _step(precision, gates, scaled.recurrent, before, projected(x))
         return after, (tanhs, *before)
 
     after, (tanhs, cells, hiddens) = jax.lax.scan(body, carry, xs, unroll=_loops().unroll(len(xs)))
@@ -226,7 +289,7 @@ def _forward(precision: Precision, kernels: _Kernels, carry: LayerCarry, inputs:
     return (after, outputs), (kernels, inputs, after[0], tanhs, cells, hiddens)
 
 
-def _backward(precision: Precision, residuals: Any, cotangents: Any):
+def _backward(precision: Precision, gates: Gates, residuals: Any, cotangents: Any):
     kernels, inputs, last_cell, tanhs, cells, hiddens = residuals
     (dc, dh), doutputs = cotangents
     # If only the carry is used, as with one prediction per window, the outputs have no gradients.
@@ -234,8 +297,7 @@ def _backward(precision: Precision, residuals: Any, cotangents: Any):
     dc, dh = (jnp.zeros(d.shape, d.dtype) if isinstance(d, SymbolicZero) else d for d in (dc, dh))
     hidden = kernels.recurrent.shape[0]
     transposed = kernels.recurrent.T
-    # The derivative of sigmoid(z) is (1 - tanh(z / 2) ** 2) / 4.
-    quarter = np.array([0.25, 0.25, 1.0, 0.25], np.float32)[None, :, None]
+    slopes_of = SQUASHES[gates].slope
 
     def back(state: tuple[jax.Array, jax.Array, jax.Array], x: tuple[jax.Array, ...]):
         dc, dh, c_after = state
@@ -245,7 +307,7 @@ def _backward(precision: Precision, residuals: Any, cotangents: Any):
         tanh_c = jnp.tanh(c_after)
         dc = dc + dh * o * (1 - tanh_c * tanh_c)
         by_gate = tanhs.reshape(-1, 4, hidden)
-        dz = jnp.stack([dc * g, dc * c, dc * i, dh * tanh_c], 1) * (quarter * (1 - by_gate * by_gate))
+        dz = jnp.stack([dc * g, dc * c, dc * i, dh * tanh_c], 1) * slopes_of(by_gate)
         dz = dz.reshape(tanhs.shape)
         return (dc * f, product(dz, transposed, precision), c), dz
 
@@ -303,15 +365,19 @@ def _multiply_rows(kernel: jax.Array, ids: jax.Array, rows: jax.Array) -> jax.Ar
     return kernel + product(jax.nn.one_hot(ids, len(kernel), dtype=rows.dtype).T, rows, "float32")
 
 
-def _forward_of(precision: Precision, *primals: Any):
-    return _forward(precision, *jax.tree.map(lambda primal: primal.value, primals))
+def _forward_of(precision: Precision, gates: Gates, *primals: Any):
+    return _forward(precision, gates, *jax.tree.map(lambda primal: primal.value, primals))
 
 
 _fused.defvjp(_forward_of, _backward, symbolic_zeros=True)
 
 
 def cudnn(
-    params: Any, carry: LayerCarry, inputs: jax.Array, precision: Precision = "float32"
+    params: Any,
+    carry: LayerCarry,
+    inputs: jax.Array,
+    precision: Precision = "float32",
+    gates: Gates = "sigmoid",
 ) -> tuple[LayerCarry, jax.Array]:
     """cuDNN's recurrence, for NVIDIA GPUs; float32 throughout, without TF32.
 
@@ -320,6 +386,8 @@ def cudnn(
     Source: `unpack_lstm_weights` in jax/experimental/rnn.py, for the layout of the weights.
     """
     _check_float32("cudnn", precision)
+    if gates != "sigmoid":
+        raise NotImplementedError(f"cudnn has no gates of {gates}")
     if inputs.shape[1] == 1:
         return fused(params, carry, inputs)
     kernels = _pack(params)
@@ -339,7 +407,7 @@ def cudnn(
 IMPLS = {"scan": scan, "fused": fused, "cudnn": cudnn}
 
 
-def choose(impl: Impl) -> str:
+def choose(impl: Impl, gates: Gates = "sigmoid") -> str:
     """The implementation for JAX's default device; `auto` is `fused`, the fastest wherever it was measured.
 
     On an H100, that is true for 128 to 1,024 units (benchmarks/RESULTS.md).
@@ -352,6 +420,8 @@ def choose(impl: Impl) -> str:
         raise InputError(
             f"impl: found cudnn on {found}, expected an NVIDIA GPU and jax[cuda]; choose auto, fused or scan"
         )
+    if impl == "cudnn" and gates != "sigmoid":
+        raise InputError(f"impl: found cudnn, expected another for gates {gates}; choose auto, fused or scan")
     return "fused" if impl == "auto" else impl
 
 

@@ -109,7 +109,7 @@ class LanguageModel(nn.Module):
             if i:
                 states = self.drop(states, deterministic=not train)
             params = lstm.map_recurrent(lambda kernel: self.drop_weights(kernel, deterministic=not train), params)
-            layer_carry, states = lstm.IMPLS[self.impl](params, before, states, self.precision)
+            layer_carry, states = lstm.IMPLS[self.impl](params, before, states, self.precision, self.config.gates)
             after.append(layer_carry)
         return states, tuple(after)
 
@@ -206,4 +206,4 @@ def build_model(
     Raises:
       InputError: this machine cannot run `impl`.
     """
-    return LanguageModel(vocabulary, config.model, lstm.choose(impl), precision)
+    return LanguageModel(vocabulary, config.model, lstm.choose(impl, config.model.gates), precision)

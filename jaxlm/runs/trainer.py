@@ -105,7 +105,7 @@ def train(
     with contextlib.closing(reporter):
         if run is not None and os.path.lexists(locate(run, folder)):
             refuse(locate(run, folder))  # Before a needless download.
-        lstm.choose(config.impl)
+        lstm.choose(config.impl, config.model.gates)
         if start_from:
             check_inherited(start_from.record.config, config)
             weights, _ = start_from.weights()
@@ -208,7 +208,7 @@ def resume(
             raise InputError(f"run {directory.shown}: {error}") from error
         directory.check_trainable()
         # Before anything is written.
-        lstm.choose(config.impl)
+        lstm.choose(config.impl, config.model.gates)
         directory.ids()
         text = own_corpus(directory, config.corpus, "if it has moved, name its new place", reporter.download)
         config = dataclasses.replace(config, corpus=text.sources)
