@@ -23,8 +23,7 @@ def markdown() -> str:
 
 
 def _section(command: Command) -> Iterator[str]:
-    files = " [FILE ...]" if command.files else ""
-    yield f"## `jaxlm {command.name}{files} [options]`\n\n{command.summary}"
+    yield f"## `jaxlm {command.name}{command.arguments} [options]`\n\n{command.summary}"
     for group, members in groups(command.defaults({})).items():
         yield f"\n### {group}\n\n| option | default | default from | |\n|---|---|---|---|"
         for option in members:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:  # `as`, since only that exports a name to strict type checker
     from jaxlm.nn.sampling import reweight as reweight
     from jaxlm.runs.evaluation import Evaluation as Evaluation
     from jaxlm.runs.evaluation import evaluate as evaluate
+    from jaxlm.runs.exchange import export as export
+    from jaxlm.runs.exchange import import_keras as import_keras
     from jaxlm.runs.mixing import load as load
     from jaxlm.runs.reporter import EpochMetrics as EpochMetrics
     from jaxlm.runs.reporter import Plan as Plan
@@ -57,6 +59,8 @@ _HOMES = {
     "TrainConfig": "config",
     "WatchConfig": "config",
     "evaluate": "runs.evaluation",
+    "export": "runs.exchange",
+    "import_keras": "runs.exchange",
     "load": "runs.mixing",
     "resume": "cli.python",
     "reweight": "nn.sampling",

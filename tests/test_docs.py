@@ -21,6 +21,8 @@ COMMANDS = {
     "sample": ["jaxlm sample", "python -m jaxlm sample", "python sample.py"],
     "evaluate": ["jaxlm evaluate", "python -m jaxlm evaluate"],
     "runs": ["jaxlm runs", "python -m jaxlm runs"],
+    "export": ["jaxlm export", "python -m jaxlm export"],
+    "import": ["jaxlm import", "python -m jaxlm import"],
 }
 """How each command is typed."""
 

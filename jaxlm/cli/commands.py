@@ -12,10 +12,24 @@ import jaxlm
 from jaxlm import invocation
 from jaxlm.cli import parser
 from jaxlm.cli.guard import ended_by_signals, guarded, note
-from jaxlm.cli.options import COMMANDS, EVALUATE, RUNS, SAMPLE, TRAIN, EvaluateFlags, RunsFlags, SampleFlags, TrainFlags
+from jaxlm.cli.options import (
+    COMMANDS,
+    EVALUATE,
+    EXPORT,
+    IMPORT,
+    RUNS,
+    SAMPLE,
+    TRAIN,
+    EvaluateFlags,
+    ExportFlags,
+    ImportFlags,
+    RunsFlags,
+    SampleFlags,
+    TrainFlags,
+)
 from jaxlm.cli.output import show
 from jaxlm.config import TrainConfig, changed, checkpoints_folder, settings_in, started
-from jaxlm.errors import RunError, did_you_mean, first_line, reject_idle
+from jaxlm.errors import InputError, RunError, did_you_mean, first_line, reject_idle
 
 if TYPE_CHECKING:  # `--help` need not wait for them.
     from jaxlm.runs.storage import Progress
@@ -41,12 +55,29 @@ def runs(argv: Sequence[str] | None = None) -> int:
     return _run(RUNS, lambda given: _runs(changed(RunsFlags(), given)), argv)
 
 
+def export(argv: Sequence[str] | None = None) -> int:
+    """`jaxlm export`: returns the exit status."""
+    return _run(EXPORT, lambda given: _export(changed(ExportFlags(), given)), argv)
+
+
+def import_(argv: Sequence[str] | None = None) -> int:
+    """`jaxlm import`: returns the exit status."""
+    return _run(IMPORT, lambda given: _import(changed(ImportFlags(), given)), argv)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """`jaxlm COMMAND`, `python -m jaxlm COMMAND`: returns the exit status."""
     if argv is None:
         with invocation.called_as(invocation.of_process(sys.argv)), ended_by_signals():
             return main(sys.argv[1:])
-    commands = {"train": train, "sample": sample, "evaluate": evaluate, "runs": runs}
+    commands = {
+        "train": train,
+        "sample": sample,
+        "evaluate": evaluate,
+        "runs": runs,
+        "export": export,
+        "import": import_,
+    }
     if argv and argv[0] in commands:
         return commands[argv[0]](argv[1:])
     return guarded(_overview, argv)
@@ -242,3 +273,30 @@ def _runs(flags: RunsFlags) -> None:
     for row in table:
         cells = (cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True))
         print(show("  ".join(cells).rstrip(), sys.stdout), flush=True)
+
+
+def _export(flags: ExportFlags) -> None:
+    from jaxlm.runs.exchange import export
+    from jaxlm.runs.run import Run, find
+
+    if flags.destination is None:
+        raise InputError("destination: expected a path to write to after the run, such as model.safetensors")
+    path = export(Run.open(find(flags.where.run, flags.where.checkpoints, trained=True)), flags.destination)
+    note(f"Written: {invocation.shown(path)}, with a model card; state the model's licence in it before you share it")
+
+
+def _import(flags: ImportFlags) -> None:
+    from jaxlm.runs.exchange import import_keras
+
+    if flags.file is None:
+        raise InputError("file: expected a model that Keras saved, such as model.keras")
+    run = import_keras(
+        flags.file,
+        chars=flags.chars,
+        corpus=flags.corpus,
+        run=flags.run,
+        checkpoints=flags.checkpoints,
+        gates=flags.gates,
+        length=flags.length,
+    )
+    note(f"Imported as run {run.shown}; to generate text: {invocation.sample(run.path)}")

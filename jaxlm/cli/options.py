@@ -12,6 +12,7 @@ from jaxlm.config import (
     TEXT,
     Checked,
     EvaluateConfig,
+    Gates,
     Impl,
     SampleConfig,
     Size,
@@ -22,7 +23,7 @@ from jaxlm.config import (
     recipe_settings,
     setting,
 )
-from jaxlm.errors import file_path, one_of, optional, yes_or_no
+from jaxlm.errors import corpus_sources, file_path, one_of, optional, whole_number, yes_or_no
 
 WHERE = "Where things go"
 MODEL = "Which model"
@@ -115,6 +116,69 @@ class RunsFlags(Checked):
     json: bool = setting(False, "print the list as JSON", yes_or_no, SHOWN)
 
 
+@dataclasses.dataclass(frozen=True)
+class ExportFlags(Checked):
+    """The options of `export`."""
+
+    where: Existing = Existing()
+    destination: str | None = setting(
+        None,
+        "what to write: a name in .safetensors for PyTorch, in .keras for Keras, or a directory for jaxlm",
+        optional(file_path),
+        WHERE,
+        unset="none; it must be given",
+        metavar="PATH",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportFlags(Checked):
+    """The options of `import`."""
+
+    file: str | None = setting(
+        None,
+        "a .keras, .weights.h5 or .h5 file of Keras 2 or 3",
+        optional(file_path),
+        MODEL,
+        unset="none; it must be given",
+        metavar="FILE",
+    )
+    chars: str | None = setting(
+        None,
+        "text file with the model's characters in the order of their ids, and nothing else",
+        optional(file_path),
+        MODEL,
+        unset="none; give it or --corpus",
+        metavar="FILE",
+    )
+    corpus: tuple[str, ...] | None = setting(
+        None,
+        "the text that the model learned from; its characters in sorted order are the model's",
+        optional(corpus_sources("--chars")),
+        MODEL,
+        unset="none; give it or --chars",
+        metavar="FILE",
+    )
+    gates: Gates | None = setting(
+        None,
+        "activation of the gates, where the file does not say; hard_sigmoid is Keras 2's",
+        optional(one_of(*get_args(Gates))),
+        MODEL,
+        unset="as the file says, or else sigmoid",
+    )
+    length: int | None = setting(
+        None,
+        "characters per window, where the file does not say",
+        optional(whole_number(1, 2**14)),
+        MODEL,
+        unset="as the file says, or else 60",
+    )
+    run: str | None = setting(
+        None, "name of the run, or a path to it", optional(file_path), WHERE, unset="from the file", metavar="RUN"
+    )
+    checkpoints: str | None = _checkpoints(WHERE)
+
+
 TRAIN = Command(
     "train",
     "Train a character-level LSTM on any text and watch it learn. FILE means --corpus FILE.",
@@ -126,5 +190,17 @@ EVALUATE = Command(
     "evaluate", "Evaluate a trained model, the best epoch of a run, on a text.", lambda given: EvaluateFlags()
 )
 RUNS = Command("runs", "List your runs, newest first.", lambda given: RunsFlags())
+EXPORT = Command(
+    "export",
+    "Write the best weights of a run for other programs or people, with a model card.",
+    lambda given: ExportFlags(),
+    places=("run", "destination"),
+)
+IMPORT = Command(
+    "import",
+    "Make a run of a model that Keras saved: LSTM layers and a softmax.",
+    lambda given: ImportFlags(),
+    places=("file",),
+)
 
-COMMANDS = {command.name: command for command in (TRAIN, SAMPLE, EVALUATE, RUNS)}
+COMMANDS = {command.name: command for command in (TRAIN, SAMPLE, EVALUATE, RUNS, EXPORT, IMPORT)}

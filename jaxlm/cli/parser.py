@@ -35,12 +35,19 @@ class Command:
       summary: what it does, in a sentence.
       defaults: takes the given settings; returns the defaults, which may depend on them, as a dataclass.
       files: the setting for positional arguments, if any.
+      places: the settings for one positional argument each, in order.
     """
 
     name: str
     summary: str
     defaults: Callable[[Mapping[str, Any]], Checked]
     files: str = ""
+    places: tuple[str, ...] = ()
+
+    @property
+    def arguments(self) -> str:
+        """The positional arguments, as `--help` shows them."""
+        return " [FILE ...]" if self.files else "".join(f" {place.upper()}" for place in self.places)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +193,9 @@ def _read(command: Command, argv: Sequence[str]) -> dict[str, Any]:
             given[option.name] = given.get(option.name, ()) + tuple(option.read(value) for value in values)
         else:
             given[option.name] = option.read(_next(flag, rest, flags) if value is None else value)
+    for place in command.places:
+        if words and place not in given:
+            given[place] = words.pop(0)
     if words and not command.files:
         if words[0].startswith("-"):  # After `--`.
             raise InputError(f"{words[0]}: expected an option here")
@@ -242,9 +252,8 @@ def _next(flag: str, rest: deque[str], flags: Mapping[str, Any]) -> str:
 def help_text(command: Command, defaults: Checked) -> str:
     """The text of `--help`, wrapped to the width of the terminal."""
     width = terminal_width()
-    files = " [FILE ...]" if command.files else ""
     lines = [
-        *textwrap.wrap(f"Usage: {invocation.command(command.name)}{files} [options]", width),
+        *textwrap.wrap(f"Usage: {invocation.command(command.name)}{command.arguments} [options]", width),
         "",
         *textwrap.wrap(command.summary, width),
     ]

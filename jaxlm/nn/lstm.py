@@ -5,8 +5,9 @@ The rest of the network uses only `init_params`, `initial_carry`, `IMPLS` (how i
 
 An implementation takes the parameters of a layer, named and shaped as in Flax's LSTM cell; a carry (c, h) of
 float[B, H]; inputs, float[B, T, D], or int[B, T] ids that stand for one-hot vectors of width D; the precision of the
-matrix products; and the activation of the gates. It returns the carry after the last step and the outputs, float[B, T, H]. All implementations
-agree up to rounding; only `fused` has products of bfloat16, and `cudnn` has no hard gates.
+matrix products; and the activation of the gates. It returns the carry after the last step and the outputs,
+float[B, T, H]. All implementations agree up to rounding; only `fused` has products of bfloat16, and `cudnn` has no hard
+gates.
 """
 
 import functools

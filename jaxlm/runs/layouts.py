@@ -1,8 +1,8 @@
 """A network's parameters as PyTorch and Keras lay them out: arrays in, arrays out.
 
-All three order the gates alike: input, forget, candidate, output (`lstm.GATES`). Flax's LSTM cell, whose names ours are,
+All three order the gates alike: input, forget, candidate, output (`lstm.GATES`). Flax's LSTM cell, whose names we have,
 has a kernel for each gate and multiplies from the right; Keras puts the four kernels side by side; PyTorch stacks their
-transposes, and has a second bias, which is added.
+transposes, and adds a second bias.
 
 Shapes: V vocabulary, D what enters a layer, H hidden.
 """
@@ -17,7 +17,7 @@ from jaxlm.nn.model import Params
 
 def _layers(params: Params) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Of each LSTM layer, gates side by side: W, float[D, 4H]; U, float[H, 4H]; and b, float[4H]."""
-    found = []
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     while (name := f"lstm_{len(found)}") in params:
         layer = params[name]
         inputs = np.concatenate([layer[f"i{gate}"]["kernel"] for gate in GATES], 1)
@@ -29,9 +29,7 @@ def _layers(params: Params) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
 def _layer(inputs: np.ndarray, recurrent: np.ndarray, bias: np.ndarray) -> LayerParams:
     """The parameters of an LSTM layer; undoes `_layers`."""
     params: LayerParams = {}
-    for gate, *parts in zip(
-        GATES, np.split(inputs, 4, 1), np.split(recurrent, 4, 1), np.split(bias, 4), strict=True
-    ):
+    for gate, *parts in zip(GATES, np.split(inputs, 4, 1), np.split(recurrent, 4, 1), np.split(bias, 4), strict=True):
         kernel, recurrent_kernel, gate_bias = map(np.ascontiguousarray, parts)
         params[f"i{gate}"] = {"kernel": kernel}
         params[f"h{gate}"] = {"kernel": recurrent_kernel, "bias": gate_bias}

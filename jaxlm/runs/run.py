@@ -16,7 +16,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -48,6 +48,7 @@ from jaxlm.runs.files import (
     read_json,
     write_bytes,
     write_json,
+    write_text,
 )
 from jaxlm.runs.storage import CONFIG, CONFIG_LIMIT, Progress, Saver, Storage
 from jaxlm.text.ngram import NGram
@@ -142,6 +143,7 @@ class Run:
         ids: np.ndarray | None = None,
         checkpoint: tuple[Items, Progress] | None = None,
         metrics: Sequence[dict[str, Any]] = (),
+        texts: Mapping[str, str] | None = None,
     ) -> "Run":
         """Creates the directory of a new run, whole or not at all.
 
@@ -152,6 +154,7 @@ class Run:
           ids: the training text, int[N]; it is stored if the network takes its n-grams.
           checkpoint: the first one, if the run begins with one.
           metrics: the epochs before it.
+          texts: other files that it shall hold, by name.
 
         Raises:
           InputError: it exists, as NameTaken, or cannot be written to.
@@ -173,6 +176,8 @@ class Run:
                 write_json(new.path / VOCAB, vocab.to_json())
                 if text:
                     write_bytes(new.path / IDS, text)
+                for name, content in (texts or {}).items():
+                    write_text(new.path / name, content)
                 new.write_record(record)
                 (new.path / LOCK).touch()
                 if checkpoint:
@@ -424,7 +429,7 @@ class Run:
             counts=counts,
         )
 
-    def export(self, path: str | os.PathLike[str]) -> "Run":
+    def export(self, path: str | os.PathLike[str], texts: Mapping[str, str] | None = None) -> "Run":
         """Copies what is needed to generate with the best checkpoint: at most half of what its checkpoints take.
 
         The copy can be sampled, evaluated and loaded like any run, but not trained further. If the network takes
@@ -432,6 +437,7 @@ class Run:
 
         Args:
           path: the directory to create.
+          texts: other files that it shall hold, by name.
 
         Raises:
           InputError: this run has no good checkpoint, or `path` exists or cannot be written to.
@@ -440,7 +446,7 @@ class Run:
         params, progress = self.weights()
         ids, metrics = self.ids(), self.metrics()
         place = Path(os.path.expanduser(path))
-        copy = Run.create(place, self.record, self.vocab, ids, ({"params": params}, progress), metrics)
+        copy = Run.create(place, self.record, self.vocab, ids, ({"params": params}, progress), metrics, texts)
         if self.text:
             log.warning(
                 "%s: holds the training text, whose n-grams the network takes; whoever gets it can read that text",

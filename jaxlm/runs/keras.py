@@ -1,0 +1,421 @@
+"""Keras's files: written for Keras 3, and read from Keras 2 and 3, by h5py alone.
+
+A file may come from a stranger. Nothing of it is executed, links in it are not followed, and before an array is read,
+its size is compared with the file's: an array that claims far more is not read.
+"""
+
+import dataclasses
+import datetime
+import io
+import json
+import math
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from jaxlm.config import Gates
+from jaxlm.errors import InputError, RunError, first_line
+from jaxlm.nn.model import Params
+from jaxlm.runs import layouts
+from jaxlm.runs.files import MEBIBYTE, Damaged, read_bytes
+
+FILE_LIMIT, CONFIG_LIMIT = 1024 * MEBIBYTE, 4 * MEBIBYTE
+"""The largest file that is read, and the largest description of a network in one, in bytes."""
+
+PACKING = 16
+"""Weights hardly compress. Arrays that claim to be this many times larger than their file are not read."""
+
+LAYERS = 256
+"""The most layers of a network, the Dropouts among them."""
+
+FILTERS = {1, 2, 3}
+"""The filters of HDF5 that an array may have passed: deflate, shuffle, Fletcher's checksum."""
+
+VOCAB = "vocab.json"
+"""What we add to a .keras file: the vocabulary."""
+
+CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
+
+
+class Foreign(InputError):
+    """A file is not one that can be read here; the message says what was found in it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """What a Keras file holds.
+
+    Attributes:
+      params: the parameters.
+      gates: the activation of the gates; None if the file does not say.
+      length: the length of its windows; None if it takes any, or the file does not say.
+      sequences: whether it predicts at every position; None if the file does not say.
+      vocab: the vocabulary's JSON values, if jaxlm wrote the file.
+    """
+
+    params: Params
+    gates: Gates | None = None
+    length: int | None = None
+    sequences: bool | None = None
+    vocab: Any = None
+
+
+def _h5py() -> Any:
+    try:
+        import h5py
+    except ModuleNotFoundError as error:
+        raise RunError(
+            "h5py is not installed, which Keras's files need; install it: python -m pip install 'jaxlm[keras]'"
+        ) from error
+    return h5py
+
+
+# Writing.
+
+
+def write(params: Params, vocab: Any, *, length: int | None, sequences: bool) -> bytes:
+    """The content of a .keras file, which Keras 3 reads: a Sequential of the network's layers.
+
+    Args:
+      params: of NumPy arrays.
+      vocab: the vocabulary's JSON values.
+      length: of the windows; None for any.
+      sequences: whether it predicts at every position, or only after the last.
+
+    Raises:
+      RunError: h5py is not installed.
+    """
+    h5py = _h5py()
+    arrays = layouts.to_keras(params)
+    vocabulary = len(params["dense"]["bias"])
+    embedded = "embed" in params
+    shape = [None, length] if embedded else [None, length, vocabulary]
+    layers = [_layer("InputLayer", "input", {"batch_shape": shape, "dtype": "int32" if embedded else "float32"})]
+    if embedded:
+        layers.append(_layer("Embedding", "embedding", {"input_dim": vocabulary, "output_dim": arrays[0][0].shape[1]}))
+    recurrent = arrays[embedded:-1]
+    for number, (_, kernel, _) in enumerate(recurrent):
+        settings = {"units": len(kernel), "return_sequences": sequences or number < len(recurrent) - 1}
+        layers.append(_layer("LSTM", f"lstm{f'_{number}' if number else ''}", settings))
+    layers.append(_layer("Dense", "dense", {"units": vocabulary, "activation": "softmax"}))
+    config = {"name": "jaxlm", "trainable": True, "dtype": "float32", "layers": layers, "build_input_shape": shape}
+    weights = io.BytesIO()
+    with h5py.File(weights, "w") as file:
+        for layer, leaves in zip(layers[1:], arrays, strict=True):
+            name = layer["config"]["name"]
+            place = f"layers/{name}/cell/vars" if layer["class_name"] == "LSTM" else f"layers/{name}/vars"
+            for number, leaf in enumerate(leaves):
+                file[f"{place}/{number}"] = np.asarray(leaf, np.float32)
+    parts = {
+        METADATA: {"keras_version": "3.0.0", "date_saved": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d@%H:%M:%S}"},
+        CONFIG: {"module": "keras", "class_name": "Sequential", "config": config, "registered_name": None},
+        VOCAB: vocab,
+    }
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as file:
+        for name, values in parts.items():
+            file.writestr(name, json.dumps(values))
+        file.writestr(WEIGHTS, weights.getvalue())
+    return content.getvalue()
+
+
+def _layer(kind: str, name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "module": "keras.layers",
+        "class_name": kind,
+        "config": {"name": name, **settings},
+        "registered_name": None,
+    }
+
+
+# Reading.
+
+
+def read(path: Path) -> Network:
+    """The network in a .keras, .weights.h5 or .h5 file of Keras 2 or 3.
+
+    Raises:
+      InputError: there is no such file, or it is damaged, or it holds a network that jaxlm has not.
+      RunError: h5py is not installed.
+    """
+    _h5py()
+    try:
+        content = read_bytes(path, FILE_LIMIT)
+    except Damaged as error:
+        raise Foreign(f"{path}: {error}; expected a model that Keras saved") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); fix the cause") from error
+    try:
+        return _read_zip(content) if content[:2] == b"PK" else _read_hdf5(content)
+    except InputError as error:
+        raise Foreign(f"{path}: {error}") from error
+
+
+def _read_zip(content: bytes) -> Network:
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as file:
+            parts = {}
+            for name, limit in ((CONFIG, CONFIG_LIMIT), (METADATA, CONFIG_LIMIT), (VOCAB, CONFIG_LIMIT), (WEIGHTS, 0)):
+                if name in file.namelist():
+                    limit = limit or PACKING * len(content) + MEBIBYTE
+                    with file.open(name) as part:
+                        parts[name] = part.read(limit + 1)
+                    if len(parts[name]) > limit:
+                        raise Foreign(f"its {name} is too large for the file; restore the file, or save it again")
+    # As the modules that unpack it raise them.
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise Foreign(f"found a damaged archive ({first_line(error)[:100]}); save the model again") from error
+    if CONFIG not in parts or WEIGHTS not in parts:
+        raise Foreign(f"found an archive without {CONFIG if CONFIG not in parts else WEIGHTS}, so not Keras's")
+    described = _described(_values(parts[CONFIG], CONFIG), _values(parts.get(METADATA, b"{}"), METADATA))
+    network = _read_hdf5(parts[WEIGHTS], described)
+    return dataclasses.replace(network, vocab=_values(parts[VOCAB], VOCAB)) if VOCAB in parts else network
+
+
+def _values(content: bytes | str, name: str) -> dict[str, Any]:
+    """A JSON object."""
+    try:
+        values = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise Foreign(f"its {name} is damaged ({first_line(error)[:100]}); save the model again") from error
+    if not isinstance(values, dict):
+        raise Foreign(f"its {name} is damaged (no object); save the model again")
+    return values
+
+
+def _read_hdf5(content: bytes, described: "_Described | None" = None) -> Network:
+    h5py = _h5py()
+    reader = _Reader(h5py, len(content))
+    try:
+        with h5py.File(io.BytesIO(content), "r") as file:
+            if described is None and (text := reader.text(file, "model_config")) is not None:
+                version = reader.text(file, "keras_version")
+                described = _described(_values(text, "model_config"), {"keras_version": version})
+            layers = reader.layers(file)
+    # Whatever HDF5 says of a damaged file.
+    except (
+        OSError,
+        RuntimeError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        MemoryError,
+        ValueError,
+    ) as error:
+        if isinstance(error, InputError):
+            raise
+        raise Foreign(
+            f"found a file that HDF5 cannot read ({first_line(error)[:100]}); save the model again"
+        ) from error
+    if described and len(layers) != described.weighted:
+        raise Foreign(
+            f"found weights of {len(layers)} layers, expected those of {described.weighted}, as it says itself"
+        )
+    try:
+        params = layouts.from_keras(layers) if layers else {}
+    except ValueError as error:
+        raise Foreign(
+            f"{error}; expected LSTM layers, perhaps after an Embedding, and a Dense with a softmax"
+        ) from error
+    if not params:
+        raise Foreign("found no weights of layers; expected a model that Keras saved")
+    if not all(np.isfinite(leaf).all() for layer in layers for leaf in layer):
+        raise Foreign("found weights that are not finite; use another")
+    if described is None:
+        return Network(params)
+    return Network(params, described.gates, described.length, described.sequences)
+
+
+class _Reader:
+    """Reads the arrays of an HDF5 file, of `size` bytes, without following links, and not more than it may hold."""
+
+    def __init__(self, h5py: Any, size: int) -> None:
+        self._h5py, self._left = h5py, PACKING * size + MEBIBYTE
+
+    def layers(self, file: Any) -> list[list[np.ndarray]]:
+        """The weights of each layer that has some, in order."""
+        for name in ("layers", "_layer_checkpoint_dependencies"):
+            if _has(file, name):
+                return self._of_keras_3(self._member(file, name))
+        top = self._member(file, "model_weights") if _has(file, "model_weights") else file
+        if "layer_names" not in top.attrs:
+            raise Foreign("found no layers; expected a model, or weights, that Keras saved")
+        found = []
+        for layer in self._names(top, "layer_names"):
+            group = self._member(top, layer)
+            found.append([self._array(group, name) for name in self._names(group, "weight_names")])
+        return [leaves for leaves in found if leaves]
+
+    def _of_keras_3(self, top: Any) -> list[list[np.ndarray]]:
+        if len(top) > LAYERS:
+            raise Foreign(f"found {len(top):,} layers, expected {LAYERS} at most")
+        found: dict[tuple[int, int], list[np.ndarray]] = {}
+        order = {"embedding": 0, "lstm": 1, "dense": 2}
+        for name in top:
+            kind, number = re.fullmatch(r"(.*?)(?:_(\d{1,6}))?", name, re.DOTALL).groups()  # type: ignore[union-attr]
+            if kind in order:
+                place = f"{name}/cell/vars" if kind == "lstm" else f"{name}/vars"
+                count = min(len(self._member(top, place)), LAYERS)
+                found[order[kind], int(number or 0)] = [self._array(top, f"{place}/{leaf}") for leaf in range(count)]
+            elif kind not in ("dropout", "activation", "input_layer"):
+                raise Foreign(f"found a layer {name[:60]!r}, {_EXPECTED}")
+        return [leaves for _, leaves in sorted(found.items())]
+
+    def text(self, group: Any, name: str) -> str | None:
+        """An attribute that is a text; None if there is none."""
+        if name not in group.attrs:
+            return None
+        self._check_attribute(group, name)
+        value = group.attrs[name]
+        value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+        return value if isinstance(value, str) else None
+
+    def _names(self, group: Any, name: str) -> list[str]:
+        """An attribute that is a list of names."""
+        if name not in group.attrs:
+            return []
+        self._check_attribute(group, name)
+        values = np.atleast_1d(group.attrs[name])
+        if values.ndim > 1 or len(values) > LAYERS:
+            raise Foreign(f"found {values.size:,} {name}, expected {LAYERS} at most")
+        return [value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) for value in values]
+
+    def _check_attribute(self, group: Any, name: str) -> None:
+        about = group.attrs.get_id(name)
+        self._take(math.prod(about.shape) * max(about.dtype.itemsize, 16), name)
+
+    def _member(self, group: Any, path: str) -> Any:
+        """What is at a path below a group, step by step, none of which may be a link to elsewhere."""
+        parts = [part for part in path.split("/") if part]
+        if not parts or len(parts) > 16:
+            raise Foreign(f"found a layer with the path {path[:40]!r}, expected one of at most 16 groups")
+        for part in parts:
+            if not isinstance(group, self._h5py.Group) or not _has(group, part):
+                raise Foreign(f"its {path[:80]} is missing; save the model again")
+            if not isinstance(group.get(part, getlink=True), self._h5py.HardLink):
+                raise Foreign(f"its {path[:80]} is a link to elsewhere, which is not followed")
+            group = group[part]
+        return group
+
+    def _array(self, group: Any, path: str) -> np.ndarray:
+        array = self._member(group, path)
+        if not isinstance(array, self._h5py.Dataset) or array.dtype.kind != "f" or array.ndim not in (1, 2):
+            raise Foreign(f"its {path[:80]} is no array of weights")
+        plist = array.id.get_create_plist()
+        filters = {plist.get_filter(number)[0] for number in range(plist.get_nfilters())}
+        if array.is_virtual or array.external or not filters <= FILTERS:
+            raise Foreign(f"its {path[:80]} is not stored in the file itself, or not as Keras stores it")
+        whole = max(array.size, math.prod(array.chunks or ()) if array.chunks else 0)
+        # As stored, and as float32.
+        self._take(whole * (array.dtype.itemsize + 4), path)
+        return cast(np.ndarray, np.asarray(array[()], np.float32))
+
+    def _take(self, size: int, name: str) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise Foreign(f"its {name[:80]} claims to be far larger than the file; save the model again")
+
+
+def _has(group: Any, name: str) -> bool:
+    """Whether a group has a member, which `in` would open, wherever it leads."""
+    return bool(group.id.links.exists(name.encode("utf-8", "surrogateescape")))
+
+
+# What a file says of its network.
+
+_EXPECTED = "expected only Embedding, LSTM, CuDNNLSTM, Dropout and Dense layers, one after another"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Described:
+    gates: Gates
+    length: int | None
+    sequences: bool
+    weighted: int
+
+
+def _described(config: Mapping[str, Any], metadata: Mapping[str, Any]) -> _Described:
+    """What the description of a network means.
+
+    Raises:
+      Foreign: it is not of the networks that jaxlm has.
+    """
+    try:
+        return _read_description(config, str(metadata.get("keras_version")))
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise Foreign(f"its description of the network is damaged ({type(error).__name__}); save it again") from error
+
+
+def _read_description(config: Mapping[str, Any], version: str) -> _Described:
+    if config["class_name"] != "Sequential":
+        raise Foreign(f"found a model of class {config['class_name']!r:.60}, expected a Sequential one")
+    inner = config["config"]
+    layers: Sequence[Any] = inner["layers"] if isinstance(inner, dict) else inner
+    if not isinstance(layers, list) or not 0 < len(layers) <= LAYERS:
+        raise Foreign(f"found a model without layers, or more than {LAYERS}")
+    gates: set[Gates] = set()
+    sequences: list[bool] = []
+    kinds: list[str] = []
+    length, softmax = None, False
+    for layer in layers:
+        kind, about = layer["class_name"], layer["config"]
+        for key in ("batch_shape", "batch_input_shape"):
+            if about.get(key) and len(about[key]) > 1 and length is None:
+                length = about[key][1]
+        if kind in ("LSTM", "CuDNNLSTM"):
+            sequences.append(bool(about.get("return_sequences")))
+            gates.add(_check_lstm(kind, about, version))
+        elif kind == "Dense":
+            softmax = about.get("activation") == "softmax"
+        elif kind == "Activation" and kinds and kinds[-1] == "Dense":
+            softmax = about.get("activation") == "softmax"
+            continue
+        elif kind in ("InputLayer", "Dropout"):
+            continue
+        elif kind != "Embedding":
+            raise Foreign(f"found a layer of class {str(kind)[:60]!r}, {_EXPECTED}")
+        kinds.append(kind)
+    bare = [kind.removeprefix("CuDNN") for kind in kinds]
+    recurrent = bare[bare[:1] == ["Embedding"] : -1]
+    if bare[-1:] != ["Dense"] or not recurrent or set(recurrent) != {"LSTM"}:
+        raise Foreign(f"found the layers {', '.join(kinds)[:200]}, expected an Embedding or none, LSTMs, and a Dense")
+    if not softmax:
+        raise Foreign("found a Dense without a softmax, expected the probabilities of characters")
+    if not all(sequences[:-1]) or len(gates) > 1:
+        raise Foreign("found LSTM layers of different gates, or ones that do not pass on every output")
+    if length is not None and (type(length) is not int or length < 1):
+        raise Foreign(f"found windows of {length!r:.40} characters")
+    return _Described(gates.pop(), length, sequences[-1], len(kinds))
+
+
+def _check_lstm(kind: str, about: Mapping[str, Any], version: str) -> Gates:
+    """The gates of an LSTM layer that computes what ours do.
+
+    Raises:
+      Foreign: it computes something else.
+    """
+    if about.get("go_backwards") or about.get("time_major"):
+        raise Foreign(f"found an LSTM with {'go_backwards' if about.get('go_backwards') else 'time_major'}")
+    activation = about.get("activation", "tanh")
+    if activation != "tanh":
+        raise Foreign(f"found an LSTM with the activation {str(activation)[:60]!r}, expected 'tanh'")
+    found = about.get("recurrent_activation", "sigmoid")
+    if kind == "CuDNNLSTM" or found == "sigmoid":
+        return "sigmoid"
+    if found == "hard_sigmoid" and re.match(r"[12]\.", version):
+        return "hard_sigmoid"
+    if found == "hard_sigmoid":
+        raise Foreign(
+            f"found an LSTM with Keras 3's hard_sigmoid, clip(x / 6 + 0.5) (keras_version {version[:20]}), expected "
+            "gates of sigmoid or of Keras 2's hard_sigmoid, clip(0.2 x + 0.5)"
+        )
+    raise Foreign(f"found an LSTM with the recurrent_activation {str(found)[:60]!r}, expected sigmoid or hard_sigmoid")
