@@ -190,7 +190,7 @@ class ModelConfig(Checked):
     )
     gates: Gates = setting(
         "sigmoid",
-        "activation of the LSTM's gates; hard_sigmoid is that of Keras 2, clip(0.2 x + 0.5, 0, 1)",
+        "activation of the gates; hard_sigmoid is Keras 2's",
         one_of(*get_args(Gates)),
         NETWORK,
         source=OURS,

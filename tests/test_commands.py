@@ -83,6 +83,25 @@ def test_evaluate(trained_by_command, folder):
     assert "\nBits per character:  " in done.stdout
 
 
+def test_export_and_train_on(trained_by_command, folder):
+    name = "Ein-Märchen-book"
+    done = run("-m", "jaxlm", "export", name, "shared/Märchen", folder=folder)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.startswith("Written: shared/Märchen, with a model card")
+    assert "jaxlm train 'Ein Märchen.txt' --recipe book" in (folder / "shared" / "Märchen" / "README.md").read_text()
+    texts = [
+        run(ROOT / "sample.py", "--seed", "1", "--length", "9", "--run", path, folder=folder).stdout
+        for path in ("shared/Märchen", name)
+    ]
+    assert texts[0] == texts[1] != ""
+    again = run("-m", "jaxlm", "export", name, "shared/Märchen", folder=folder)
+    assert (again.returncode, again.stderr.count("\n")) == (2, 1)
+    arguments = "--corpus", "Ein Märchen.txt", "--start-from", "shared/Märchen", "--epochs", "1", "--run", "more"
+    done = run(ROOT / "train.py", *arguments, folder=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Weights:             started from those of Märchen\n" in done.stdout
+
+
 def test_sample_into_a_program_that_stops_reading(trained_by_command, folder):
     line = f"{sys.executable} {ROOT / 'sample.py'} --length 100000 --mode state | head -c 20"
     done = subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True)

@@ -86,7 +86,8 @@ def test_commands_take_the_options_that_they_are_shown_with(path):
 
 
 def test_documents_show_commands():
-    assert {command for command, _ in own_commands(read("README.md"))} == set(COMMANDS)
+    documents = [read("README.md"), read("docs/exchange.md")]
+    assert {command for document in documents for command, _ in own_commands(document)} == set(COMMANDS)
 
 
 @each_document
@@ -126,8 +127,24 @@ def test_the_picture_shows_what_is_recorded():
     assert runpy.run_path(str(ROOT / "benchmarks" / "picture.py"))["svg"]() == read("docs/learning.svg")
 
 
+def executed(path):
+    """The block of a document that a test runs."""
+    [code] = re.findall(r"<!-- A test runs this block. -->\n\n```python\n(.*?)```", read(path), re.DOTALL)
+    return code
+
+
+def test_the_weights_load_into_plain_flax(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.txt").write_text("to be or not to be, that is the question. " * 50)
+    jaxlm.train("my.txt", run="my-book", epochs=1, hidden=8, layers=2, reporter=None)
+    found: dict = {}
+    exec(executed("docs/exchange.md"), found)
+    scores = found["log_probabilities"][np.arange(11), found["tokens"][1:]]
+    np.testing.assert_allclose(scores, jaxlm.load("my-book").score("to be or not"), atol=1e-5)
+
+
 def test_a_training_loop_of_ones_own_learns(tmp_path, monkeypatch):
-    [code] = re.findall(r"<!-- A test runs this block. -->\n\n```python\n(.*?)```", read("docs/python.md"), re.DOTALL)
+    code = executed("docs/python.md")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my.txt").write_text("to be or not to be, that is the question. " * 50)
     found: dict = {}

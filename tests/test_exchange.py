@@ -312,6 +312,14 @@ def test_a_line_end_after_the_characters_is_an_editor_s(tmp_path):
     assert run.vocab.tokens == tuple(CHARACTERS)
 
 
+def test_the_card_of_an_imported_model_does_not_say_that_jaxlm_trained_it(tmp_path, chars):
+    run = exchange.import_keras(FILES / "keras-3.keras", chars=chars, run=tmp_path / "run")
+    exchange.export(run, tmp_path / "again.safetensors")
+    card = (tmp_path / "again.md").read_text()
+    assert "Not by jaxlm, which imported it from keras-3.keras." in card
+    assert "jaxlm train" not in card
+
+
 def test_an_imported_model_can_be_trained_on(tmp_path, chars):
     exchange.import_keras(FILES / "keras-2-hard.h5", chars=chars, run=tmp_path / "old")
     (tmp_path / "text.txt").write_text("hang a bag in a big cab, friend! " * 30)

@@ -64,10 +64,10 @@ class TrainFlags(Checked):
     )
     start_from: str | None = setting(
         None,
-        "run whose weights to start from, and whose settings are then the defaults (the learning rate: a third)",
+        "run whose weights and settings to start from",
         optional(file_path),
         TEXT,
-        unset="random weights",
+        unset="none",
         metavar="RUN",
     )
     watch: WatchConfig = WatchConfig()

@@ -24,13 +24,13 @@ from jaxlm.text.vocab import Vocab
 
 log = logging.getLogger("jaxlm")
 
-Source = str | os.PathLike[str]
+Place = str | os.PathLike[str]
 
 CARD = "README.md"
 """The model card of an exported directory; that of a file has the file's name, and the suffix .md."""
 
 
-def export(run: Run | Source, destination: Source) -> Path:
+def export(run: Run | Place, destination: Place) -> Path:
     """Writes the best weights of a run for others, with a model card in Markdown; whole or not at all.
 
     Args:
@@ -173,6 +173,10 @@ def _card(run: Run, params: Params, progress: Progress, use: str) -> str:
     }
     if config.model.ngram:
         facts["Counts"] = "the directory holds the training text, from which they follow"
+    origin, how = f"trained with jaxlm {jaxlm.__version__}", f"```sh\n{_command(record)}\n```"
+    if not progress.step:
+        origin = f"imported with jaxlm {jaxlm.__version__}"
+        how = f"Not by jaxlm, which imported it from {record.corpus}."
     rows = "\n".join(f"| {name} | {fact} |" for name, fact in facts.items())
     return f"""---
 library_name: jaxlm
@@ -183,7 +187,7 @@ license: other
 
 # {run.path.name}
 
-A {kind}-level LSTM language model, trained with jaxlm {jaxlm.__version__}.
+A {kind}-level LSTM language model, {origin}.
 
 | | |
 |---|---|
@@ -195,9 +199,7 @@ A {kind}-level LSTM language model, trained with jaxlm {jaxlm.__version__}.
 
 ## How it was trained
 
-```sh
-{_command(record)}
-```
+{how}
 
 ## Licence
 
@@ -232,12 +234,12 @@ CHARS_LIMIT = MEBIBYTE
 
 
 def import_keras(
-    file: Source,
+    file: Place,
     *,
-    chars: Source | None = None,
-    corpus: Source | tuple[str, ...] | None = None,
-    run: Source | None = None,
-    checkpoints: Source | None = None,
+    chars: Place | None = None,
+    corpus: Place | tuple[str, ...] | None = None,
+    run: Place | None = None,
+    checkpoints: Place | None = None,
     gates: Gates | None = None,
     length: int | None = None,
 ) -> Run:
@@ -290,7 +292,7 @@ def import_keras(
             f"with {invocation.setting('corpus')} the text that it learned from"
         )
     if len(vocab) != vocabulary:
-        raise InputError(f"{path}: found {len(vocab):,} tokens in its {keras.VOCAB}, expected {vocabulary:,}")
+        raise InputError(f"{path}: found {len(vocab):,} tokens in its {keras.TOKENS}, expected {vocabulary:,}")
     lowercase = all(token == token.lower() for token in vocab.tokens)
     default = seed_text(text, min(config.length, SEED_LENGTH)) or (" " if " " in vocab.ids else vocab.tokens[0])
     record = Record(

@@ -10,7 +10,9 @@ import io
 import json
 import math
 import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -23,11 +25,11 @@ from jaxlm.nn.model import Params
 from jaxlm.runs import layouts
 from jaxlm.runs.files import MEBIBYTE, Damaged, read_bytes
 
-FILE_LIMIT, CONFIG_LIMIT = 1024 * MEBIBYTE, 4 * MEBIBYTE
+FILE_LIMIT, JSON_LIMIT = 512 * MEBIBYTE, 4 * MEBIBYTE
 """The largest file that is read, and the largest description of a network in one, in bytes."""
 
-PACKING = 16
-"""Weights hardly compress. Arrays that claim to be this many times larger than their file are not read."""
+MOST_CLAIMED = 4
+"""Weights hardly compress. What claims to be this many times larger than the file that it is in is not read."""
 
 LAYERS = 256
 """The most layers of a network, the Dropouts among them."""
@@ -35,10 +37,10 @@ LAYERS = 256
 FILTERS = {1, 2, 3}
 """The filters of HDF5 that an array may have passed: deflate, shuffle, Fletcher's checksum."""
 
-VOCAB = "vocab.json"
+TOKENS = "vocab.json"
 """What we add to a .keras file: the vocabulary."""
 
-CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
+DESCRIPTION, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 
 
 class Foreign(InputError):
@@ -112,8 +114,8 @@ def write(params: Params, vocab: Any, *, length: int | None, sequences: bool) ->
                 file[f"{place}/{number}"] = np.asarray(leaf, np.float32)
     parts = {
         METADATA: {"keras_version": "3.0.0", "date_saved": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d@%H:%M:%S}"},
-        CONFIG: {"module": "keras", "class_name": "Sequential", "config": config, "registered_name": None},
-        VOCAB: vocab,
+        DESCRIPTION: {"module": "keras", "class_name": "Sequential", "config": config, "registered_name": None},
+        TOKENS: vocab,
     }
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as file:
@@ -159,23 +161,27 @@ def _read_zip(content: bytes) -> Network:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as file:
             parts = {}
-            for name, limit in ((CONFIG, CONFIG_LIMIT), (METADATA, CONFIG_LIMIT), (VOCAB, CONFIG_LIMIT), (WEIGHTS, 0)):
+            for name, limit in ((DESCRIPTION, JSON_LIMIT), (METADATA, JSON_LIMIT), (TOKENS, JSON_LIMIT), (WEIGHTS, 0)):
                 if name in file.namelist():
-                    limit = limit or PACKING * len(content) + MEBIBYTE
+                    if file.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                        raise Foreign(f"its {name} is compressed in a way that Keras does not use")
+                    limit = limit or MOST_CLAIMED * len(content) + MEBIBYTE
                     with file.open(name) as part:
                         parts[name] = part.read(limit + 1)
                     if len(parts[name]) > limit:
                         raise Foreign(f"its {name} is too large for the file; restore the file, or save it again")
+    except Foreign:
+        raise
     # As the modules that unpack it raise them.
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+    except (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, EOFError, OSError, ValueError) as error:
         raise Foreign(f"found a damaged archive ({first_line(error)[:100]}); save the model again") from error
-    if CONFIG not in parts or WEIGHTS not in parts:
-        raise Foreign(f"found an archive without {CONFIG if CONFIG not in parts else WEIGHTS}, so not Keras's")
-    described = _described(_values(parts[CONFIG], CONFIG), _values(parts.get(METADATA, b"{}"), METADATA))
+    if DESCRIPTION not in parts or WEIGHTS not in parts:
+        raise Foreign(
+            f"found an archive without {DESCRIPTION if DESCRIPTION not in parts else WEIGHTS}, so not Keras's"
+        )
+    described = _described(_values(parts[DESCRIPTION], DESCRIPTION), _values(parts.get(METADATA, b"{}"), METADATA))
     network = _read_hdf5(parts[WEIGHTS], described)
-    return dataclasses.replace(network, vocab=_values(parts[VOCAB], VOCAB)) if VOCAB in parts else network
+    return dataclasses.replace(network, vocab=_values(parts[TOKENS], TOKENS)) if TOKENS in parts else network
 
 
 def _values(content: bytes | str, name: str) -> dict[str, Any]:
@@ -237,7 +243,7 @@ class _Reader:
     """Reads the arrays of an HDF5 file, of `size` bytes, without following links, and not more than it may hold."""
 
     def __init__(self, h5py: Any, size: int) -> None:
-        self._h5py, self._left = h5py, PACKING * size + MEBIBYTE
+        self._h5py, self._left = h5py, MOST_CLAIMED * size + MEBIBYTE
 
     def layers(self, file: Any) -> list[list[np.ndarray]]:
         """The weights of each layer that has some, in order."""

@@ -319,6 +319,7 @@ TRAININGS = {
     "stream": f"{SMALL} --recipe stream --epochs 2 --length 10 --validation 0.2 --ngram 3",
     # The weights grow by 7.3 times their size in a step, then by 1.08 times; then they shrink. So epoch 1 diverges at
     # once; after a cut, epoch 2 is worse than 1, and 3 diverges; after another, all is well.
+    "started": f"{SMALL} --start-from ./old --epochs 2 --learning-rate 0.001",
     "diverging": f"{SMALL} --epochs 3 --length 10 --optimizer adam --learning-rate 0.05 --weight-decay 166",
 }
 """Commands that train the run RUN in about a second."""
@@ -337,7 +338,22 @@ def workplace():
     with tempfile.TemporaryDirectory(prefix="work-") as name:
         folder = Path(os.path.realpath(name))
         (folder / "fox.txt").write_text(TEXT)
+        shutil.copytree(_old(), folder / "old")
         yield folder
+
+
+_OLD = tempfile.TemporaryDirectory(prefix="old-")
+
+
+@functools.cache
+def _old():
+    """A run of weights alone, which a training may start from."""
+    folder = Path(os.path.realpath(_OLD.name))
+    (folder / "old.txt").write_text("The lazy dog jumps over the quick brown fox. " * 9)
+    model = jaxlm.ModelConfig(hidden=8)
+    config = dataclasses.replace(jaxlm.BOOK, corpus=(str(folder / "old.txt"),), epochs=1, length=10, model=model)
+    jaxlm.train(config, run="old", checkpoints=folder, reporter=None)
+    return jaxlm.Run.open(folder / "old").export(folder / "weights").path
 
 
 @functools.cache
