@@ -24,7 +24,7 @@ import jaxlm
 from jaxlm import cli
 from jaxlm.errors import InputError
 from jaxlm.nn.scoring import predict
-from jaxlm.runs import exchange, files, keras, layouts
+from jaxlm.runs import exchange, files, hdf5, keras, layouts
 from jaxlm.runs.run import Record, Run, now
 from jaxlm.runs.storage import Progress
 from jaxlm.text.vocab import Vocab
@@ -457,7 +457,7 @@ HOSTILE = {
         "not finite",
     ),
     "an array for a group": (replaced("layers/lstm", lambda file: file.update({"layers/lstm": 1.0})), "is missing"),
-    "deep groups": (lambda: inside(deep), "its lstm/cell/vars/0 is missing"),
+    "deep groups": (lambda: inside(deep), "its 'lstm/cell/vars/0' is missing"),
     "many layers": (
         lambda: inside(lambda file: [file.create_group(f"layers/dense_{number}") for number in range(300)]),
         "found 302 layers",
@@ -478,6 +478,16 @@ def test_another_file_is_refused_in_one_line(kind, chars, tmp_path, capsys):
     assert contents(tmp_path) == before
 
 
+def test_a_file_that_keeps_hdf5_busy_or_crashes_it_is_refused(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(hdf5, "SECONDS", 0)
+        with pytest.raises(InputError, match="HDF5 cannot read in 0 s"):
+            keras.read(FILES / "keras-3.h5")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(InputError, match="a file on which HDF5 fails"):
+        keras.read(FILES / "keras-3.h5")
+
+
 def test_only_a_regular_file_is_read(chars, tmp_path):
     os.mkfifo(tmp_path / "pipe.h5")
     (tmp_path / "link.h5").symlink_to(FILES / "keras-3.h5")
@@ -487,7 +497,8 @@ def test_only_a_regular_file_is_read(chars, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["keras-3.keras", "keras-3.h5", "keras-3.weights.h5", "keras-2-cudnn.h5"])
-def test_a_damaged_file_is_a_line_or_a_model(name):
+def test_a_damaged_file_is_a_line_or_a_model(name, monkeypatch):
+    monkeypatch.setattr(hdf5, "read_apart", hdf5.read)  # A process each would take long.
     content = (FILES / name).read_bytes()
     draw = random.Random(0)
     lines = []

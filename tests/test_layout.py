@@ -49,6 +49,7 @@ ORDER = {
         "storage",
         "bundled",
         "layouts",
+        "hdf5",
         "keras",
         "run",
         "listing",

@@ -8,43 +8,30 @@ import dataclasses
 import datetime
 import io
 import json
-import math
 import re
 import struct
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from jaxlm.config import Gates
-from jaxlm.errors import InputError, RunError, first_line
+from jaxlm.errors import InputError, first_line
 from jaxlm.nn.model import Params
-from jaxlm.runs import layouts
+from jaxlm.runs import hdf5, layouts
 from jaxlm.runs.files import MEBIBYTE, Damaged, read_bytes
+from jaxlm.runs.hdf5 import KNOWN_LAYERS, LAYERS, MOST_CLAIMED, Foreign, h5py_of
 
 FILE_LIMIT, JSON_LIMIT = 512 * MEBIBYTE, 4 * MEBIBYTE
 """The largest file that is read, and the largest description of a network in one, in bytes."""
-
-MOST_CLAIMED = 4
-"""Weights hardly compress. What claims to be this many times larger than the file that it is in is not read."""
-
-LAYERS = 256
-"""The most layers of a network, the Dropouts among them."""
-
-FILTERS = {1, 2, 3}
-"""The filters of HDF5 that an array may have passed: deflate, shuffle, Fletcher's checksum."""
 
 TOKENS = "vocab.json"
 """What we add to a .keras file: the vocabulary."""
 
 DESCRIPTION, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
-
-
-class Foreign(InputError):
-    """A file is not one that can be read here; the message says what was found in it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,16 +53,6 @@ class Network:
     vocab: Any = None
 
 
-def _h5py() -> Any:
-    try:
-        import h5py
-    except ModuleNotFoundError as error:
-        raise RunError(
-            "h5py is not installed, which Keras's files need; install it: python -m pip install 'jaxlm[keras]'"
-        ) from error
-    return h5py
-
-
 # Writing.
 
 
@@ -91,7 +68,7 @@ def write(params: Params, vocab: Any, *, length: int | None, sequences: bool) ->
     Raises:
       RunError: h5py is not installed.
     """
-    h5py = _h5py()
+    h5py = h5py_of()
     arrays = layouts.to_keras(params)
     vocabulary = len(params["dense"]["bias"])
     embedded = "embed" in params
@@ -144,7 +121,7 @@ def read(path: Path) -> Network:
       InputError: there is no such file, or it is damaged, or it holds a network that jaxlm has not.
       RunError: h5py is not installed.
     """
-    _h5py()
+    h5py_of()
     try:
         content = read_bytes(path, FILE_LIMIT)
     except Damaged as error:
@@ -196,40 +173,16 @@ def _values(content: bytes | str, name: str) -> dict[str, Any]:
 
 
 def _read_hdf5(content: bytes, described: "_Described | None" = None) -> Network:
-    h5py = _h5py()
-    reader = _Reader(h5py, len(content))
-    try:
-        with h5py.File(io.BytesIO(content), "r") as file:
-            if described is None and (text := reader.text(file, "model_config")) is not None:
-                version = reader.text(file, "keras_version")
-                described = _described(_values(text, "model_config"), {"keras_version": version})
-            layers = reader.layers(file)
-    # Whatever HDF5 says of a damaged file.
-    except (
-        OSError,
-        RuntimeError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        OverflowError,
-        MemoryError,
-        ValueError,
-    ) as error:
-        if isinstance(error, InputError):
-            raise
-        raise Foreign(
-            f"found a file that HDF5 cannot read ({first_line(error)[:100]}); save the model again"
-        ) from error
+    found = hdf5.read_apart(content)
+    if described is None and found.model_config is not None:
+        described = _described(_values(found.model_config, "model_config"), {"keras_version": found.keras_version})
+    layers = found.layers
     if described and len(layers) != described.weighted:
-        raise Foreign(
-            f"found weights of {len(layers)} layers, expected those of {described.weighted}, as it says itself"
-        )
+        raise Foreign(f"found weights of {len(layers)} layers, expected those of {described.weighted}, as it says")
     try:
         params = layouts.from_keras(layers) if layers else {}
     except ValueError as error:
-        raise Foreign(
-            f"{error}; expected LSTM layers, perhaps after an Embedding, and a Dense with a softmax"
-        ) from error
+        raise Foreign(f"{error}; expected an Embedding or none, LSTM layers, and a Dense with a softmax") from error
     if not params:
         raise Foreign("found no weights of layers; expected a model that Keras saved")
     if not all(np.isfinite(leaf).all() for layer in layers for leaf in layer):
@@ -239,104 +192,7 @@ def _read_hdf5(content: bytes, described: "_Described | None" = None) -> Network
     return Network(params, described.gates, described.length, described.sequences)
 
 
-class _Reader:
-    """Reads the arrays of an HDF5 file, of `size` bytes, without following links, and not more than it may hold."""
-
-    def __init__(self, h5py: Any, size: int) -> None:
-        self._h5py, self._left = h5py, MOST_CLAIMED * size + MEBIBYTE
-
-    def layers(self, file: Any) -> list[list[np.ndarray]]:
-        """The weights of each layer that has some, in order."""
-        for name in ("layers", "_layer_checkpoint_dependencies"):
-            if _has(file, name):
-                return self._of_keras_3(self._member(file, name))
-        top = self._member(file, "model_weights") if _has(file, "model_weights") else file
-        if "layer_names" not in top.attrs:
-            raise Foreign("found no layers; expected a model, or weights, that Keras saved")
-        found = []
-        for layer in self._names(top, "layer_names"):
-            group = self._member(top, layer)
-            found.append([self._array(group, name) for name in self._names(group, "weight_names")])
-        return [leaves for leaves in found if leaves]
-
-    def _of_keras_3(self, top: Any) -> list[list[np.ndarray]]:
-        if len(top) > LAYERS:
-            raise Foreign(f"found {len(top):,} layers, expected {LAYERS} at most")
-        found: dict[tuple[int, int], list[np.ndarray]] = {}
-        order = {"embedding": 0, "lstm": 1, "dense": 2}
-        for name in top:
-            kind, number = re.fullmatch(r"(.*?)(?:_(\d{1,6}))?", name, re.DOTALL).groups()  # type: ignore[union-attr]
-            if kind in order:
-                place = f"{name}/cell/vars" if kind == "lstm" else f"{name}/vars"
-                count = min(len(self._member(top, place)), LAYERS)
-                found[order[kind], int(number or 0)] = [self._array(top, f"{place}/{leaf}") for leaf in range(count)]
-            elif kind not in ("dropout", "activation", "input_layer"):
-                raise Foreign(f"found a layer {name[:60]!r}, {_EXPECTED}")
-        return [leaves for _, leaves in sorted(found.items())]
-
-    def text(self, group: Any, name: str) -> str | None:
-        """An attribute that is a text; None if there is none."""
-        if name not in group.attrs:
-            return None
-        self._check_attribute(group, name)
-        value = group.attrs[name]
-        value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-        return value if isinstance(value, str) else None
-
-    def _names(self, group: Any, name: str) -> list[str]:
-        """An attribute that is a list of names."""
-        if name not in group.attrs:
-            return []
-        self._check_attribute(group, name)
-        values = np.atleast_1d(group.attrs[name])
-        if values.ndim > 1 or len(values) > LAYERS:
-            raise Foreign(f"found {values.size:,} {name}, expected {LAYERS} at most")
-        return [value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) for value in values]
-
-    def _check_attribute(self, group: Any, name: str) -> None:
-        about = group.attrs.get_id(name)
-        self._take(math.prod(about.shape) * max(about.dtype.itemsize, 16), name)
-
-    def _member(self, group: Any, path: str) -> Any:
-        """What is at a path below a group, step by step, none of which may be a link to elsewhere."""
-        parts = [part for part in path.split("/") if part]
-        if not parts or len(parts) > 16:
-            raise Foreign(f"found a layer with the path {path[:40]!r}, expected one of at most 16 groups")
-        for part in parts:
-            if not isinstance(group, self._h5py.Group) or not _has(group, part):
-                raise Foreign(f"its {path[:80]} is missing; save the model again")
-            if not isinstance(group.get(part, getlink=True), self._h5py.HardLink):
-                raise Foreign(f"its {path[:80]} is a link to elsewhere, which is not followed")
-            group = group[part]
-        return group
-
-    def _array(self, group: Any, path: str) -> np.ndarray:
-        array = self._member(group, path)
-        if not isinstance(array, self._h5py.Dataset) or array.dtype.kind != "f" or array.ndim not in (1, 2):
-            raise Foreign(f"its {path[:80]} is no array of weights")
-        plist = array.id.get_create_plist()
-        filters = {plist.get_filter(number)[0] for number in range(plist.get_nfilters())}
-        if array.is_virtual or array.external or not filters <= FILTERS:
-            raise Foreign(f"its {path[:80]} is not stored in the file itself, or not as Keras stores it")
-        whole = max(array.size, math.prod(array.chunks or ()) if array.chunks else 0)
-        # As stored, and as float32.
-        self._take(whole * (array.dtype.itemsize + 4), path)
-        return cast(np.ndarray, np.asarray(array[()], np.float32))
-
-    def _take(self, size: int, name: str) -> None:
-        self._left -= size
-        if self._left < 0:
-            raise Foreign(f"its {name[:80]} claims to be far larger than the file; save the model again")
-
-
-def _has(group: Any, name: str) -> bool:
-    """Whether a group has a member, which `in` would open, wherever it leads."""
-    return bool(group.id.links.exists(name.encode("utf-8", "surrogateescape")))
-
-
 # What a file says of its network.
-
-_EXPECTED = "expected only Embedding, LSTM, CuDNNLSTM, Dropout and Dense layers, one after another"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -388,7 +244,7 @@ def _read_description(config: Mapping[str, Any], version: str) -> _Described:
         elif kind in ("InputLayer", "Dropout"):
             continue
         elif kind != "Embedding":
-            raise Foreign(f"found a layer of class {str(kind)[:60]!r}, {_EXPECTED}")
+            raise Foreign(f"found a layer of class {str(kind)[:60]!r}, {KNOWN_LAYERS}")
         kinds.append(kind)
     bare = [kind.removeprefix("CuDNN") for kind in kinds]
     recurrent = bare[bare[:1] == ["Embedding"] : -1]
