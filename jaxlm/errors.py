@@ -129,6 +129,11 @@ def file_path(name: str, value: object) -> str:
     return os.path.expanduser(path)
 
 
+def file_paths(name: str, value: Any) -> tuple[str, ...]:
+    """A check for one name or path, or several, as a tuple."""
+    return tuple(file_path(name, one) for one in (value if isinstance(value, tuple | list) and value else [value]))
+
+
 def corpus_sources(left_out: str) -> Check:
     """A check for one name or path, or several, as a tuple; `left_out` is the default in words."""
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import operator
 import secrets
 import unicodedata
 from collections.abc import Iterator
@@ -16,11 +17,10 @@ import numpy as np
 from jaxlm.config import Mode, SampleConfig, Unknown
 from jaxlm.errors import InputError, check_choice, reject
 from jaxlm.nn.ambient import device_put, reproducible
-from jaxlm.nn.counts import Table, make_table, prior_of
+from jaxlm.nn.counts import NetworkCounts, Table, make_table, prior_after, states_within
 from jaxlm.nn.model import Carry, LanguageModel, Params, count_parameters
 from jaxlm.nn.sampling import CHUNK, StateMemory, WindowMemory, generate, prefill
 from jaxlm.nn.scoring import score_carried
-from jaxlm.text.ngram import NGram
 from jaxlm.text.vocab import Vocab
 
 DRAWS = 2**23
@@ -74,7 +74,7 @@ class TextGenerator:
       length: T, tokens in the windows it was trained on.
       mode: how it was trained, and the default for generation.
       normalize: whether its corpus was normalized to Unicode's composed form, NFC; prompts then are, too.
-      counts: the n-grams of its training text, if the network takes them.
+      counts: the n-grams of its training text, if the network takes them; those of each network of an average.
     """
 
     model: LanguageModel
@@ -85,7 +85,7 @@ class TextGenerator:
     length: int
     mode: Mode
     normalize: bool = False
-    counts: NGram | None = None
+    counts: NetworkCounts = None
 
     def __repr__(self) -> str:
         return f"TextGenerator({count_parameters(self.params):,} parameters, {len(self.vocab):,} distinct tokens)"
@@ -237,26 +237,26 @@ class TextGenerator:
             last = tokens[-self.length :]
             window = np.pad(last, (0, self.length - len(last)))
             return WindowMemory(jnp.tile(window, (count, 1)), jnp.int32(len(last)))
-        states = None if self.counts is None else self.counts.states(tokens)
-        carry = jax.tree.map(lambda leaf: jnp.tile(leaf, (count, 1)), self._read(tokens[:-1], states))
-        nodes = None if states is None else jnp.tile(states[-1], count)
+        states = states_within(self.counts, tokens)
+        read = self._read(tokens[:-1], jax.tree.map(lambda states: states[1:-1], states))
+        carry = jax.tree.map(lambda leaf: jnp.tile(leaf, (count, 1)), read)
+        nodes = jax.tree.map(lambda states: jnp.tile(states[-1], count), states)
         return StateMemory(carry, jnp.tile(tokens[-1], count), nodes)
 
     @functools.cached_property
     def _table(self) -> Table | None:
-        return None if self.counts is None else device_put(make_table(self.counts))
+        return device_put(jax.tree.map(make_table, self.counts))
 
-    def _read(self, tokens: np.ndarray, states: np.ndarray | None) -> Carry:
-        """The carry after reading tokens from the start of a text, whose contexts are `states`."""
+    def _read(self, tokens: np.ndarray, states: Any) -> Carry:
+        """The carry after reading tokens from the start of a text; `states` are the contexts after each."""
         carry = self.model.initial_carry(1)
-        for start in range(0, len(tokens), CHUNK):
-            block = tokens[start : start + CHUNK]
-            missing = CHUNK - len(block)
-            given = None
-            if self.counts is not None and states is not None:
-                after = states[start + 1 : start + 1 + len(block)]
-                given = prior_of(self.counts.after(np.pad(after, (0, missing))))
-            carry = prefill(self.model, self.params, carry, np.pad(block, (0, missing)), np.int32(len(block)), given)
+        missing = -len(tokens) % CHUNK
+        blocks = np.pad(tokens, (0, missing)).reshape(-1, CHUNK)
+        rows = jax.tree.map(lambda states: np.pad(states, (0, missing)).reshape(-1, CHUNK), states)
+        for number, block in enumerate(blocks):
+            given = prior_after(self.counts, jax.tree.map(operator.itemgetter(number), rows))
+            count = np.int32(min(CHUNK, len(tokens) - number * CHUNK))
+            carry = prefill(self.model, self.params, carry, block, count, given)
         return carry
 
     def _cut(self, prompt: str, length: int, chunks: Iterator[np.ndarray], column: int) -> Iterator[str]:

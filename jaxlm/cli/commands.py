@@ -141,14 +141,13 @@ def _resume(given: Mapping[str, Any]) -> None:
 
 
 def _sample(flags: SampleFlags) -> None:
-    from jaxlm.runs.mixing import generator_with
-    from jaxlm.runs.run import Run, find
+    from jaxlm.runs.mixing import generator_of, open_trained
 
     config = flags.config
-    path = find(flags.where.run, flags.where.checkpoints, trained=True)
-    generator, progress = generator_with(Run.open(path), flags.mix_ngram, flags.impl)
+    runs = open_trained(flags.where.run, flags.where.checkpoints)
+    generator, progress = generator_of(runs, flags.mix_ngram, flags.impl)
     texts = generator.texts(config)
-    note(f"{path}, {_describe(progress, flags.mix_ngram)}, seed {texts[0].seed}")
+    note(f"{_describe([run.shown for run in runs], progress, flags.mix_ngram)}, seed {texts[0].seed}")
     for text in texts:
         if len(texts) > 1:
             own_seed = f", seed {text.seed}" if config.count > 1 else ""
@@ -158,28 +157,34 @@ def _sample(flags: SampleFlags) -> None:
         print(flush=True)
 
 
-def _describe(progress: "Progress", mix_ngram: int) -> str:
-    """The best checkpoint of a run in words, and what is mixed in."""
-    mixed = f", n-gram of order {mix_ngram} mixed in" if mix_ngram else ""
-    if progress.judged is None:
-        return f"step {progress.step}{mixed}"
-    kind = "loss" if progress.validation is None else "validation loss"
-    return f"epoch {progress.epoch} (best: {kind} {progress.judged:.4f}){mixed}"
+def _describe(runs: Sequence[str], progress: Sequence["Progress"], mix_ngram: int) -> str:
+    """The best checkpoint of each run in words, and what is mixed in."""
+    found = []
+    for run, reached in zip(runs, progress, strict=True):
+        kind = "loss" if reached.validation is None else "validation loss"
+        best = (
+            f"step {reached.step}"
+            if reached.judged is None
+            else f"epoch {reached.epoch} (best: {kind} {reached.judged:.4f})"
+        )
+        found.append(f"{run}, {best}")
+    average = f"average of {len(found)} runs: " if len(found) > 1 else ""
+    return average + "; ".join(found) + (f", n-gram of order {mix_ngram} mixed in" if mix_ngram else "")
 
 
 def _evaluate(flags: EvaluateFlags) -> None:
     from jaxlm.cli.terminal import fact_line
     from jaxlm.runs.evaluation import evaluate
-    from jaxlm.runs.run import Run, find
+    from jaxlm.runs.mixing import open_trained
 
-    run = Run.open(find(flags.where.run, flags.where.checkpoints, trained=True))
-    found = evaluate(run, flags.config, impl=flags.impl, mix_ngram=flags.mix_ngram)
+    runs = open_trained(flags.where.run, flags.where.checkpoints)
+    found = evaluate(runs, flags.config, impl=flags.impl, mix_ngram=flags.mix_ngram)
     skipped = f", {found.skipped:,} of them unknown and skipped" if found.skipped else ""
     columns = {"static": found.static, "dynamic": found.dynamic, "n-gram": found.baseline}
     shown = {name: figures for name, figures in columns.items() if figures is not None}
     figures = list(shown.values())
     facts = {
-        "Run": f"{found.run}, {_describe(found.progress, flags.mix_ngram)}",
+        "Run": _describe(found.runs, found.progress, flags.mix_ngram),
         "Text": f"{found.text}, {found.characters:,} characters{skipped}",
         "Protocol": found.protocol,
     }

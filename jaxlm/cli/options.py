@@ -21,7 +21,7 @@ from jaxlm.config import (
     recipe_settings,
     setting,
 )
-from jaxlm.errors import file_path, one_of, optional, yes_or_no
+from jaxlm.errors import file_path, file_paths, one_of, optional, yes_or_no
 
 WHERE = "Where things go"
 MODEL = "Which model"
@@ -40,10 +40,15 @@ def _checkpoints(group: str) -> str | None:
 
 @dataclasses.dataclass(frozen=True)
 class Existing(Checked):
-    """Which run to use."""
+    """Which runs to use."""
 
-    run: str | None = setting(
-        None, "name of a run, or a path to it", optional(file_path), MODEL, unset="the newest", metavar="RUN"
+    run: tuple[str, ...] | None = setting(
+        None,
+        "name of a run, or a path to it; of several, with one vocabulary, the probabilities are averaged",
+        optional(file_paths),
+        MODEL,
+        unset="the newest",
+        metavar="RUN",
     )
     checkpoints: str | None = _checkpoints(MODEL)
 

@@ -12,6 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlm.config import Impl, ModelConfig, Precision, TrainConfig
 from jaxlm.nn import lstm
@@ -155,6 +156,44 @@ class LanguageModel(nn.Module):
         if self.config.ngram:
             prior = Prior(jnp.ones((1, 1, self.vocabulary)), jnp.zeros((1, 1, self.config.ngram + 1), jnp.int32))
         return self.init(key, jnp.zeros((1, 1), jnp.int32), self.initial_carry(1), False, prior)["params"]
+
+
+class Average(LanguageModel):
+    """The mean of the distributions of several networks over the same vocabulary.
+
+    Its carries, its n-grams and what they say are tuples, with an element for each network: None for the n-grams of
+    one that takes none.
+
+    Attributes:
+      members: the networks, their implementation that of the average.
+    """
+
+    members: tuple[LanguageModel, ...] = ()
+
+    def setup(self) -> None:
+        """Has no parameters but those of the members, `members_0` and so on."""
+
+    def states(self, tokens: jax.Array, carry: Any, train: bool = False, prior: Any = None) -> tuple[Any, Any]:
+        """As in LanguageModel, with a tuple for states, too."""
+        each = [
+            member.states(tokens, carry, train, prior)
+            for member, carry, prior in zip(self.members, carry, prior, strict=True)
+        ]
+        states, carries = zip(*each, strict=True)
+        return states, carries
+
+    def logits(self, states: Any, train: bool = False, prior: Any = None) -> jax.Array:
+        """The logarithm of the mean probability."""
+        each = [
+            jax.nn.log_softmax(member.logits(states, train, prior))
+            for member, states, prior in zip(self.members, states, prior, strict=True)
+        ]
+        return jax.nn.logsumexp(jnp.stack(each), 0) - np.float32(np.log(len(each)))
+
+    @nn.nowrap
+    def initial_carry(self, batch: int) -> Any:
+        """As in LanguageModel."""
+        return tuple(member.initial_carry(batch) for member in self.members)
 
 
 def init_gate(_: jax.Array, hidden: int, order: int) -> Params:

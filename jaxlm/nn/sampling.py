@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxlm.errors import check_temperature, reject
 from jaxlm.nn.ambient import reproducible
-from jaxlm.nn.counts import Prior, Table, advance, lookup
+from jaxlm.nn.counts import Prior, Table, advance, is_table, lookup
 from jaxlm.nn.model import Carry, LanguageModel, Params
 
 CHUNK = 128
@@ -124,13 +124,15 @@ class StateMemory(NamedTuple):
 
     def read(self, model: LanguageModel, params: Params, table: Table | None) -> tuple[jax.Array, "StateMemory"]:
         """The logits of the next tokens, float32[S, V], and the memory after reading the last tokens."""
-        prior = table and jax.tree.map(lambda leaf: leaf[:, None], lookup(table, self.nodes))
+        found = jax.tree.map(lookup, table, self.nodes, is_leaf=is_table)
+        prior = jax.tree.map(lambda leaf: leaf[:, None], found)
         logits, carry = model.apply({"params": params}, self.tokens[:, None], self.carry, False, prior)
         return logits[:, 0], self._replace(carry=carry)
 
     def append(self, tokens: jax.Array, table: Table | None) -> "StateMemory":
         """The memory with one more token in each text, int32[S]."""
-        return self._replace(tokens=tokens, nodes=table and advance(table, self.nodes, tokens))
+        after = functools.partial(advance, tokens=tokens)
+        return self._replace(tokens=tokens, nodes=jax.tree.map(after, table, self.nodes, is_leaf=is_table))
 
 
 class WindowMemory(NamedTuple):
@@ -147,7 +149,7 @@ class WindowMemory(NamedTuple):
     def read(self, model: LanguageModel, params: Params, table: Table | None) -> tuple[jax.Array, "WindowMemory"]:
         """The logits of the next tokens, float32[S, V], from a zero carry; and the memory, unchanged."""
         carry = model.initial_carry(len(self.windows))
-        prior = table and self._prior(table)
+        prior = jax.tree.map(self._prior, table, is_leaf=is_table)
         states, _ = model.apply({"params": params}, self.windows, carry, False, prior, method=model.states)
         # The recurrence is causal: the state at the last token does not depend on what follows it.
         state, last = jax.tree.map(lambda leaf: leaf[:, self.filled - 1], (states, prior))

@@ -8,7 +8,7 @@ the network and its parameters; `ids`, int[N] in [0, V), is the text; `counts` a
 """
 
 import functools
-import itertools
+import operator
 from collections.abc import Callable, Iterable, Iterator
 
 import jax
@@ -18,7 +18,7 @@ from jaxlm.config import Protocol
 from jaxlm.errors import InputError
 from jaxlm.nn import sharding
 from jaxlm.nn.ambient import reproducible
-from jaxlm.nn.counts import Counts, Prior, prior_of, prior_within
+from jaxlm.nn.counts import NetworkCounts, Prior, prior_after, prior_within, states_within
 from jaxlm.nn.metrics import log_probs
 from jaxlm.nn.model import Carry, LanguageModel, Params
 
@@ -33,7 +33,7 @@ NO_TOKEN = -1
 
 
 @reproducible
-def score_carried(model: LanguageModel, params: Params, ids: np.ndarray, *, counts: Counts | None = None) -> np.ndarray:
+def score_carried(model: LanguageModel, params: Params, ids: np.ndarray, *, counts: NetworkCounts = None) -> np.ndarray:
     """The log-probability of each token given all previous ones: the state is carried through the text.
 
     Returns:
@@ -56,7 +56,7 @@ def score_carried(model: LanguageModel, params: Params, ids: np.ndarray, *, coun
 
 @reproducible
 def score_cold(
-    model: LanguageModel, params: Params, ids: np.ndarray, length: int = 256, *, counts: Counts | None = None
+    model: LanguageModel, params: Params, ids: np.ndarray, length: int = 256, *, counts: NetworkCounts = None
 ) -> np.ndarray:
     """The log-probability of each token given the previous ones in its window, which starts from a zero state.
 
@@ -81,7 +81,7 @@ def score_windows(
     length: int = 60,
     stride: int = 3,
     *,
-    counts: Counts | None = None,
+    counts: NetworkCounts = None,
 ) -> np.ndarray:
     """The log-probability of the token after each window of `length` T, given the window alone, from a zero state.
 
@@ -128,8 +128,8 @@ def _logits(
 ) -> tuple[jax.Array, Carry]:
     """The logits from which `score_rows` takes its scores, float32[S, K, V], and the carry after T tokens."""
     states, carry = model.apply({"params": params}, rows[:, :-1], carry, False, prior, method=model.states)
-    last = jax.tree.map(lambda leaf: leaf[:, -positions:], prior)
-    return model.apply({"params": params}, states[:, -positions:], False, last, method=model.logits), carry
+    states, last = jax.tree.map(lambda leaf: leaf[:, -positions:], (states, prior))
+    return model.apply({"params": params}, states, False, last, method=model.logits), carry
 
 
 _compiled_logits = jax.jit(_logits, static_argnames=("model", "positions"))
@@ -194,17 +194,16 @@ def _check_count(ids: np.ndarray, least: int) -> None:
         )
 
 
-def carried_priors(ids: np.ndarray, length: int, counts: Counts | None) -> Iterator[Prior | None]:
+def carried_priors(ids: np.ndarray, length: int, counts: NetworkCounts) -> Iterator[Prior | None]:
     """Yields, for each of the `consecutive` windows, what n-grams say after each token given all previous ones.
 
     Its leading shape is (1, T). Without counts, None.
     """
-    if counts is None:
-        yield from itertools.repeat(None, -(-(len(ids) - 1) // length))
-    else:
-        states = counts.states(ids[:-1])[1:]
-        states = np.pad(states, (0, -len(states) % length)).reshape(-1, 1, length)
-        yield from (prior_of(counts.after(part)) for part in states)
+    count = -(-(len(ids) - 1) // length)
+    states = states_within(counts, np.pad(ids[:-1], (0, count * length - len(ids) + 1)))
+    rows = jax.tree.map(lambda after: after[1:].reshape(count, 1, length), states)
+    for number in range(count):
+        yield prior_after(counts, jax.tree.map(operator.itemgetter(number), rows))
 
 
 def row_chunks(rows: np.ndarray, count: int) -> Iterator[np.ndarray]:
@@ -220,7 +219,7 @@ def _rows_per_call(length: int) -> int:
 
 
 def _score_windows(
-    model: LanguageModel, params: Params, rows: np.ndarray, positions: int, counts: Counts | None
+    model: LanguageModel, params: Params, rows: np.ndarray, positions: int, counts: NetworkCounts
 ) -> np.ndarray:
     """float32[S * K]: the scores of the last K tokens of each row, from a zero state."""
     count = _rows_per_call(rows.shape[1] - 1)
@@ -228,8 +227,7 @@ def _score_windows(
 
     def scores() -> Iterator[jax.Array]:
         for chunk in row_chunks(rows, count):
-            given = None if counts is None else prior_within(counts, chunk[:, :-1])
-            yield score_rows(model, params, carry, chunk, positions, given)[0]
+            yield score_rows(model, params, carry, chunk, positions, prior_within(counts, chunk[:, :-1]))[0]
 
     return fetch(scores())[: len(rows) * positions]
 
