@@ -32,8 +32,8 @@ NEWTON_STEPS = 50
 """Of the fit, at most; it needs about five."""
 
 
-Source = Run | str | os.PathLike[str]
-Trained = Source | Sequence[Source] | None
+OneRun = Run | str | os.PathLike[str]
+Trained = OneRun | Sequence[OneRun] | None
 """A run, its directory or its name; or several; or None for the newest."""
 
 
