@@ -24,6 +24,7 @@ from jaxlm.errors import (
     reject,
     reject_idle,
     seed,
+    stop_strings,
     temperatures,
     text_encoding,
     whole_number,
@@ -51,7 +52,11 @@ NETWORK = "Network"
 LEARNING = "How to learn"
 SHOWN = "What is shown"
 GENERATE = "What to generate"
+DRAW = "Which tokens to draw"
 MEASURE = "What to measure"
+
+HISTORY = 4096
+"""The last tokens of prompt and text in which repetitions are looked for."""
 
 BOOK_SAYS = "the book"
 OURS = "our choice"
@@ -68,6 +73,7 @@ class Setting:
       source: where its default comes from.
       unset: the meaning of None, in words.
       short: the letter of its short flag.
+      flag: its long flag without the dashes, if that is not its name.
       metavar: the placeholder for its value in `--help`.
       resumable: whether a run may be resumed with another value.
     """
@@ -78,6 +84,7 @@ class Setting:
     source: str = ""
     unset: str = ""
     short: str = ""
+    flag: str = ""
     metavar: str = ""
     resumable: bool = False
 
@@ -421,11 +428,66 @@ class SampleConfig(Checked):
         one_of(*get_args(Unknown)),
         GENERATE,
     )
+    _: dataclasses.KW_ONLY
+    stop_strings: tuple[str, ...] = setting(
+        (),
+        "end a text before the first of these strings",
+        stop_strings,
+        GENERATE,
+        unset="none",
+        flag="stop",
+    )
+    keep_stop: bool = setting(False, "end a text after its stop string instead", yes_or_no, GENERATE)
+    lines: int | None = setting(
+        None,
+        "generate this many single lines, such as names or titles, each from a line's beginning",
+        optional(whole_number(1, 2**20)),
+        GENERATE,
+        unset="texts of any number of lines",
+    )
+    top_k: int | None = setting(
+        None,
+        "draw one of this many most probable tokens",
+        optional(whole_number(1, 2**31 - 1, remedy="leave it out to draw from all tokens")),
+        DRAW,
+        unset="all",
+    )
+    top_p: float | None = setting(
+        None,
+        "draw one of the most probable tokens that together have this probability",
+        optional(real_number(0.0, 1.0, above=True, up_to=True, remedy="0.9, for example; 1 keeps all tokens")),
+        DRAW,
+        unset="1",
+    )
+    min_p: float | None = setting(
+        None,
+        "draw no token that is less probable than this, times the probability of the most probable one",
+        optional(real_number(0.0, 1.0, up_to=True, remedy="0.05, for example; 0 keeps all tokens")),
+        DRAW,
+        unset="0",
+    )
+    no_repeat_ngram_size: int | None = setting(
+        None,
+        f"never repeat this many tokens in a row that the last {HISTORY:,} hold, prompt included",
+        optional(whole_number(1, HISTORY, remedy="leave it out to allow repetition")),
+        DRAW,
+        unset="repetition is allowed",
+        flag="no-repeat",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.temperature:
             reject("temperature", self.temperature, "at least one number", "for example 0.5")
+        if self.keep_stop and not (self.stop_strings or self.lines):
+            reject_idle("keep_stop", self.keep_stop, "without a stop string", "leave it out, or give one")
+        if self.lines is not None:
+            if self.count != 1:
+                reject_idle("count", self.count, "with lines, which is their number", "leave it out")
+            if self.keep_stop:
+                reject_idle("keep_stop", self.keep_stop, "with lines, which end at line ends", "leave it out")
+            if self.prompt and "\n" in self.prompt:
+                reject("prompt", self.prompt, "no line end in it with lines", "leave out one of the two")
 
 
 @dataclasses.dataclass(frozen=True)

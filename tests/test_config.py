@@ -167,6 +167,11 @@ LIMITS = {
     "reset": (1.0, 1),
     "encoding": ("", "utf-9", "rot13", "hex", "a\0b"),
     "temperature": ((0.5, -1e-300),),
+    "lines": (0, 2**20 + 1),
+    "top_k": (0, 2**31),
+    "top_p": (0, 0.0, 1.0000001),
+    "min_p": (1.0000001,),
+    "no_repeat_ngram_size": (0, 4097),
 }
 """Values that a setting does not take though others of its type do."""
 
@@ -181,7 +186,9 @@ def bad_values():
             limits += ((),)
         if (kind, name) == (TrainConfig, "length"):
             limits += (0,)
-        yield from ((kind, name, value) for value in (*(("", "Book", 1) if choices else BAD[of]), *limits))
+        for value in (*(("", "Book", 1) if choices else BAD[of]), *limits):
+            if (name, value) != ("stop_strings", ()):
+                yield kind, name, value
         # A stride of None is the stream recipe's alone.
         if not optional or name == "stride":
             yield kind, name, None
