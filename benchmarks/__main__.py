@@ -77,6 +77,7 @@ class Row:
       goals: by name of an entry, the ratio to reach.
       goal: the figure to reach.
       one_core: whether each process is kept to one.
+      shares: whether the others do what the first does and more: goals are the shares of its speed to keep.
     """
 
     title: str
@@ -86,6 +87,7 @@ class Row:
     goals: dict[str, float] = dataclasses.field(default_factory=dict)
     goal: float | None = None
     one_core: bool = False
+    shares: bool = False
 
 
 def milliseconds(seconds: float, units: int) -> float:
@@ -160,6 +162,24 @@ ROWS = {
         # jax 0.12, which Python 3.12 and later have, runs small loops faster.
         150_000 if sys.version_info >= (3, 12) else 100_000,
         one_core=True,
+    ),
+    "draw": Row(
+        f"Generation, batch 1, `state`, LSTM({H}), one core, with filters",
+        "characters/s",
+        per_second,
+        (
+            Entry("jaxlm_state", "none", 40_000),
+            Entry("jaxlm_top_k", "top_k 20", 40_000),
+            Entry("jaxlm_top_p", "top_p 0.9", 40_000),
+            Entry("jaxlm_min_p", "min_p 0.05", 40_000),
+            Entry("jaxlm_filters", "these three together", 40_000),
+            Entry("jaxlm_no_repeat", "no_repeat 12", 40_000),
+            Entry("jaxlm_no_repeat_3", "no_repeat 3", 40_000),
+            Entry("jaxlm_everything", "the three and no_repeat 12", 40_000),
+        ),
+        {"jaxlm_filters": 0.7, "jaxlm_no_repeat": 0.5},
+        one_core=True,
+        shares=True,
     ),
     "window": Row(
         f"Generation, batch 1, `window` of {T}, one core",
@@ -397,6 +417,11 @@ def lines(results: dict) -> list[tuple[str, str, str, str, str]]:
                 ratio = f"{entry['ratio']:.0%} of jaxlm's step ({rate:.0f} GFLOP/s)"
                 if wanted := entry["goal_ratio"]:
                     goal = f"{wanted:.0%}: {met(entry['ratio'], wanted, at_most=False)}"
+            elif row.shares and entry is not entries[0]:
+                share = 1 / entry["ratio"]
+                ratio = f"{share:.0%} of the speed with {entries[0]['label']}"
+                if wanted := entry["goal_ratio"]:
+                    goal = f"{wanted:.0%}: {met(share, wanted, at_most=False)}"
             elif entry is not entries[0]:
                 ratio = f"{entry['ratio']:,.{2 if entry['ratio'] < 100 else 0}f}x"
                 if wanted := entry["goal_ratio"]:

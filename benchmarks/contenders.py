@@ -252,6 +252,49 @@ def jaxlm_state_reference(rounds: Rounds) -> None:
     timed(rounds, lambda characters: len(generator.generate(length=characters, mode="state")))
 
 
+def generate_with(rounds: Rounds, **draw: float) -> None:
+    generator = book_generator()
+    timed(rounds, lambda characters: len(generator.generate(length=characters, mode="state", **draw)))
+
+
+TOGETHER = {"top_k": 20, "top_p": 0.9, "min_p": 0.05}
+
+
+@contender
+def jaxlm_top_k(rounds: Rounds) -> None:
+    generate_with(rounds, top_k=20)
+
+
+@contender
+def jaxlm_top_p(rounds: Rounds) -> None:
+    generate_with(rounds, top_p=0.9)
+
+
+@contender
+def jaxlm_min_p(rounds: Rounds) -> None:
+    generate_with(rounds, min_p=0.05)
+
+
+@contender
+def jaxlm_filters(rounds: Rounds) -> None:
+    generate_with(rounds, **TOGETHER)
+
+
+@contender
+def jaxlm_no_repeat(rounds: Rounds) -> None:
+    generate_with(rounds, no_repeat_ngram_size=12)
+
+
+@contender
+def jaxlm_no_repeat_3(rounds: Rounds) -> None:
+    generate_with(rounds, no_repeat_ngram_size=3)
+
+
+@contender
+def jaxlm_everything(rounds: Rounds) -> None:
+    generate_with(rounds, **TOGETHER, no_repeat_ngram_size=12)
+
+
 @contender
 def jaxlm_window(rounds: Rounds) -> None:
     generator = book_generator()

@@ -184,6 +184,16 @@ def check_temperature(value: object) -> float:
     return float(_temperature("temperature", value))
 
 
+def which_epoch(name: str, value: Any) -> int | str:
+    """A check for `best`, `last`, or the number of an epoch, which may be in digits."""
+    if value in ("best", "last"):
+        return str(value)
+    number = int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 10 else value
+    if isinstance(number, str):
+        reject(name, value, "best, last, or a whole number of 1 or more")
+    return int(whole_number(1, remedy="or choose best or last")(name, number))
+
+
 def stop_strings(name: str, value: Any) -> tuple[str, ...]:
     """A check for one string or several, none of them empty, as a tuple."""
     strings = (value,) if isinstance(value, str) else value

@@ -321,6 +321,29 @@ class TextGenerator:
         ids = self.vocab.encode(self.as_read(text, unknown), "text")
         return score_carried(self.model, self.params, ids, counts=self.counts)
 
+    def surprises(self, prompt: str, text: str) -> list[tuple[str, float]]:
+        """How little the model, as it learned, expected each part of a text after a prompt and what came before it.
+
+        Args:
+          prompt: at least one character, as the model reads it (`as_read`).
+          text: that follows it, likewise.
+
+        Returns:
+          Each token's characters, and -log of its probability, in nats. Bytes are taken together to characters.
+        """
+        ids = self.vocab.encode(text, "text")
+        if not len(ids):
+            return []
+        whole = np.concatenate([self.vocab.encode(prompt), ids])
+        scores = score_carried(self.model, self.params, whole, counts=self.counts)[-len(ids) :]
+        widths = self.vocab.widths[ids]
+        starts = np.flatnonzero(widths)
+        sums, ends = -np.add.reduceat(scores.astype(float), starts), np.cumsum(widths[starts])
+        return [
+            (text[end - width : end], float(value))
+            for end, width, value in zip(ends, widths[starts], sums, strict=True)
+        ]
+
     def as_read(self, text: str, unknown: Unknown) -> str:
         """A text as the model reads it: lowercased and normalized as its corpus was; `skip` drops unknown characters.
 

@@ -56,7 +56,7 @@ ORDER = {
         "trainer",
         "evaluation",
     ],
-    "cli": ["output", "terminal", "python", "guard", "parser", "options", "commands"],
+    "cli": ["output", "terminal", "python", "guard", "parser", "options", "generate", "commands"],
 }
 """The rooms of a wing; each imports only from those before it."""
 

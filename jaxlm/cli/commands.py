@@ -6,19 +6,17 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jaxlm
 from jaxlm import invocation
 from jaxlm.cli import parser
-from jaxlm.cli.guard import ended_by_signals, guarded, note
+from jaxlm.cli.generate import describe, generate
+from jaxlm.cli.guard import ended_by_signals, guarded
 from jaxlm.cli.options import COMMANDS, EVALUATE, RUNS, SAMPLE, TRAIN, EvaluateFlags, RunsFlags, SampleFlags, TrainFlags
 from jaxlm.cli.output import show
 from jaxlm.config import TrainConfig, changed, checkpoints_folder, settings_in
 from jaxlm.errors import RunError, did_you_mean, first_line, reject_idle
-
-if TYPE_CHECKING:  # `--help` need not wait for them.
-    from jaxlm.runs.storage import Progress
 
 
 def train(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +26,7 @@ def train(argv: Sequence[str] | None = None) -> int:
 
 def sample(argv: Sequence[str] | None = None) -> int:
     """`jaxlm sample`, `python sample.py`: returns the exit status."""
-    return _run(SAMPLE, lambda given: _sample(changed(SampleFlags(), given)), argv)
+    return _run(SAMPLE, lambda given: generate(changed(SampleFlags(), given)), argv)
 
 
 def evaluate(argv: Sequence[str] | None = None) -> int:
@@ -140,38 +138,6 @@ def _resume(given: Mapping[str, Any]) -> None:
     trainer.resume(run, reporter=Terminal(flags.watch), **settings)
 
 
-def _sample(flags: SampleFlags) -> None:
-    from jaxlm.runs.mixing import generator_of, open_trained
-
-    config = flags.config
-    runs = open_trained(flags.where.run, flags.where.checkpoints)
-    generator, progress = generator_of(runs, flags.mix_ngram, flags.impl)
-    texts = generator.texts(config)
-    note(f"{_describe([run.shown for run in runs], progress, flags.mix_ngram)}, seed {texts[0].seed}")
-    for text in texts:
-        if len(texts) > 1:
-            own_seed = f", seed {text.seed}" if config.count > 1 else ""
-            print(f"--- temperature {text.temperature:g}{own_seed}", flush=True)
-        for piece in text.pieces:
-            print(show(piece, sys.stdout), end="", flush=True)
-        print(flush=True)
-
-
-def _describe(runs: Sequence[str], progress: Sequence["Progress"], mix_ngram: int) -> str:
-    """The best checkpoint of each run in words, and what is mixed in."""
-    found = []
-    for run, reached in zip(runs, progress, strict=True):
-        kind = "loss" if reached.validation is None else "validation loss"
-        best = (
-            f"step {reached.step}"
-            if reached.judged is None
-            else f"epoch {reached.epoch} (best: {kind} {reached.judged:.4f})"
-        )
-        found.append(f"{run}, {best}")
-    average = f"average of {len(found)} runs: " if len(found) > 1 else ""
-    return average + "; ".join(found) + (f", n-gram of order {mix_ngram} mixed in" if mix_ngram else "")
-
-
 def _evaluate(flags: EvaluateFlags) -> None:
     from jaxlm.cli.terminal import fact_line
     from jaxlm.runs.evaluation import evaluate
@@ -184,7 +150,7 @@ def _evaluate(flags: EvaluateFlags) -> None:
     shown = {name: figures for name, figures in columns.items() if figures is not None}
     figures = list(shown.values())
     facts = {
-        "Run": _describe(found.runs, found.progress, flags.mix_ngram),
+        "Run": describe(found.runs, found.progress, flags.mix_ngram),
         "Text": f"{found.text}, {found.characters:,} characters{skipped}",
         "Protocol": found.protocol,
     }

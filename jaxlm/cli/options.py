@@ -21,7 +21,7 @@ from jaxlm.config import (
     recipe_settings,
     setting,
 )
-from jaxlm.errors import file_path, file_paths, one_of, optional, yes_or_no
+from jaxlm.errors import file_path, file_paths, one_of, optional, which_epoch, yes_or_no
 
 WHERE = "Where things go"
 MODEL = "Which model"
@@ -90,6 +90,42 @@ class SampleFlags(Checked):
     config: SampleConfig = SampleConfig()
     mix_ngram: int = mixing(GENERATE)
     impl: Impl = implementation(GENERATE)
+    prompt_file: str | None = setting(
+        None,
+        "a text file to continue; like --prompt -, which reads standard input, without the line end at its end",
+        optional(file_path),
+        GENERATE,
+        unset="none",
+        metavar="FILE",
+    )
+    escapes: bool = setting(
+        False, r"read \n, \t, \\, \xHH and \uHHHH in --prompt and --stop as in Python", yes_or_no, GENERATE
+    )
+    output: str | None = setting(
+        None,
+        "write the texts to this file once all are complete, replacing it",
+        optional(file_path),
+        WHERE,
+        unset="standard output",
+        short="o",
+        metavar="FILE",
+    )
+    json: bool = setting(
+        False,
+        "print each text as a line of JSON, with its prompt, settings and log-probability in nats",
+        yes_or_no,
+        WHERE,
+    )
+    show_probabilities: bool = setting(
+        False, "on a terminal, tint each character by how probable it was to the model", yes_or_no, WHERE
+    )
+    epoch: str = setting(  # Or a number, once it is checked.
+        "best",
+        "which of the checkpoints that are kept: best, last, or the end of an epoch by its number",
+        which_epoch,
+        MODEL,
+        metavar="N|last|best",
+    )
     where: Existing = Existing()
 
 
@@ -117,7 +153,7 @@ TRAIN = Command(
     lambda given: TrainFlags(recipe_settings(given.get("recipe", "book"), given.get("size")), given.get("size")),
     files="corpus",
 )
-SAMPLE = Command("sample", "Generate text with a trained model: the best epoch of a run.", lambda given: SampleFlags())
+SAMPLE = Command("sample", "Generate text with a trained model.", lambda given: SampleFlags())
 EVALUATE = Command(
     "evaluate", "Evaluate a trained model, the best epoch of a run, on a text.", lambda given: EvaluateFlags()
 )

@@ -37,7 +37,7 @@ Trained = OneRun | Sequence[OneRun] | None
 """A run, its directory or its name; or several; or None for the newest."""
 
 
-def load(path: Trained = None, *, impl: Impl = "auto", mix_ngram: int = 0) -> TextGenerator:
+def load(path: Trained = None, *, impl: Impl = "auto", mix_ngram: int = 0, epoch: int | str = "best") -> TextGenerator:
     """The best checkpoint of a run, ready to generate: `load("nietzsche").generate("the truth ")`.
 
     Args:
@@ -48,6 +48,7 @@ def load(path: Trained = None, *, impl: Impl = "auto", mix_ngram: int = 0) -> Te
       impl: the implementation of the recurrence: `scan` is the plain reference, `auto` the fastest here.
       mix_ngram: the most tokens of context of an n-gram that is mixed in, up to 16; 0 for none. It is counted on the
         run's training text, so the corpus must be there.
+      epoch: which of the checkpoints that are kept: `best`, `last`, or the end of an epoch by its number.
 
     Raises:
       ValueError: there is no run, or no checkpoint in it, or this machine cannot run `impl`; or runs have different
@@ -55,7 +56,7 @@ def load(path: Trained = None, *, impl: Impl = "auto", mix_ngram: int = 0) -> Te
         already.
     """
     sharding.split_cpu()  # While it still can be done: the same program may train later.
-    return generator_of(open_trained(path), mix_ngram, impl)[0]
+    return generator_of(open_trained(path), mix_ngram, impl, epoch=epoch)[0]
 
 
 def open_trained(run: Trained = None, checkpoints: str | None = None) -> list[Run]:
@@ -71,7 +72,11 @@ def open_trained(run: Trained = None, checkpoints: str | None = None) -> list[Ru
 
 
 def generator_of(
-    runs: Sequence[Run], mix_ngram: int = 0, impl: Impl = "auto", text: str | None = None
+    runs: Sequence[Run],
+    mix_ngram: int = 0,
+    impl: Impl = "auto",
+    text: str | None = None,
+    epoch: int | str = "best",
 ) -> tuple[TextGenerator, list[Progress]]:
     """`generator_with` of a run, or the average of several of `open_trained`; and each checkpoint's progress.
 
@@ -79,7 +84,7 @@ def generator_of(
       InputError: as in `generator_with`.
       RunError: as in `generator_with`.
     """
-    made = [generator_with(run, mix_ngram, impl, text) for run in runs]
+    made = [generator_with(run, mix_ngram, impl, text, epoch) for run in runs]
     generators, progress = [generator for generator, _ in made], [progress for _, progress in made]
     first = generators[0]
     if len(generators) == 1:
@@ -112,7 +117,7 @@ def _reading(run: Run) -> tuple[bool, bool]:
 
 
 def generator_with(
-    run: Run, mix_ngram: int, impl: Impl = "auto", text: str | None = None
+    run: Run, mix_ngram: int, impl: Impl = "auto", text: str | None = None, epoch: int | str = "best"
 ) -> tuple[TextGenerator, Progress]:
     """`Run.generator`, with an n-gram of the run's training text mixed in.
 
@@ -121,6 +126,7 @@ def generator_with(
       mix_ngram: the n-gram's order; 0 for none.
       impl: the implementation of the recurrence.
       text: the run's training text; it is read again if left out.
+      epoch: as in `Run.generator`.
 
     Raises:
       InputError: the order is out of range, the run's network takes n-grams already, or its corpus is missing or has
@@ -129,10 +135,10 @@ def generator_with(
     """
     order, config = mixable(run, mix_ngram), run.record.config
     if not order:
-        return run.generator(impl)
+        return run.generator(impl, epoch)
     if text is None:
         text, _ = split_text(own_corpus(run, config.corpus, "restore it").text, config.validation)
-    generator, progress = run.generator(impl)
+    generator, progress = run.generator(impl, epoch)
     ids = generator.vocab.encode(text)
     counts = NGram.count(ids, len(generator.vocab), order)
     of_network, of_ngram = _fit(*_predictions(generator, counts, ids, progress.validation))

@@ -27,7 +27,7 @@ import jaxlm
 from jaxlm import config as config_lib
 from jaxlm import invocation
 from jaxlm.config import Impl, TrainConfig, checkpoints_folder
-from jaxlm.errors import InputError, RunError, did_you_mean, file_path
+from jaxlm.errors import InputError, RunError, did_you_mean, file_path, which_epoch
 from jaxlm.generator import TextGenerator
 from jaxlm.nn import sharding
 from jaxlm.nn.ambient import device_get, device_put
@@ -357,19 +357,25 @@ class Run:
         items, progress = found
         return like.from_items(items), progress
 
-    def generator(self, impl: Impl = "auto") -> tuple[TextGenerator, Progress]:
-        """A text generator with the best checkpoint, on JAX's default device; and that checkpoint's progress.
+    def generator(self, impl: Impl = "auto", epoch: int | str = "best") -> tuple[TextGenerator, Progress]:
+        """A text generator with one of the checkpoints, on JAX's default device; and that checkpoint's progress.
 
         The best epoch has the lowest validation loss, or training loss without validation; before the end of the
         first, the last checkpoint is taken.
 
+        Args:
+          impl: the implementation of the recurrence.
+          epoch: `best`; `last`, the last checkpoint; or an epoch's number, whose end must be among those that are kept.
+
         Raises:
-          InputError: the run has no checkpoint yet, or all of them are damaged; or this machine cannot run `impl`.
+          InputError: the run has no checkpoint yet, or not this one, or all of them are damaged; or this machine cannot
+            run `impl`.
           RunError: the checkpoint cannot be read, for a reason other than damage.
         """
         sharding.devices()
         model = build_model(self.record.config, len(self.vocab), impl)
-        found = self.storage.restore({"params": model.abstract_params()}, best=True)
+        number = None if isinstance(which_epoch("epoch", epoch), str) else int(epoch)
+        found = self.storage.restore({"params": model.abstract_params()}, best=epoch == "best", epoch=number)
         if found is None:
             raise InputError(f"run {self.shown}: has no checkpoint yet; resume it with: {invocation.resume(self.path)}")
         items, progress = found
