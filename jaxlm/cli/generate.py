@@ -217,4 +217,7 @@ def _has_colours(stream: IO[str]) -> bool:
     """Whether a stream is a terminal that shows colours, and the user wants them: NO_COLOR is not set."""
     from rich.console import Console
 
-    return stream is not None and is_terminal(stream) and Console(file=stream).color_system is not None
+    if stream is None or not is_terminal(stream):
+        return False
+    console = Console(file=stream)
+    return console.color_system is not None and not console.no_color
