@@ -74,7 +74,7 @@ some_logits = st.one_of(
 )
 
 
-@pytest.mark.parametrize("pairs", [0, sampling.PAIRS])
+@pytest.mark.parametrize("pairs", [0, 2**30])
 @hypothesis.settings(deadline=None, max_examples=150)
 @hypothesis.given(
     some_logits,
@@ -88,7 +88,7 @@ def test_every_filter_and_all_together_are_numpy_s(pairs, logits, temperature, t
     expected = kept_by_numpy(logits, temperature, top_k, top_p, min_p)
     hypothesis.assume(expected is not None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampling, "PAIRS", pairs)  # Both ways to rank tokens.
+        patch.setattr(sampling, "PAIRS", pairs)  # Both ways to find what to keep.
         found = np.asarray(distribution(jnp.asarray(logits), Draw.of(temperature, top_k, top_p, min_p)))
     np.testing.assert_array_equal(found > 0, expected > 1e-38)
     np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-7)
@@ -104,7 +104,7 @@ def test_filters_are_applied_one_after_another_each_to_what_is_left():
     np.testing.assert_allclose(distribution(logits, Draw.of(1, min_p=0.6)), [4 / 7, 3 / 7, 0, 0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("pairs", [0, sampling.PAIRS])
+@pytest.mark.parametrize("pairs", [0, 2**30])
 def test_of_equal_tokens_the_first_are_kept(pairs, monkeypatch):
     monkeypatch.setattr(sampling, "PAIRS", pairs)
     logits = jnp.zeros(8)
@@ -115,7 +115,7 @@ def test_of_equal_tokens_the_first_are_kept(pairs, monkeypatch):
 
 def draws(logits, draw, seed=1):
     keys = jax.random.split(jax.random.key(seed), len(logits))
-    return jax.vmap(next_token, (0, 0, None))(keys, logits, draw)
+    return next_token(keys, logits, draw)
 
 
 def random_logits(count, size=57):

@@ -23,8 +23,8 @@ SAMPLING_TAG = 0x7E87
 TINY = np.finfo(np.float32).tiny
 """The smallest normal float32; temperatures below it are greedy."""
 
-PAIRS = 256
-"""Up to this size of a vocabulary, comparing all pairs of tokens is faster than sorting them."""
+PAIRS = 2**14
+"""Up to this many pairs of tokens, comparing them all is faster than searching for the last token to keep."""
 
 
 class Draw(NamedTuple):
@@ -96,23 +96,26 @@ def reweight(probabilities: Any, temperature: float) -> np.ndarray:
     return unnormalised / unnormalised.sum(-1, keepdims=True)
 
 
-def next_token(key: jax.Array, logits: jax.Array, draw: Draw) -> jax.Array:
-    """Draws a token from `distribution(logits, draw)`. The reference for `pick_token`.
+def next_token(keys: jax.Array, logits: jax.Array, draw: Draw) -> jax.Array:
+    """Draws tokens from `distribution(logits, draw)`. The reference for `pick_token`.
 
     Args:
-      key: used once.
+      keys: key[...], one for each distribution, used once.
       logits: float32[..., V].
       draw: how to draw; repetitions have been banned already.
 
     Returns:
       int32[...].
     """
-    drawn = jax.random.categorical(key, _log_weights(logits, draw))
+    categorical = jax.random.categorical
+    for _ in keys.shape:
+        categorical = jax.vmap(categorical)
+    drawn = categorical(keys, _log_weights(logits, draw))
     return jnp.where(draw.temperature < TINY, jnp.argmax(logits, axis=-1), drawn).astype(jnp.int32)
 
 
 def pick_token(noise: jax.Array, logits: jax.Array, draw: Draw) -> jax.Array:
-    """`next_token`, given its random numbers: noise = jax.random.gumbel(key, logits.shape).
+    """`next_token`, given its random numbers: noise = jax.random.gumbel(key, (V,)) for each key.
 
     `jax.random.categorical` is the argmax of log-probabilities plus Gumbel noise. Noise drawn beforehand, for many
     tokens, costs little.
@@ -130,33 +133,50 @@ def distribution(logits: jax.Array, draw: Draw) -> jax.Array:
 def _log_weights(logits: jax.Array, draw: Draw) -> jax.Array:
     """Log-probabilities at a temperature, up to a constant that a draw ignores; -inf for tokens that are left out."""
     scores = _scale(logits, draw.temperature)
-    kept: Any = None if draw.min_p is None else scores >= jnp.log(draw.min_p)  # The largest score is 0.
-    if draw.top_k is not None or draw.top_p is not None:
-        ranks, before = _standings(scores)
-        among = True if draw.top_k is None else ranks < draw.top_k
-        kept = among if kept is None else kept & among
-        if draw.top_p is not None:
-            whole = jnp.sum(jnp.where(among, jnp.exp(scores), 0), axis=-1, keepdims=True)
-            # Sums are rounded, but 1 keeps all.
-            kept &= (before < draw.top_p * whole) | (draw.top_p >= 1)
-    return scores if kept is None else jnp.where(kept, scores, -jnp.inf)
+    kept = []
+    if draw.top_k is not None:
+        kept.append(_first(scores, jnp.ones_like(scores), draw.top_k))
+    if draw.top_p is not None:
+        weights = functools.reduce(lambda left, keep: jnp.where(keep, left, 0), kept, jnp.exp(scores))
+        # Sums are rounded, but 1 keeps all.
+        kept.append(_first(scores, weights, draw.top_p * weights.sum(-1, keepdims=True)) | (draw.top_p >= 1))
+    if draw.min_p is not None:
+        kept.append(scores >= jnp.log(draw.min_p))  # The largest score is 0.
+    return functools.reduce(lambda left, keep: jnp.where(keep, left, -jnp.inf), kept, scores)
 
 
-def _standings(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """How many tokens come before each, int32[..., V], from the highest score down; and their exp(score), summed.
+def _first(scores: jax.Array, weights: jax.Array, limit: jax.Array) -> jax.Array:
+    """The tokens before which, from the highest score down, there is less weight than a limit.
 
     Of equal scores, the token with the lower id comes first, as in a greedy choice.
+
+    Args:
+      scores: float32[..., V], 0 or less.
+      weights: float32[..., V], 0 or more.
+      limit: float32[..., 1], or a scalar.
+
+    Returns:
+      bool[..., V].
     """
-    weights, size = jnp.exp(scores), scores.shape[-1]
-    ids = jnp.arange(size, dtype=jnp.int32)
-    if size <= PAIRS:
+    size = scores.shape[-1]
+    if scores.size * size <= PAIRS:
+        ids = jnp.arange(size)
         one, other = scores[..., :, None], scores[..., None, :]
         is_before = (one > other) | ((one == other) & jnp.broadcast_to(ids[:, None] < ids[None], (*scores.shape, size)))
-        return is_before.sum(-2, dtype=jnp.int32), jnp.where(is_before, weights[..., :, None], 0).sum(-2)
-    order = jnp.argsort(scores, axis=-1, descending=True, stable=True)
-    ranks = jnp.argsort(order, axis=-1).astype(jnp.int32)
-    ordered = jnp.take_along_axis(weights, order, -1)
-    return ranks, jnp.take_along_axis(jnp.cumsum(ordered, -1) - ordered, ranks, -1)
+        return jnp.where(is_before, weights[..., :, None], 0).sum(-2) < limit
+    # As an integer, the magnitude of a score keeps its order: bit by bit, finds that of the last token to keep.
+    places = jax.lax.bitcast_convert_type(jnp.abs(scores), jnp.int32)
+
+    def weight_before(place: jax.Array) -> jax.Array:
+        return jnp.where(places < place, weights, 0).sum(-1, keepdims=True)
+
+    def add_bit(i: jax.Array, place: jax.Array) -> jax.Array:
+        larger = place | (1 << (30 - i))
+        return jnp.where(weight_before(larger) < limit, larger, place)
+
+    last = jax.lax.fori_loop(0, 31, add_bit, jnp.zeros((*scores.shape[:-1], 1), jnp.int32))
+    tied = jnp.where(places == last, weights, 0)
+    return (places < last) | ((places == last) & (weight_before(last) + jnp.cumsum(tied, -1) - tied < limit))
 
 
 def _scale(logits: jax.Array, temperature: jax.Array) -> jax.Array:
@@ -348,10 +368,7 @@ def generate(
 
     def next_tokens(memory: Memory, drawn: jax.Array) -> tuple[Memory, jax.Array]:
         logits, memory = _read(memory, model, params, draw, table)
-        if one_by_one:
-            tokens = jax.vmap(next_token, (0, 0, None))(_fold_in(keys, drawn), logits, draw)
-        else:
-            tokens = pick_token(drawn, logits, draw)
+        tokens = next_token(_fold_in(keys, drawn), logits, draw) if one_by_one else pick_token(drawn, logits, draw)
         return memory.append(tokens, table), tokens
 
     return jax.lax.scan(next_tokens, memory, steps if one_by_one else _noise(keys, steps, model.vocabulary))
