@@ -19,6 +19,7 @@ from jaxlm.errors import (
     did_you_mean,
     one_of,
     optional,
+    patterns,
     plain_text,
     real_number,
     reject,
@@ -139,7 +140,7 @@ ngram_order = whole_number(0, 16)
 def _corpus(group: str, left_out: str, unset: str, source: str = "") -> tuple[str, ...] | None:
     return setting(
         None,
-        "text files, folders, or nietzsche, shakespeare, python-docs",
+        "files, folders, - for standard input, or nietzsche, shakespeare, python-docs",
         optional(corpus_sources(left_out)),
         group,
         source=source,
@@ -237,6 +238,19 @@ class TrainConfig(Checked):
         source=OURS,
     )
     encoding: str | None = _encoding(TEXT)
+    glob: tuple[str, ...] | None = setting(
+        None,
+        "which files of a folder to read, such as '*.py'",
+        optional(patterns),
+        TEXT,
+        source=OURS,
+        unset="texts and documents, by their endings",
+        metavar="PATTERN",
+        resumable=True,
+    )
+    skip_unreadable: bool = setting(
+        False, "leave out files that cannot be read", yes_or_no, TEXT, source=OURS, resumable=True
+    )
     tokens: Tokens = setting(
         "char",
         "unit of text; with bytes, the book recipe needs a stride of 1",
@@ -669,8 +683,8 @@ def from_json(values: Mapping[str, Any]) -> TrainConfig:
         return {name: value for name, value in values.items() if name not in RETIRED or value != RETIRED[name]}
 
     try:
-        # Runs older than this setting did not normalize.
-        values = {"normalize": False, **values}
+        # Runs older than these settings did not normalize, and read fewer kinds of files.
+        values = {"normalize": False, "glob": ("*.txt", "*.text", "*.md"), **values}
         return TrainConfig(**{**current(values), "model": ModelConfig(**current(values.get("model", {})))})
     except (TypeError, AttributeError) as error:
         raise InputError(

@@ -162,6 +162,18 @@ def corpus_sources(left_out: str) -> Check:
     return check
 
 
+def patterns(name: str, value: Any) -> tuple[str, ...]:
+    """A check for a pattern of file names, or several, as a tuple."""
+    given = (value,) if isinstance(value, str) else value
+    if (
+        not isinstance(given, tuple | list)
+        or not given
+        or not all(isinstance(one, str) and one.strip("/.") for one in given)
+    ):
+        reject(name, value, "patterns of file names", 'for example "*.py"')
+    return tuple(given)
+
+
 def text_encoding(name: str, value: object) -> str:
     """A check for the name of a text encoding that Python knows."""
     try:

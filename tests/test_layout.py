@@ -27,7 +27,7 @@ MAY_IMPORT = {
 """Each wing of the house, and those below it. text and nn do not know each other."""
 
 ORDER = {
-    "text": ["encodings", "files", "corpus", "vocab", "batches", "suffixes", "ngram", "copying", "stops"],
+    "text": ["encodings", "documents", "files", "corpus", "vocab", "batches", "suffixes", "ngram", "copying", "stops"],
     "nn": [
         "ambient",
         "sharding",

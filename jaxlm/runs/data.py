@@ -1,8 +1,10 @@
 """A run's training and validation text."""
 
 import dataclasses
+import itertools
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,26 +21,54 @@ SEED_LENGTH = 60
 """The most characters in the prompt of a run's samples (the book's: 60)."""
 
 
-def own_corpus(run: Run, sources: Sequence[str] | None, remedy: str, progress: Received | None = None) -> Corpus:
+READING_LIMIT = 20_000
+"""The most characters of names that a run keeps of the files that it read, and as many of those that it did not."""
+
+
+def read_corpus(config: TrainConfig, progress: Received | None = None) -> Corpus:
+    """Reads the corpus that a run's settings name, as they say; raises as `load_corpus` does."""
+    return load_corpus(
+        config.corpus,
+        encoding=config.encoding,
+        lowercase=config.lowercase,
+        normalize=config.normalize,
+        glob=config.glob,
+        skip_unreadable=config.skip_unreadable,
+        progress=progress,
+    )
+
+
+def reading(corpus: Corpus) -> dict[str, list[tuple[str, int | str]]]:
+    """What a run keeps of how its corpus was read: each file and its characters, and what was left out and why."""
+    return {"files": _abridged(corpus.parts), "left_out": _abridged(corpus.left_out)}
+
+
+def _abridged(entries: Sequence[tuple[str, Any]]) -> list[tuple[str, int | str]]:
+    lengths = itertools.accumulate(len(name) + len(str(fact)) for name, fact in entries)
+    kept = sum(length <= READING_LIMIT for length in lengths)
+    more = [(f"and {len(entries) - kept:,} more", "")] if kept < len(entries) else []
+    return [*entries[:kept], *more]
+
+
+def own_corpus(
+    run: Run,
+    remedy: str,
+    config: TrainConfig | None = None,
+    progress: Received | None = None,
+) -> Corpus:
     """Reads a run's corpus again.
 
     Args:
       run: the run.
-      sources: where its corpus is now.
       remedy: the advice if it cannot be read.
+      config: its settings, which say where the corpus is now; by default those that it was last trained with.
       progress: as in `load_corpus`.
 
     Raises:
       InputError: the corpus cannot be read or downloaded, or is not the text that the run was started on.
     """
     try:
-        corpus = load_corpus(
-            sources,
-            encoding=run.record.config.encoding,
-            lowercase=run.record.config.lowercase,
-            normalize=run.record.config.normalize,
-            progress=progress,
-        )
+        corpus = read_corpus(config or run.record.config, progress)
     except DownloadError as error:
         raise DownloadError(f"{error}; run {run.shown} learned from that text") from error
     except InputError as error:

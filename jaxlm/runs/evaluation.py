@@ -208,7 +208,7 @@ def _read_texts(runs: Sequence[Run], config: EvaluateConfig, mix_ngram: int) -> 
             )
         another = f"restore it, or name another text with {invocation.setting('corpus')}"
         remedy = "restore it" if learns else another
-        learned, held_out = split_text(own_corpus(run, settings.corpus, remedy).text, settings.validation)
+        learned, held_out = split_text(own_corpus(run, remedy).text, settings.validation)
     if config.corpus is None:
         return held_out, f"the end of {run.record.corpus}, held out from training", learned
     corpus = load_corpus(

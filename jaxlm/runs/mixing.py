@@ -137,7 +137,7 @@ def generator_with(
     if not order:
         return run.generator(impl, epoch)
     if text is None:
-        text, _ = split_text(own_corpus(run, config.corpus, "restore it").text, config.validation)
+        text, _ = split_text(own_corpus(run, "restore it").text, config.validation)
     generator, progress = run.generator(impl, epoch)
     ids = generator.vocab.encode(text)
     counts = NGram.count(ids, len(generator.vocab), order)

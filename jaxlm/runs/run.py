@@ -76,6 +76,7 @@ class Record:
       sha256: its digest, after lowercasing and normalization.
       seed_text: the default prompt.
       created: when the run started, ISO 8601 in UTC; it decides which run is the newest.
+      reading: the files that the corpus was read from, and those that were left out; empty for older runs.
     """
 
     config: TrainConfig
@@ -84,6 +85,7 @@ class Record:
     sha256: str
     seed_text: str
     created: str
+    reading: dict = dataclasses.field(default_factory=dict)
 
 
 def now() -> str:
@@ -220,6 +222,7 @@ class Run:
             if type(format) is not int or not (format == FORMAT if seal else format == 1):
                 raise KeyError("format")
             values["config"] = config_lib.from_json(values["config"])
+            values.setdefault("reading", {})
             for field in dataclasses.fields(Record):
                 if not isinstance(values[field.name], cast(type, field.type)):
                     raise KeyError(field.name)

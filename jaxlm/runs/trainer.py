@@ -33,13 +33,12 @@ from jaxlm.nn.training import (
     to_devices,
     to_host,
 )
-from jaxlm.runs.data import SEED_LENGTH, Data, own_corpus, seed_text
+from jaxlm.runs.data import SEED_LENGTH, Data, own_corpus, read_corpus, reading, seed_text
 from jaxlm.runs.reporter import EpochMetrics, Plan, Reporter
 from jaxlm.runs.run import InUse, NameTaken, Record, Run, find, locate, now, refuse, unused_path
 from jaxlm.runs.stop import Stop, stop_on_signals
 from jaxlm.runs.storage import CONFIG, Progress, Saver, disk_of
 from jaxlm.text.batches import Windows, smallest_ids, split_text
-from jaxlm.text.corpus import load_corpus
 from jaxlm.text.vocab import Vocab
 
 SAVE_SECONDS = 300.0
@@ -102,13 +101,7 @@ def train(
         if run is not None and os.path.lexists(locate(run, folder)):
             refuse(locate(run, folder))  # Before a needless download.
         lstm.choose(config.impl)
-        corpus = load_corpus(
-            config.corpus,
-            encoding=config.encoding,
-            lowercase=config.lowercase,
-            normalize=config.normalize,
-            progress=reporter.download,
-        )
+        corpus = read_corpus(config, reporter.download)
         config = dataclasses.replace(config, corpus=corpus.sources)
         vocab = Vocab.build(config.tokens, *split_text(corpus.text, config.validation), words=config.words)
         data = Data.of(config, corpus, vocab)
@@ -119,6 +112,7 @@ def train(
             sha256=corpus.sha256,
             seed_text=seed_text(data.text, min(config.length, SEED_LENGTH)),
             created=now(),
+            reading=reading(corpus),
         )
         with stop_on_signals(stop) as asked:
             directory = _new_run(run, folder, record, vocab, data.ids)
@@ -179,7 +173,7 @@ def resume(
         # Before anything is written.
         lstm.choose(config.impl)
         directory.ids()
-        text = own_corpus(directory, config.corpus, "if it has moved, name its new place", reporter.download)
+        text = own_corpus(directory, "if it has moved, name its new place", config, reporter.download)
         config = dataclasses.replace(config, corpus=text.sources)
         data = Data.of(config, text, directory.vocab)
         with stop_on_signals(stop) as asked, directory.lock():
