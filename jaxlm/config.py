@@ -39,6 +39,7 @@ Size = Literal["small", "medium", "large"]
 Tokens = Literal["char", "byte", "word"]
 Mode = Literal["window", "state"]
 Unknown = Literal["error", "skip"]
+Units = Literal["lines", "files"]
 Protocol = Literal["carried", "cold-256", "window-60"]
 Baseline = Literal["ngram"]
 Optimizer = Literal["rmsprop", "adam"]
@@ -224,7 +225,7 @@ class TrainConfig(Checked):
     corpus: tuple[str, ...] | None = _corpus(TEXT, "nietzsche", "nietzsche; offline, python-docs", source=BOOK_SAYS)
     validation: float = setting(
         0.0,
-        "share of the corpus, at its end, held out for validation after every epoch",
+        "share of the corpus held out for validation after every epoch: its end or, with units, some of them",
         real_number(0.0, 1.0, remedy="0.1 holds out the last tenth"),
         TEXT,
         source=BOOK_SAYS,
@@ -264,6 +265,15 @@ class TrainConfig(Checked):
         whole_number(1, 2**24),
         TEXT,
         source=OURS,
+    )
+    units: Units | None = setting(
+        None,
+        "lines or files are documents of their own: the memory is reset between them, and validation holds out whole "
+        "ones",
+        optional(one_of(*get_args(Units))),
+        TEXT,
+        source=BOOK_SAYS,
+        unset="one continuous text",
     )
     recipe: Recipe = setting(
         "book",

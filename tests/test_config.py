@@ -111,6 +111,7 @@ def test_the_book_is_written_out():
         "lowercase": True,
         "normalize": True,
         "validation": 0.0,
+        "units": None,
         "patience": None,
         "length": 60,
         "stride": 3,

@@ -4,9 +4,10 @@ The rest of the network uses only `init_params`, `initial_carry`, `IMPLS` (how i
 `map_recurrent` (for DropConnect) and `fold_embedding`.
 
 An implementation takes the parameters of a layer, named and shaped as in Flax's LSTM cell; a carry (c, h) of
-float[B, H]; inputs, float[B, T, D], or int[B, T] ids that stand for one-hot vectors of width D; and the precision of
-the matrix products. It returns the carry after the last step and the outputs, float[B, T, H]. All implementations
-agree up to rounding; only `fused` has products of bfloat16.
+float[B, H]; inputs, float[B, T, D], or int[B, T] ids that stand for one-hot vectors of width D; the precision of the
+matrix products; and resets, bool[B, T], or None: the carry is zero before the steps where they are true. It returns the
+carry after the last step and the outputs, float[B, T, H]. All implementations agree up to rounding; only `fused` has
+products of bfloat16.
 """
 
 import functools
@@ -113,7 +114,11 @@ def fold_embedding(params: LayerParams, embedding: jax.Array, precision: Precisi
 
 
 def scan(
-    params: Any, carry: LayerCarry, inputs: jax.Array, precision: Precision = "float32"
+    params: Any,
+    carry: LayerCarry,
+    inputs: jax.Array,
+    precision: Precision = "float32",
+    resets: jax.Array | None = None,
 ) -> tuple[LayerCarry, jax.Array]:
     """The reference: `nn.scan` over Flax's LSTM cell.
 
@@ -124,6 +129,9 @@ def scan(
     _, hidden = carry
     if _are_ids(inputs):
         inputs = jax.nn.one_hot(inputs, params["ii"]["kernel"].shape[0], dtype=jnp.float32)
+    _check_float32("scan", precision)
+    if resets is not None:
+        return _scan_with_resets(params, carry, inputs, resets)
     cell = nn.scan(
         nn.OptimizedLSTMCell,
         variable_broadcast="params",
@@ -131,10 +139,33 @@ def scan(
         in_axes=1,
         out_axes=1,
     )(features=hidden.shape[-1], parent=None)
-    _check_float32("scan", precision)
     with jax.default_matmul_precision("highest"):
         after: tuple[LayerCarry, jax.Array] = cell.apply({"params": params}, carry, inputs)
     return after
+
+
+def _scan_with_resets(
+    params: Any, carry: LayerCarry, inputs: jax.Array, resets: jax.Array
+) -> tuple[LayerCarry, jax.Array]:
+    """The same cell, step by step."""
+    cell = nn.OptimizedLSTMCell(carry[1].shape[-1], parent=None)
+
+    def body(before: LayerCarry, x: tuple[jax.Array, jax.Array]):
+        return cell.apply({"params": params}, _keep(before, x[1]), x[0])
+
+    with jax.default_matmul_precision("highest"):
+        after, outputs = jax.lax.scan(body, carry, (jnp.swapaxes(inputs, 0, 1), _kept(resets)))
+    return after, jnp.swapaxes(outputs, 0, 1)
+
+
+def _kept(resets: jax.Array) -> jax.Array:
+    """float32[T, B, 1]: the factors of the carry before each step, 0 or 1."""
+    return 1 - resets.T[..., None].astype(jnp.float32)
+
+
+def _keep(carry: LayerCarry, kept: jax.Array | None) -> LayerCarry:
+    c, h = carry
+    return carry if kept is None else (c * kept, h * kept)
 
 
 class _Kernels(NamedTuple):
@@ -189,7 +220,11 @@ def _step(
 
 
 def fused(
-    params: Any, carry: LayerCarry, inputs: jax.Array, precision: Precision = "float32"
+    params: Any,
+    carry: LayerCarry,
+    inputs: jax.Array,
+    precision: Precision = "float32",
+    resets: jax.Array | None = None,
 ) -> tuple[LayerCarry, jax.Array]:
     """A fast recurrence with a hand-written gradient, which keeps as much work as possible out of the loops.
 
@@ -197,18 +232,19 @@ def fused(
     the kernels' gradients are multiplied many steps at a time (LOOPS).
     """
     time_major = jnp.swapaxes(inputs, 0, 1)
-    carry, outputs = _fused(precision, _pack(params), carry, time_major)
+    kept = None if resets is None else _kept(resets)
+    carry, outputs = _fused(precision, _pack(params), carry, time_major, kept)
     return carry, jnp.swapaxes(outputs, 0, 1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _fused(
-    precision: Precision, kernels: _Kernels, carry: LayerCarry, inputs: jax.Array
+    precision: Precision, kernels: _Kernels, carry: LayerCarry, inputs: jax.Array, kept: jax.Array | None
 ) -> tuple[LayerCarry, jax.Array]:
-    return _forward(precision, kernels, carry, inputs)[0]
+    return _forward(precision, kernels, carry, inputs, kept)[0]
 
 
-def _forward(precision: Precision, kernels: _Kernels, carry: LayerCarry, inputs: jax.Array):
+def _forward(precision: Precision, kernels: _Kernels, carry: LayerCarry, inputs: jax.Array, kept: jax.Array | None):
     halved = _halve(kernels)
     if _are_ids(inputs):
         # A one-hot times a matrix is a row of it.
@@ -217,17 +253,19 @@ def _forward(precision: Precision, kernels: _Kernels, carry: LayerCarry, inputs:
     else:
         xs, projected = product(inputs, halved.inputs, precision) + halved.bias[None, None], lambda x: x
 
-    def body(before: LayerCarry, x: jax.Array):
-        after, tanhs = _step(precision, halved.recurrent, before, projected(x))
-        return after, (tanhs, *before)
+    def body(before: LayerCarry, x: tuple[jax.Array, jax.Array | None]):
+        before = _keep(before, x[1])
+        after, tanhs = _step(precision, halved.recurrent, before, projected(x[0]))
+        return after, (tanhs, *before, None if kept is None else after[1])
 
-    after, (tanhs, cells, hiddens) = jax.lax.scan(body, carry, xs, unroll=_loops().unroll(len(xs)))
-    outputs = jnp.concatenate([hiddens[1:], after[1][None]])
-    return (after, outputs), (kernels, inputs, after[0], tanhs, cells, hiddens)
+    after, (tanhs, cells, hiddens, outputs) = jax.lax.scan(body, carry, (xs, kept), unroll=_loops().unroll(len(xs)))
+    if outputs is None:
+        outputs = jnp.concatenate([hiddens[1:], after[1][None]])
+    return (after, outputs), (kernels, inputs, kept, after[0], tanhs, cells, hiddens)
 
 
 def _backward(precision: Precision, residuals: Any, cotangents: Any):
-    kernels, inputs, last_cell, tanhs, cells, hiddens = residuals
+    kernels, inputs, kept, last_cell, tanhs, cells, hiddens = residuals
     (dc, dh), doutputs = cotangents
     # If only the carry is used, as with one prediction per window, the outputs have no gradients.
     douts = () if isinstance(doutputs, SymbolicZero) else (doutputs,)
@@ -237,19 +275,21 @@ def _backward(precision: Precision, residuals: Any, cotangents: Any):
     # The derivative of sigmoid(z) is (1 - tanh(z / 2) ** 2) / 4.
     quarter = np.array([0.25, 0.25, 1.0, 0.25], np.float32)[None, :, None]
 
-    def back(state: tuple[jax.Array, jax.Array, jax.Array], x: tuple[jax.Array, ...]):
+    def back(state: tuple[jax.Array, jax.Array, jax.Array], x: tuple[Any, ...]):
         dc, dh, c_after = state
-        tanhs, c, *dout = x
+        tanhs, c, kept, *dout = x
         i, f, g, o = _gates(tanhs)
+        if kept is not None:
+            c_after = f * c + i * g  # The next step's may have been reset.
         dh = sum(dout, dh)
         tanh_c = jnp.tanh(c_after)
         dc = dc + dh * o * (1 - tanh_c * tanh_c)
         by_gate = tanhs.reshape(-1, 4, hidden)
         dz = jnp.stack([dc * g, dc * c, dc * i, dh * tanh_c], 1) * (quarter * (1 - by_gate * by_gate))
         dz = dz.reshape(tanhs.shape)
-        return (dc * f, product(dz, transposed, precision), c), dz
+        return (*_keep((dc * f, product(dz, transposed, precision)), kept), c), dz
 
-    def span(state: Any, x: tuple[jax.Array, ...]):
+    def span(state: Any, x: tuple[Any, ...]):
         recurrence, dkernels = state
         inputs, hiddens, *xs = x
         recurrence, dz = jax.lax.scan(back, recurrence, tuple(xs), reverse=True, unroll=loops.unroll(len(xs[0])))
@@ -269,15 +309,15 @@ def _backward(precision: Precision, residuals: Any, cotangents: Any):
     steps, batch = inputs.shape[:2]
     length = steps if loops.span is None else max(1, loops.span // batch)
     rest = steps if loops.span is None else steps % length
-    xs = (inputs, hiddens, tanhs, cells, *douts)
+    xs = (inputs, hiddens, tanhs, cells, kept, *douts)
     state = ((dc, dh, last_cell), jax.tree.map(jnp.zeros_like, kernels))
     dinputs = []
     # From the end: a short span, then whole ones.
     if rest:
-        state, last = span(state, tuple(x[steps - rest :] for x in xs))
+        state, last = span(state, jax.tree.map(lambda x: x[steps - rest :], xs))
         dinputs.append(last)
     if steps > rest:
-        spans = tuple(x[: steps - rest].reshape(-1, length, *x.shape[1:]) for x in xs)
+        spans = jax.tree.map(lambda x: x[: steps - rest].reshape(-1, length, *x.shape[1:]), xs)
         state, whole = jax.lax.scan(span, state, spans, reverse=True)
         if whole is not None:
             dinputs.append(whole.reshape(-1, *whole.shape[2:]))
@@ -285,8 +325,8 @@ def _backward(precision: Precision, residuals: Any, cotangents: Any):
     if _are_ids(inputs):
         # Each input adds the bias to one row of W.
         dkernels = dkernels._replace(bias=dkernels.inputs.sum(0))
-        return dkernels, (dc, dh), None
-    return dkernels, (dc, dh), jnp.concatenate(dinputs[::-1])
+        return dkernels, (dc, dh), None, None
+    return dkernels, (dc, dh), jnp.concatenate(dinputs[::-1]), None
 
 
 def _add_to_rows(kernel: jax.Array, ids: jax.Array, rows: jax.Array) -> jax.Array:
@@ -311,17 +351,22 @@ _fused.defvjp(_forward_of, _backward, symbolic_zeros=True)
 
 
 def cudnn(
-    params: Any, carry: LayerCarry, inputs: jax.Array, precision: Precision = "float32"
+    params: Any,
+    carry: LayerCarry,
+    inputs: jax.Array,
+    precision: Precision = "float32",
+    resets: jax.Array | None = None,
 ) -> tuple[LayerCarry, jax.Array]:
     """cuDNN's recurrence, for NVIDIA GPUs; float32 throughout, without TF32.
 
-    A single step, as in generation, is that of `fused`: it leaves cuDNN nothing to gain.
+    A single step, as in generation, is that of `fused`: it leaves cuDNN nothing to gain. So is what has resets, which
+    cuDNN does not know.
 
     Source: `unpack_lstm_weights` in jax/experimental/rnn.py, for the layout of the weights.
     """
     _check_float32("cudnn", precision)
-    if inputs.shape[1] == 1:
-        return fused(params, carry, inputs)
+    if inputs.shape[1] == 1 or resets is not None:
+        return fused(params, carry, inputs, resets=resets)
     kernels = _pack(params)
     width, hidden = kernels.inputs.shape[0], kernels.recurrent.shape[0]
     if _are_ids(inputs):

@@ -33,8 +33,18 @@ NO_TOKEN = -1
 
 
 @reproducible
-def score_carried(model: LanguageModel, params: Params, ids: np.ndarray, *, counts: NetworkCounts = None) -> np.ndarray:
+def score_carried(
+    model: LanguageModel,
+    params: Params,
+    ids: np.ndarray,
+    *,
+    counts: NetworkCounts = None,
+    resets: np.ndarray | None = None,
+) -> np.ndarray:
     """The log-probability of each token given all previous ones: the state is carried through the text.
+
+    Args:
+      resets: bool[N], the tokens before which it is reset; None as in `LanguageModel.states`.
 
     Returns:
       float32[N - 1]; the first token has no score.
@@ -47,8 +57,12 @@ def score_carried(model: LanguageModel, params: Params, ids: np.ndarray, *, coun
 
     def chunks() -> Iterator[jax.Array]:
         carry = model.initial_carry(1)
-        for row, given in zip(rows, priors, strict=True):
-            scores, carry = score_rows(model, params, carry, row[None], CARRIED_TOKENS, given)
+        for number, (row, given) in enumerate(zip(rows, priors, strict=True)):
+            begun = None
+            if resets is not None:
+                begun = resets[number * CARRIED_TOKENS :][:CARRIED_TOKENS]
+                begun = np.pad(begun, (0, CARRIED_TOKENS - len(begun)))[None]
+            scores, carry = score_rows(model, params, carry, row[None], CARRIED_TOKENS, given, begun)
             yield scores
 
     return fetch(chunks())[: len(ids) - 1]
@@ -106,7 +120,13 @@ PROTOCOLS: dict[Protocol, Callable[..., np.ndarray]] = {
 @reproducible
 @functools.partial(jax.jit, static_argnames=("model", "positions"))
 def score_rows(
-    model: LanguageModel, params: Params, carry: Carry, rows: jax.Array, positions: int, prior: Prior | None = None
+    model: LanguageModel,
+    params: Params,
+    carry: Carry,
+    rows: jax.Array,
+    positions: int,
+    prior: Prior | None = None,
+    resets: jax.Array | None = None,
 ) -> tuple[jax.Array, Carry]:
     """The log-probabilities of the last K tokens of each row, given the previous ones in the row.
 
@@ -115,19 +135,26 @@ def score_rows(
       rows: int[S, T + 1].
       positions: K, from 1 to T.
       prior: after each of the first T tokens of each row.
+      resets: bool[S, T], as in `LanguageModel.states`.
 
     Returns:
       (float32[S, K], carry after T tokens).
     """
-    logits, carry = _logits(model, params, carry, rows, positions, prior)
+    logits, carry = _logits(model, params, carry, rows, positions, prior, resets)
     return log_probs(logits, rows[:, -positions:]), carry
 
 
 def _logits(
-    model: LanguageModel, params: Params, carry: Carry, rows: jax.Array, positions: int, prior: Prior | None = None
+    model: LanguageModel,
+    params: Params,
+    carry: Carry,
+    rows: jax.Array,
+    positions: int,
+    prior: Prior | None = None,
+    resets: jax.Array | None = None,
 ) -> tuple[jax.Array, Carry]:
     """The logits from which `score_rows` takes its scores, float32[S, K, V], and the carry after T tokens."""
-    states, carry = model.apply({"params": params}, rows[:, :-1], carry, False, prior, method=model.states)
+    states, carry = model.apply({"params": params}, rows[:, :-1], carry, False, prior, resets, method=model.states)
     states, last = jax.tree.map(lambda leaf: leaf[:, -positions:], (states, prior))
     return model.apply({"params": params}, states, False, last, method=model.logits), carry
 

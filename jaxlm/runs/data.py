@@ -3,16 +3,17 @@
 import dataclasses
 import itertools
 import random
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxlm.config import TrainConfig
+from jaxlm.config import TrainConfig, Units
 from jaxlm.errors import InputError
 from jaxlm.nn.counts import Prior, prior_of
-from jaxlm.runs.run import Run
-from jaxlm.text.batches import Streams, Windows, split_text
+from jaxlm.runs.run import Run, line_end_of
+from jaxlm.text.batches import Streams, Windows, split_text, split_units
 from jaxlm.text.corpus import Corpus, DownloadError, Received, load_corpus
 from jaxlm.text.ngram import NGram
 from jaxlm.text.vocab import Vocab
@@ -81,13 +82,81 @@ def own_corpus(
     return corpus
 
 
-def seed_text(text: str, length: int) -> str:
-    """The prompt of a run's samples: `length` characters of its corpus.
+def seed_text(text: str, length: int, units: Units | None = None) -> str:
+    """The prompt of a run's samples: `length` characters of its corpus; a line end if its lines are documents.
 
     Source: Deep Learning with Python, 8.1, which draws the start this way, after random.seed(42).
     """
+    if units == "lines":
+        return "\n"
     start = random.Random(42).randint(0, max(0, len(text) - length - 1))
     return text[start : start + length]
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """The training or the validation text of a run.
+
+    Attributes:
+      text: it.
+      starts: where each of its documents begins; one alone unless units are set.
+    """
+
+    text: str
+    starts: tuple[int, ...]
+
+    def documents(self) -> list[str]:
+        """Its documents."""
+        return [self.text[start:end] for start, end in itertools.pairwise((*self.starts, len(self.text)))]
+
+
+def split(config: TrainConfig, corpus: Corpus) -> tuple[Part, Part]:
+    """A corpus's training and validation text: without units the beginning and the end, else whole documents.
+
+    Raises:
+      InputError: there are too few documents.
+    """
+    if config.units is None:
+        learned, held_out = split_text(corpus.text, config.validation)
+        return Part(learned, (0,)), Part(held_out, (0,))
+    if config.units == "files":
+        starts = corpus.starts
+    else:
+        starts = (0, *(match.end() for match in re.finditer(r"\n(?!\Z)", corpus.text)))
+    documents = Part(corpus.text, starts).documents()
+    if len(documents) < 2:
+        raise InputError(
+            f"units: found {len(documents)} in the corpus, expected at least 2 {config.units}; leave it out, or choose "
+            "other units"
+        )
+    chosen = split_units(np.array([len(document) for document in documents]), config.validation, config.seed)
+    return (
+        joined([document for document, out in zip(documents, chosen, strict=True) if not out]),
+        joined([document for document, out in zip(documents, chosen, strict=True) if out]),
+    )
+
+
+def joined(documents: Sequence[str]) -> Part:
+    """Documents as one text."""
+    return Part("".join(documents), tuple(itertools.accumulate(map(len, documents[:-1]), initial=0)))
+
+
+def resets(config: TrainConfig, part: Part, ids: np.ndarray, vocab: Vocab) -> np.ndarray | None:
+    """The tokens before which the memory is reset, bool[N]; None if the network knows them, or there are none.
+
+    They are the line ends before the documents: so the first letter of each is predicted from a line end alone, as
+    that of a text which is generated from one.
+    """
+    if config.units != "files":
+        return None
+    found = np.zeros(len(ids), bool)
+    # A byte that continues a character adds none, so each character begins with the last token at its place.
+    places = np.cumsum(vocab.widths[ids]) - vocab.widths[ids]
+    begin = np.searchsorted(places, part.starts, side="right") - 1
+    line_end = line_end_of(vocab)
+    # Streams read a text as a circle: before its beginning is its end.
+    found[np.where(ids[begin - 1] == line_end, (begin - 1) % len(ids), begin)] = True
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +171,8 @@ class Data:
       held_out: the validation text; empty if there is none.
       held_out_ids: its tokens.
       counts: the n-grams of the training text; None if the network takes none.
+      begun: the training tokens before which the memory is reset, bool[N]; None as in `resets`.
+      held_out_begun: the same of the validation text.
     """
 
     corpus: Corpus
@@ -111,10 +182,13 @@ class Data:
     held_out: str
     held_out_ids: np.ndarray
     counts: NGram | None
+    begun: np.ndarray | None
+    held_out_begun: np.ndarray | None
 
     @classmethod
     def of(cls, config: TrainConfig, corpus: Corpus, vocab: Vocab) -> "Data":
-        text, held_out = split_text(corpus.text, config.validation)
+        learned, judged = split(config, corpus)
+        text, held_out = learned.text, judged.text
         ids, held_out_ids = vocab.encode(text), vocab.encode(held_out)
         if config.validation and len(held_out_ids) < 2:
             raise InputError(
@@ -130,7 +204,7 @@ class Data:
         except InputError as error:
             if not config.validation:
                 raise
-            raise InputError(f"{error}, or validate on less than the last {len(held_out):,} characters") from error
+            raise InputError(f"{error}, or validate on less than {len(held_out):,} characters") from error
         counts = NGram.count(ids, len(vocab), config.model.ngram) if config.model.ngram else None
         return cls(
             corpus=corpus,
@@ -140,7 +214,15 @@ class Data:
             held_out=held_out,
             held_out_ids=held_out_ids,
             counts=counts,
+            begun=resets(config, learned, ids, vocab),
+            held_out_begun=resets(config, judged, held_out_ids, vocab) if held_out else None,
         )
+
+    def resets(self, starts: np.ndarray, length: int) -> np.ndarray | None:
+        """The tokens of some batches' windows before which the memory is reset, bool[S, B, T]; None as `begun`."""
+        if self.begun is None:
+            return None
+        return self.begun[(starts[..., None] + np.arange(length)) % len(self.ids)]
 
     def prior(self, starts: np.ndarray, length: int, steps: int) -> Prior | None:
         """What n-grams say after each token of some batches' windows, each position left out of its own counts.

@@ -14,11 +14,10 @@ from jaxlm.errors import InputError
 from jaxlm.nn import dynamic, scoring
 from jaxlm.nn.counts import NetworkCounts, Prior, prior_of
 from jaxlm.nn.metrics import bits_per_character, perplexity
-from jaxlm.runs.data import own_corpus
+from jaxlm.runs.data import Part, joined, own_corpus, resets, split
 from jaxlm.runs.mixing import Trained, generator_of, mixable, open_trained
 from jaxlm.runs.run import Run
 from jaxlm.runs.storage import Progress
-from jaxlm.text.batches import split_text
 from jaxlm.text.corpus import load_corpus
 from jaxlm.text.ngram import NGram
 
@@ -104,8 +103,10 @@ def evaluate(
     part, name, learned = _read_texts(runs, config, mix_ngram)
     generator, progress = generator_of(runs, mix_ngram, impl, learned)
     model, params, vocab = generator.model, generator.params, generator.vocab
-    text = generator.as_read(part, config.unknown)
+    documents = [read for document in part.documents() if (read := generator.as_read(document, config.unknown))]
+    text = "".join(documents)
     ids = vocab.encode(text, "text")
+    begun = resets(runs[0].record.config, joined(documents), ids, vocab) if len(ids) else None
 
     def measured(score: Callable[[np.ndarray], np.ndarray]) -> Figures:
         score(ids[:1000])  # Compiles: one program serves texts of any length.
@@ -123,7 +124,11 @@ def evaluate(
             tokens_per_second=len(scores) / seconds,
         )
 
-    static = measured(lambda ids: scoring.PROTOCOLS[config.protocol](model, params, ids, counts=generator.counts))
+    def score(ids: np.ndarray) -> np.ndarray:
+        given = {"resets": None if begun is None else begun[: len(ids)]} if config.protocol == "carried" else {}
+        return scoring.PROTOCOLS[config.protocol](model, params, ids, counts=generator.counts, **given)
+
+    static = measured(score)
     adapted = None
     if config.dynamic:
         known, counts = vocab.encode(learned), generator.counts
@@ -141,8 +146,8 @@ def evaluate(
         runs=tuple(run.shown for run in runs),
         progress=tuple(progress),
         text=name,
-        characters=len(part),
-        skipped=len(generator.as_read(part, "error")) - len(text),
+        characters=len(part.text),
+        skipped=len(generator.as_read(part.text, "error")) - len(text),
         protocol=config.protocol,
         static=static,
         dynamic=adapted,
@@ -185,7 +190,7 @@ def _grown(counts: NetworkCounts, known: np.ndarray, ids: np.ndarray, positions:
     return jax.tree.map(prior, counts)
 
 
-def _read_texts(runs: Sequence[Run], config: EvaluateConfig, mix_ngram: int) -> tuple[str, str, str]:
+def _read_texts(runs: Sequence[Run], config: EvaluateConfig, mix_ngram: int) -> tuple[Part, str, str]:
     """The text to evaluate on, its description, and the runs' training text, if it is needed: it is empty if not.
 
     Raises:
@@ -197,7 +202,7 @@ def _read_texts(runs: Sequence[Run], config: EvaluateConfig, mix_ngram: int) -> 
             f"corpus: run {run.shown} has no validation text to evaluate on; "
             f"name a text with {invocation.setting('corpus')}"
         )
-    learned = held_out = ""
+    learned = ""
     learns = config.dynamic or config.baseline is not None or mix_ngram
     if config.corpus is None or learns:
         if other := next((other for other in runs if _split(other) != _split(run)), None):
@@ -208,16 +213,22 @@ def _read_texts(runs: Sequence[Run], config: EvaluateConfig, mix_ngram: int) -> 
             )
         another = f"restore it, or name another text with {invocation.setting('corpus')}"
         remedy = "restore it" if learns else another
-        learned, held_out = split_text(own_corpus(run, remedy).text, settings.validation)
+        known, held_out = split(settings, own_corpus(run, remedy))
+        learned = known.text
     if config.corpus is None:
-        return held_out, f"the end of {run.record.corpus}, held out from training", learned
+        whole = f"{settings.units} of" if settings.units else "the end of"
+        # The network itself knows where lines begin.
+        judged = Part(held_out.text, (0,)) if settings.units == "lines" else held_out
+        return judged, f"{whole} {run.record.corpus}, held out from training", learned
     corpus = load_corpus(
         config.corpus, encoding=config.encoding, lowercase=settings.lowercase, normalize=settings.normalize
     )
     own = ", which the run learned from" if corpus.sha256 == run.record.sha256 else ""
-    return corpus.text, corpus.name + own, learned
+    starts = corpus.starts if settings.units == "files" else (0,)
+    return Part(corpus.text, starts), corpus.name + own, learned
 
 
-def _split(run: Run) -> tuple[str, float]:
+def _split(run: Run) -> tuple[Any, ...]:
     """What decides which part of which text a run learned from."""
-    return run.record.sha256, run.record.config.validation
+    config = run.record.config
+    return run.record.sha256, config.validation, config.units, config.units and config.seed

@@ -19,10 +19,9 @@ from jaxlm.generator import TextGenerator
 from jaxlm.nn import scoring, sharding
 from jaxlm.nn.ambient import device_get, device_put
 from jaxlm.nn.model import Average
-from jaxlm.runs.data import own_corpus
+from jaxlm.runs.data import own_corpus, split
 from jaxlm.runs.run import Run, find
 from jaxlm.runs.storage import Progress
-from jaxlm.text.batches import split_text
 from jaxlm.text.ngram import NGram
 
 TAIL_SHARE, TAIL_TOKENS, TAIL_NUMBERS = 0.1, 20_000, 2**22
@@ -103,7 +102,7 @@ def _check_alike(runs: Sequence[Run]) -> None:
         if other.vocab != first.vocab:
             found, expected = "different vocabularies", "one vocabulary, as those of one text have"
         elif _reading(other) != _reading(first):
-            found, expected = "different settings of lowercase or normalize", "the same"
+            found, expected = "different settings of lowercase, normalize or units", "the same"
         else:
             continue
         raise InputError(
@@ -112,8 +111,8 @@ def _check_alike(runs: Sequence[Run]) -> None:
         )
 
 
-def _reading(run: Run) -> tuple[bool, bool]:
-    return run.record.config.lowercase, run.record.config.normalize
+def _reading(run: Run) -> tuple[Any, ...]:
+    return run.record.config.lowercase, run.record.config.normalize, run.record.config.units
 
 
 def generator_with(
@@ -137,7 +136,7 @@ def generator_with(
     if not order:
         return run.generator(impl, epoch)
     if text is None:
-        text, _ = split_text(own_corpus(run, "restore it").text, config.validation)
+        text = split(config, own_corpus(run, "restore it"))[0].text
     generator, progress = run.generator(impl, epoch)
     ids = generator.vocab.encode(text)
     counts = NGram.count(ids, len(generator.vocab), order)

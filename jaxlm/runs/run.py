@@ -26,7 +26,7 @@ import numpy as np
 import jaxlm
 from jaxlm import config as config_lib
 from jaxlm import invocation
-from jaxlm.config import Impl, TrainConfig, checkpoints_folder
+from jaxlm.config import Impl, Precision, TrainConfig, checkpoints_folder
 from jaxlm.errors import InputError, RunError, did_you_mean, file_path, which_epoch
 from jaxlm.generator import TextGenerator
 from jaxlm.nn import sharding
@@ -279,6 +279,15 @@ class Run:
         """The n-grams of the training text; None if the network takes none. Raises as `ids` does."""
         return NGram.count(self.ids(), len(self.vocab), order) if (order := self.record.config.model.ngram) else None
 
+    def model(self, impl: Impl = "auto", precision: Precision = "float32") -> LanguageModel:
+        """The run's network.
+
+        Raises:
+          InputError: this machine cannot run `impl`.
+        """
+        line_end = line_end_of(self.vocab) if self.record.config.units == "lines" else None
+        return build_model(self.record.config, len(self.vocab), impl, precision, line_end)
+
     def checkpoints(self) -> list[int]:
         """The steps of all checkpoints, including damaged ones, in order."""
         return self.storage.steps()
@@ -347,7 +356,7 @@ class Run:
         self.check_trainable()
         sharding.devices()
         config = self.record.config
-        like = abstract_state(build_model(config, len(self.vocab)), config)
+        like = abstract_state(self.model(), config)
         found = self.storage.restore(like.to_items(), best=best)
         if found is None:
             # An epoch's line is written before its checkpoint, so that a kill leaves one line more, never two.
@@ -376,7 +385,7 @@ class Run:
           RunError: the checkpoint cannot be read, for a reason other than damage.
         """
         sharding.devices()
-        model = build_model(self.record.config, len(self.vocab), impl)
+        model = self.model(impl)
         number = None if isinstance(which_epoch("epoch", epoch), str) else int(epoch)
         found = self.storage.restore({"params": model.abstract_params()}, best=epoch == "best", epoch=number)
         if found is None:
@@ -427,6 +436,11 @@ class Run:
                 copy.shown,
             )
         return copy
+
+
+def line_end_of(vocab: Vocab) -> int:
+    """The token that is a line end, in a vocabulary of a text of several lines."""
+    return int(vocab.encode("\n")[0])
 
 
 def _id_type(vocab: Vocab) -> np.dtype[Any]:
