@@ -186,7 +186,7 @@ def runs(tmp_path_factory):
     (folder / "names.txt").write_text(NAMES)
     (folder / "poems").mkdir()
     for i in range(6):
-        (folder / "poems" / f"{i}.txt").write_text(NAMES[i * 70 : i * 70 + 100])
+        (folder / "poems" / f"{i}.txt").write_text(NAMES[i * 60 : i * 60 + 100])
     (folder / "poems" / "cover.jpg").write_bytes(b"\xff\xd8\xff")
     train(dataclasses.replace(LINES, corpus=(str(folder / "names.txt"),)), run="lines", checkpoints=folder)
     train(dataclasses.replace(FILES, corpus=(str(folder / "poems"),)), run="files", checkpoints=folder)

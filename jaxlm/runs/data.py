@@ -204,7 +204,8 @@ class Data:
         except InputError as error:
             if not config.validation:
                 raise
-            raise InputError(f"{error}, or validate on less than {len(held_out):,} characters") from error
+            last = "" if config.units else "the last "
+            raise InputError(f"{error}, or validate on less than {last}{len(held_out):,} characters") from error
         counts = NGram.count(ids, len(vocab), config.model.ngram) if config.model.ngram else None
         return cls(
             corpus=corpus,
