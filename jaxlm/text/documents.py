@@ -18,6 +18,7 @@ import tempfile
 import urllib.parse
 import zipfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO, Any
 from xml.etree import ElementTree
 
@@ -28,6 +29,9 @@ SECONDS, MEMORY = 120.0, 2**30
 
 UNPACKED = 2**26
 """The most bytes of markup that a zipped document may hold."""
+
+_HOME = str(Path(__file__).parents[2])
+"""Where jaxlm lies, in whatever way it was found."""
 
 _START = "import sys; sys.path[:] = sys.argv[2:]; from jaxlm.text import documents; documents.serve(int(sys.argv[1]))"
 
@@ -83,7 +87,7 @@ class Documents:
             # Its own errors go to a file, which no hostile document can fill as it could a pipe.
             self._errors = tempfile.TemporaryFile()  # noqa: SIM115
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-c", _START, str(MEMORY), *sys.path],
+                [sys.executable, "-I", "-c", _START, str(MEMORY), *sys.path, _HOME],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
