@@ -236,7 +236,7 @@ REFUSED = {
     "--corpus empties": "corpus empties: found no text",
     "--corpus short.txt": "corpus: found a text of only 60 tokens, expected at least 61",
     "--corpus binaries": "corpus binaries: found a folder without text",
-    "--corpus fifo": "corpus fifo: found something that is neither",
+    "--corpus fifo": "corpus fifo: found a pipe that nothing was written to",
     "--corpus /dev/null": "corpus /dev/null: found something that",
     "--corpus good.txt --checkpoints good.txt": "checkpoints good.txt: ",
     "--corpus good.txt --run good.txt/new": "checkpoints good.txt: ",

@@ -261,7 +261,7 @@ def test_a_folder_is_read_in_order_and_says_what_it_read_and_left_out(tmp_path):
     assert corpus.left_out == tuple((f"{folder}/{name}", why) for name, why in left_out.items())
     [remark] = corpus.remarks
     assert remark == (
-        f"{folder}: read 5 files, 36 characters (UPPER.TXT 9, a/b/c.text 10, a/z.md 6, a.txt 5, b.txt 5); "
+        f"{folder}: read 5 files, 35 characters (UPPER.TXT 9, a/b/c.text 10, a/z.md 6, a.txt 5, b.txt 5); "
         f"left out 7: {', '.join(f'{name} ({why})' for name, why in left_out.items())}."
     )
 
@@ -764,7 +764,7 @@ def test_what_is_no_text_is_refused(tmp_path, monkeypatch, source):
 def test_a_pipe_that_nothing_writes_to_is_not_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "WRITER_SECONDS", 0.1)
     os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(InputError, match="found no text in it"):
+    with pytest.raises(InputError, match="fifo: found a pipe that nothing was written to; name a file"):
         load_corpus((str(tmp_path / "fifo"),))
 
 

@@ -173,6 +173,8 @@ def _content(path: Path) -> bytes:
             first = _first_bytes(file.fileno())
             os.set_blocking(file.fileno(), True)
             content = first + file.read(PIPED + 1)
+            if not content:
+                raise BadFile(path, "found a pipe that nothing was written to", "name a file", "an empty pipe")
     if len(content) > PIPED:
         raise BadFile(path, f"found more than {PIPED:,} bytes", "save them in a file first", "endless")
     return content
