@@ -316,8 +316,9 @@ class _Reading:
         return "".join(parts), tuple(itertools.accumulate(map(len, parts[:-1]), initial=0))
 
     def _read_folder(self, folder: Path) -> None:
+        before, bad = len(self.parts), len(self._bad)
         files, left_out = self._walk(folder)
-        if not files:
+        if not files and len(self._bad) == bad:
             kinds = collections.Counter(why for _, why in left_out)
             has = f" (it has {_counts(kinds)})" if left_out else ""
             wanted = "matching " + " ".join(self._glob) if self._glob else f"ending in {', '.join(TEXT_SUFFIXES)}"
@@ -325,7 +326,6 @@ class _Reading:
                 f"corpus {folder}: found a folder without text{has}, expected files {wanted}; name others one by one, "
                 f"or by a pattern, such as {invocation.setting('glob', '*.py')}"
             )
-        before, bad = len(self.parts), len(self._bad)
         for file in files:
             self._read_file(file)
         left_out += [(str(error.path.relative_to(folder)), error.kind) for error in self._bad[bad:]]
