@@ -27,7 +27,8 @@ def split_units(sizes: np.ndarray, share: float, seed: int) -> np.ndarray:
 
     Args:
       sizes: int[D], the characters of each document; D is 2 or more.
-      share: the most that is held out; but at least the smallest document is, if this is not 0.
+      share: the most that is held out; but at least the smallest document is, if this is not 0,
+        and at least one is not.
       seed: decides which.
 
     Returns:
@@ -38,7 +39,7 @@ def split_units(sizes: np.ndarray, share: float, seed: int) -> np.ndarray:
         return held_out
     left = math.ceil(int(sizes.sum()) * share)
     for document in np.random.default_rng([seed, _SPLIT]).permutation(len(sizes)).tolist():
-        if sizes[document] <= left:
+        if sizes[document] <= left and held_out.sum() < len(sizes) - 1:
             held_out[document] = True
             left -= int(sizes[document])
     if not held_out.any():
