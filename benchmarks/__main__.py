@@ -24,7 +24,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.contenders import CHARACTERS, LARGE, B, H, T, random_text
+from benchmarks.contenders import CHARACTERS, LARGE, STREAMS, B, H, T, random_text
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -35,7 +35,12 @@ def gflop(hidden: int, layers: int, length: int, batch: int) -> float:
     return (2 * layers - 1) * 3 * 2 * length * batch * hidden * 4 * hidden / 1e9
 
 
-FLOORS = {"floor_book": gflop(H, 1, T, B), "floor_large": gflop(**LARGE)}
+WORK = {"book": gflop(H, 1, T, B), "2x512": gflop(**LARGE)} | {
+    size: gflop(config.model.hidden, config.model.layers, config.length, config.batch)
+    for size, config in STREAMS.items()
+}
+FLOORS = {f"{library}floor_{name}": work for name, work in WORK.items() for library in ("", "torch_")}
+"""The products alone, by two libraries: the floor is the quicker one's time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +77,7 @@ class Row:
       goals: by name of an entry, the ratio to reach.
       goal: the figure to reach.
       one_core: whether each process is kept to one.
+      shares: whether the others do what the first does and more: goals are the shares of its speed to keep.
     """
 
     title: str
@@ -81,6 +87,7 @@ class Row:
     goals: dict[str, float] = dataclasses.field(default_factory=dict)
     goal: float | None = None
     one_core: bool = False
+    shares: bool = False
 
 
 def milliseconds(seconds: float, units: int) -> float:
@@ -91,6 +98,26 @@ def per_second(seconds: float, units: int) -> float:
     return units / seconds
 
 
+def stream_row(size: str, units: int) -> Row:
+    """The step of the stream recipe without counts against its floor and PyTorch; and with counts."""
+    config = STREAMS[size]
+    sizes, tokens = config.model, config.batch * config.length
+    return Row(
+        f"Training, stream's {size}: {sizes.layers} x LSTM({sizes.hidden}), batch {config.batch}, {config.length} "
+        "characters",
+        "tokens/s",
+        lambda seconds, units: tokens * units / seconds,
+        (
+            Entry(f"jaxlm_{size}", "jaxlm, `--ngram 0`", units),
+            Entry(f"jaxlm_{size}_counts", "jaxlm", units),
+            Entry(f"floor_{size}", "its matrix products alone, by XLA", units),
+            Entry(f"torch_floor_{size}", "its matrix products alone, by PyTorch", units, "torch"),
+            Entry(f"torch_{size}", "PyTorch nn.LSTM", units, "torch"),
+        ),
+        {f"floor_{size}": 0.65, f"torch_floor_{size}": 0.65},
+    )
+
+
 ROWS = {
     "book": Row(
         f"Training step, the book's: LSTM({H}), batch {B}, windows of {T}",
@@ -99,24 +126,27 @@ ROWS = {
         (
             Entry("jaxlm_book", "jaxlm", 40),
             Entry("jaxlm_book_reference", "jaxlm, --impl scan", 40),
-            Entry("floor_book", "its matrix products alone", 30),
+            Entry("floor_book", "its matrix products alone, by XLA", 30),
+            Entry("torch_floor_book", "its matrix products alone, by PyTorch", 30, "torch"),
             Entry("keras_tensorflow_book", "Keras on TensorFlow", 60, "tensorflow"),
             Entry("keras_jax_book", "Keras on JAX", 60, "keras"),
             Entry("torch_book", "PyTorch nn.LSTM", 20, "torch"),
         ),
-        {"keras_tensorflow_book": 5.0, "torch_book": 2.5, "floor_book": 0.65},
+        {"keras_tensorflow_book": 5.0, "torch_book": 2.5, "floor_book": 0.65, "torch_floor_book": 0.65},
     ),
-    "large": Row(
+    "2x512": Row(
         "Training step, 2 x LSTM(512), batch 64, 128 characters, every position",
         "ms",
         milliseconds,
         (
-            Entry("jaxlm_large", "jaxlm", 2),
-            Entry("floor_large", "its matrix products alone", 2),
-            Entry("torch_large", "PyTorch nn.LSTM", 2, "torch"),
+            Entry("jaxlm_2x512", "jaxlm", 2),
+            Entry("floor_2x512", "its matrix products alone, by XLA", 2),
+            Entry("torch_floor_2x512", "its matrix products alone, by PyTorch", 2, "torch"),
+            Entry("torch_2x512", "PyTorch nn.LSTM", 2, "torch"),
         ),
-        {"torch_large": 1.3},
+        {"torch_2x512": 1.3},
     ),
+    **{size: stream_row(size, units) for size, units in (("small", 100), ("1x256", 40), ("medium", 8), ("large", 2))},
     "state": Row(
         f"Generation, batch 1, `state`, LSTM({H}), one core",
         "characters/s",
@@ -132,6 +162,24 @@ ROWS = {
         # jax 0.12, which Python 3.12 and later have, runs small loops faster.
         150_000 if sys.version_info >= (3, 12) else 100_000,
         one_core=True,
+    ),
+    "draw": Row(
+        f"Generation, batch 1, `state`, LSTM({H}), one core, with filters",
+        "characters/s",
+        per_second,
+        (
+            Entry("jaxlm_state", "none", 40_000),
+            Entry("jaxlm_top_k", "top_k 20", 40_000),
+            Entry("jaxlm_top_p", "top_p 0.9", 40_000),
+            Entry("jaxlm_min_p", "min_p 0.05", 40_000),
+            Entry("jaxlm_filters", "these three together", 40_000),
+            Entry("jaxlm_no_repeat", "no_repeat 12", 40_000),
+            Entry("jaxlm_no_repeat_3", "no_repeat 3", 40_000),
+            Entry("jaxlm_everything", "the three and no_repeat 12", 40_000),
+        ),
+        {"jaxlm_filters": 0.7, "jaxlm_no_repeat": 0.5},
+        one_core=True,
+        shares=True,
     ),
     "window": Row(
         f"Generation, batch 1, `window` of {T}, one core",
@@ -221,6 +269,7 @@ def measure(row: Row, rounds: int) -> list[dict]:
                 "label": entry.label,
                 "installed": True,
                 "median": statistics.median(figures),
+                "seconds": statistics.median(mine),
                 "low": min(figures),
                 "high": max(figures),
                 "ratio": statistics.median(other / own for own, other in zip(first, mine, strict=True)),
@@ -364,9 +413,15 @@ def lines(results: dict) -> list[tuple[str, str, str, str, str]]:
             figure += f" ({entry['low']:,.0f} - {entry['high']:,.0f})"
             ratio, goal = "", ""
             if work := FLOORS.get(entry["name"]):
-                ratio = f"{entry['ratio']:.0%} of jaxlm's step ({work / entry['median'] * 1e3:.0f} GFLOP/s)"
+                rate = work / entry["seconds"]
+                ratio = f"{entry['ratio']:.0%} of jaxlm's step ({rate:.0f} GFLOP/s)"
                 if wanted := entry["goal_ratio"]:
                     goal = f"{wanted:.0%}: {met(entry['ratio'], wanted, at_most=False)}"
+            elif row.shares and entry is not entries[0]:
+                share = 1 / entry["ratio"]
+                ratio = f"{share:.0%} of the speed with {entries[0]['label']}"
+                if wanted := entry["goal_ratio"]:
+                    goal = f"{wanted:.0%}: {met(share, wanted, at_most=False)}"
             elif entry is not entries[0]:
                 ratio = f"{entry['ratio']:,.{2 if entry['ratio'] < 100 else 0}f}x"
                 if wanted := entry["goal_ratio"]:

@@ -39,6 +39,7 @@ import numpy as np
 
 import jaxlm
 from benchmarks.__main__ import FIRST_STEP, HERE, ROOT, machine
+from benchmarks.contenders import made_up_text
 from jaxlm.config import ModelConfig, Precision, TrainConfig, changed
 from jaxlm.errors import InputError, RunError, first_line
 from jaxlm.generator import TextGenerator
@@ -106,14 +107,6 @@ def implementations() -> list[str]:
     return found
 
 
-def text(characters: int) -> str:
-    """Words of a made-up language, of which common ones are common: the same on every machine."""
-    rng = np.random.default_rng(0)
-    words = ["".join(map(chr, 97 + rng.integers(0, 26, length))) for length in rng.integers(2, 9, 1000)]
-    ranks = (1000 ** rng.random(characters // 5)).astype(int) - 1
-    return " ".join(words[rank] for rank in ranks)[:characters]
-
-
 # Is it right?
 
 
@@ -177,7 +170,7 @@ def train_all(folder: Path, dry: bool) -> None:
     """Trains two epochs of each recipe and size, in runs of these names."""
     corpus = folder / "corpus.txt"
     if not corpus.exists():
-        corpus.write_text(text(3000 if dry else 60_000))
+        corpus.write_text(made_up_text(3000 if dry else 60_000))
     for name in names(dry):
         config = dataclasses.replace(recipe(name), corpus=(str(corpus),), epochs=2)
         if dry:
@@ -437,7 +430,7 @@ def time_texts(generator: TextGenerator, count: int) -> dict:
 def start_up(bench: Bench) -> Figures:
     """From process start, with a warm cache of compiled programs"""
     corpus = bench.folder / "start.txt"
-    corpus.write_text(text(3000 if bench.dry else 600_000))
+    corpus.write_text(made_up_text(3000 if bench.dry else 600_000))
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
 
     def first_step(number: int) -> float:
@@ -472,7 +465,7 @@ def start_up(bench: Bench) -> Figures:
 def host(bench: Bench) -> Figures:
     """The training thread's own time per step, in a run whose steps are tiny; on a GPU, with its waiting"""
     corpus = bench.folder / "host.txt"
-    corpus.write_text(text(20_000 if bench.dry else 200_000))
+    corpus.write_text(made_up_text(20_000 if bench.dry else 200_000))
     config = dataclasses.replace(jaxlm.BOOK, corpus=(str(corpus),), epochs=2, batch=16, length=4, model=DRY)
 
     class Clock(jaxlm.Terminal):

@@ -6,6 +6,7 @@ itself, and `TextGenerator` generates the texts.
 """
 
 import dataclasses
+import functools
 import os
 import sys
 import tempfile
@@ -15,13 +16,23 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxlm.config import ModelConfig, TrainConfig
+from jaxlm.config import SIZES, ModelConfig, TrainConfig
 
 V, H, T, B = 57, 128, 60, 128
 """The book's: vocabulary, units, window, batch."""
 
 LARGE = {"hidden": 512, "layers": 2, "length": 128, "batch": 64}
 """A model that predicts at every position."""
+
+STREAMS = {
+    "small": SIZES["small"],
+    "1x256": dataclasses.replace(
+        SIZES["small"], learning_rate=0.012, model=dataclasses.replace(SIZES["small"].model, hidden=256)
+    ),
+    "medium": SIZES["medium"],
+    "large": SIZES["large"],
+}
+"""The stream recipe's sizes, and its network for tiny Shakespeare."""
 
 CHARACTERS = 600_000
 """Of the corpus, about as many as Nietzsche's text has; their order does not matter for speed."""
@@ -63,6 +74,14 @@ def random_text() -> str:
     """A corpus of V distinct characters."""
     letters = np.array([chr(ord("!") + i) for i in range(V)])
     return "".join(np.random.default_rng(0).choice(letters, CHARACTERS))
+
+
+def made_up_text(characters: int) -> str:
+    """Words of a made-up language, of which common ones are common: the same on every machine."""
+    rng = np.random.default_rng(0)
+    words = ["".join(map(chr, 97 + rng.integers(0, 26, length))) for length in rng.integers(2, 9, 1000)]
+    ranks = (1000 ** rng.random(characters // 5)).astype(int) - 1
+    return " ".join(words[rank] for rank in ranks)[:characters]
 
 
 def random_ids() -> np.ndarray:
@@ -167,12 +186,12 @@ def floor_book(rounds: Rounds) -> None:
 
 
 @contender
-def floor_large(rounds: Rounds) -> None:
+def floor_2x512(rounds: Rounds) -> None:
     multiply(rounds, **LARGE)
 
 
 @contender
-def jaxlm_large(rounds: Rounds) -> None:
+def jaxlm_2x512(rounds: Rounds) -> None:
     import jaxlm
 
     large = dict(LARGE)
@@ -181,6 +200,28 @@ def jaxlm_large(rounds: Rounds) -> None:
     stream = {"recipe": "stream", "stride": None, "batch": batch, "length": length}
     # Long enough that no epoch ends, and is saved, while the clock runs.
     train(rounds, dataclasses.replace(jaxlm.BOOK, **stream, model=model), random_text() * 20)
+
+
+def train_stream(rounds: Rounds, size: str, **changes: int) -> None:
+    """Without a validation text, and long enough that no epoch ends, and is saved, while the clock runs."""
+    config = dataclasses.replace(STREAMS[size], validation=0.0)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, **changes))
+    train(rounds, config, made_up_text(CHARACTERS * 4))
+
+
+def floor_stream(rounds: Rounds, size: str, multiply: Callable[..., None]) -> None:
+    config = STREAMS[size]
+    multiply(rounds, config.model.hidden, config.model.layers, config.length, config.batch)
+
+
+def enter_streams() -> None:
+    """Enters the contenders of the stream recipe, `jaxlm_small` and so on."""
+    for size in STREAMS:
+        CONTENDERS[f"jaxlm_{size}"] = functools.partial(train_stream, size=size, ngram=0)
+        CONTENDERS[f"jaxlm_{size}_counts"] = functools.partial(train_stream, size=size)
+        CONTENDERS[f"floor_{size}"] = functools.partial(floor_stream, size=size, multiply=multiply)
+        CONTENDERS[f"torch_floor_{size}"] = functools.partial(floor_stream, size=size, multiply=multiply_torch)
+        CONTENDERS[f"torch_{size}"] = functools.partial(train_torch_stream, size=size)
 
 
 def book_generator(impl: str = "auto"):
@@ -211,6 +252,49 @@ def jaxlm_state_reference(rounds: Rounds) -> None:
     timed(rounds, lambda characters: len(generator.generate(length=characters, mode="state")))
 
 
+def generate_with(rounds: Rounds, **draw: float) -> None:
+    generator = book_generator()
+    timed(rounds, lambda characters: len(generator.generate(length=characters, mode="state", **draw)))
+
+
+TOGETHER = {"top_k": 20, "top_p": 0.9, "min_p": 0.05}
+
+
+@contender
+def jaxlm_top_k(rounds: Rounds) -> None:
+    generate_with(rounds, top_k=20)
+
+
+@contender
+def jaxlm_top_p(rounds: Rounds) -> None:
+    generate_with(rounds, top_p=0.9)
+
+
+@contender
+def jaxlm_min_p(rounds: Rounds) -> None:
+    generate_with(rounds, min_p=0.05)
+
+
+@contender
+def jaxlm_filters(rounds: Rounds) -> None:
+    generate_with(rounds, **TOGETHER)
+
+
+@contender
+def jaxlm_no_repeat(rounds: Rounds) -> None:
+    generate_with(rounds, no_repeat_ngram_size=12)
+
+
+@contender
+def jaxlm_no_repeat_3(rounds: Rounds) -> None:
+    generate_with(rounds, no_repeat_ngram_size=3)
+
+
+@contender
+def jaxlm_everything(rounds: Rounds) -> None:
+    generate_with(rounds, **TOGETHER, no_repeat_ngram_size=12)
+
+
 @contender
 def jaxlm_window(rounds: Rounds) -> None:
     generator = book_generator()
@@ -224,6 +308,94 @@ def jaxlm_streams(rounds: Rounds) -> None:
 
 
 # PyTorch
+
+
+def multiply_torch(rounds: Rounds, hidden: int, layers: int, length: int, batch: int) -> None:
+    """The products of `multiply`, by the library that PyTorch has for them."""
+    import torch
+
+    torch.set_grad_enabled(False)
+    h, dz = torch.ones(batch, hidden), torch.ones(batch, 4 * hidden)
+    hs = [torch.ones(length * batch, hidden) for _ in range(layers)]
+    dzs = [torch.ones(length * batch, 4 * hidden) for _ in range(layers)]
+    kernels = [torch.full((hidden, 4 * hidden), 1e-3 * (i + 1)) for i in range(layers)]
+    gates, dh = torch.empty(batch, 4 * hidden), torch.empty(batch, hidden)
+
+    def step() -> None:
+        for i, kernel in enumerate(kernels):
+            for _ in range(length):
+                torch.mm(h, kernel, out=gates)
+            for _ in range(length):
+                torch.mm(dz, kernel.T, out=dh)
+            torch.mm(hs[i].T, dzs[i])
+            if i:
+                torch.mm(hs[i - 1], kernel)
+                torch.mm(dzs[i], kernel.T)
+                torch.mm(hs[i - 1].T, dzs[i])
+
+    def work(steps: int) -> None:
+        for _ in range(steps):
+            step()
+
+    timed(rounds, work)
+
+
+@contender
+def torch_floor_book(rounds: Rounds) -> None:
+    multiply_torch(rounds, H, 1, T, B)
+
+
+@contender
+def torch_floor_2x512(rounds: Rounds) -> None:
+    multiply_torch(rounds, **LARGE)
+
+
+def train_torch_stream(rounds: Rounds, size: str) -> None:
+    """The stream recipe without counts and without DropConnect, which nn.LSTM does not have."""
+    import torch
+
+    torch.manual_seed(0)
+    config = STREAMS[size]
+    sizes, text = config.model, made_up_text(CHARACTERS)
+    letters = {letter: i for i, letter in enumerate(sorted(set(text)))}
+    ids = torch.tensor([letters[letter] for letter in text])
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = torch.nn.Embedding(len(letters), sizes.embedding)
+            self.lstm = torch.nn.LSTM(
+                sizes.embedding, sizes.hidden, sizes.layers, batch_first=True, dropout=sizes.dropout
+            )
+            self.drop = torch.nn.Dropout(sizes.output_dropout)
+            self.dense = torch.nn.Linear(sizes.hidden, len(letters))
+
+        def forward(self, tokens, state):
+            states, state = self.lstm(self.embed(tokens), state)
+            return self.dense(self.drop(states)), state
+
+    model = Model()
+    optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, (0.9, 0.99), 1e-8, config.weight_decay)
+    streams = ids[: len(ids) // config.batch * config.batch].reshape(config.batch, -1)
+    state, place = None, 0
+
+    def work(steps: int) -> None:
+        nonlocal state, place
+        for _ in range(steps):
+            if place + config.length >= streams.shape[1]:
+                state, place = None, 0
+            tokens = streams[:, place : place + config.length + 1]
+            place += config.length
+            logits, state = model(tokens[:, :-1], state)
+            state = tuple(leaf.detach() for leaf in state)
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+            optimizer.step()
+            loss.item()
+
+    timed(rounds, work)
 
 
 def torch_model(hidden: int, layers: int):
@@ -273,7 +445,7 @@ def torch_book(rounds: Rounds) -> None:
 
 
 @contender
-def torch_large(rounds: Rounds) -> None:
+def torch_2x512(rounds: Rounds) -> None:
     train_torch(rounds, LARGE["hidden"], LARGE["layers"], LARGE["length"], LARGE["batch"], every=True)
 
 
@@ -366,6 +538,8 @@ def keras_tensorflow_write(rounds: Rounds) -> None:
 def keras_jax_write(rounds: Rounds) -> None:
     write_keras(rounds, "jax")
 
+
+enter_streams()
 
 if __name__ == "__main__":
     # Output of libraries must not be taken for an answer.

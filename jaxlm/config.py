@@ -19,11 +19,13 @@ from jaxlm.errors import (
     did_you_mean,
     one_of,
     optional,
+    patterns,
     plain_text,
     real_number,
     reject,
     reject_idle,
     seed,
+    stop_strings,
     temperatures,
     text_encoding,
     whole_number,
@@ -37,6 +39,7 @@ Size = Literal["small", "medium", "large"]
 Tokens = Literal["char", "byte", "word"]
 Mode = Literal["window", "state"]
 Unknown = Literal["error", "skip"]
+Units = Literal["lines", "files"]
 Protocol = Literal["carried", "cold-256", "window-60"]
 Baseline = Literal["ngram"]
 Optimizer = Literal["rmsprop", "adam"]
@@ -52,7 +55,11 @@ NETWORK = "Network"
 LEARNING = "How to learn"
 SHOWN = "What is shown"
 GENERATE = "What to generate"
+DRAW = "What may be drawn"
 MEASURE = "What to measure"
+
+HISTORY = 4096
+"""The last tokens of prompt and text in which repetitions are looked for."""
 
 BOOK_SAYS = "the book"
 OURS = "our choice"
@@ -69,6 +76,7 @@ class Setting:
       source: where its default comes from.
       unset: the meaning of None, in words.
       short: the letter of its short flag.
+      flag: its long flag without the dashes, if that is not its name.
       metavar: the placeholder for its value in `--help`.
       resumable: whether a run may be resumed with another value.
     """
@@ -79,6 +87,7 @@ class Setting:
     source: str = ""
     unset: str = ""
     short: str = ""
+    flag: str = ""
     metavar: str = ""
     resumable: bool = False
 
@@ -133,7 +142,7 @@ ngram_order = whole_number(0, 16)
 def _corpus(group: str, left_out: str, unset: str, source: str = "") -> tuple[str, ...] | None:
     return setting(
         None,
-        "text files, folders, or nietzsche, shakespeare, python-docs",
+        "files, folders, - for standard input, or nietzsche, shakespeare, python-docs",
         optional(corpus_sources(left_out)),
         group,
         source=source,
@@ -224,7 +233,7 @@ class TrainConfig(Checked):
     corpus: tuple[str, ...] | None = _corpus(TEXT, "nietzsche", "nietzsche; offline, python-docs", source=BOOK_SAYS)
     validation: float = setting(
         0.0,
-        "share of the corpus, at its end, held out for validation after every epoch",
+        "share of the corpus held out for validation after every epoch: its end or, with units, some of them",
         real_number(0.0, 1.0, remedy="0.1 holds out the last tenth"),
         TEXT,
         source=BOOK_SAYS,
@@ -238,6 +247,19 @@ class TrainConfig(Checked):
         source=OURS,
     )
     encoding: str | None = _encoding(TEXT)
+    glob: tuple[str, ...] | None = setting(
+        None,
+        "which files of a folder to read, such as '*.py'",
+        optional(patterns),
+        TEXT,
+        source=OURS,
+        unset="texts and documents, by their endings",
+        metavar="PATTERN",
+        resumable=True,
+    )
+    skip_unreadable: bool = setting(
+        False, "leave out files that cannot be read", yes_or_no, TEXT, source=OURS, resumable=True
+    )
     tokens: Tokens = setting(
         "char",
         "unit of text; with bytes, the book recipe needs a stride of 1",
@@ -251,6 +273,15 @@ class TrainConfig(Checked):
         whole_number(1, 2**24),
         TEXT,
         source=OURS,
+    )
+    units: Units | None = setting(
+        None,
+        "lines or files are documents of their own: the memory is reset between them, and validation holds out whole "
+        "ones",
+        optional(one_of(*get_args(Units))),
+        TEXT,
+        source=BOOK_SAYS,
+        unset="one continuous text",
     )
     recipe: Recipe = setting(
         "book",
@@ -429,11 +460,68 @@ class SampleConfig(Checked):
         one_of(*get_args(Unknown)),
         GENERATE,
     )
+    _: dataclasses.KW_ONLY
+    stop_strings: tuple[str, ...] = setting(
+        (),
+        "end a text before the first of these strings",
+        stop_strings,
+        GENERATE,
+        unset="none",
+        flag="stop",
+    )
+    keep_stop: bool = setting(False, "end a text after its stop string instead", yes_or_no, GENERATE)
+    lines: int | None = setting(
+        None,
+        "generate this many single lines, such as names or titles, each from a line's beginning",
+        optional(whole_number(1, 2**20)),
+        GENERATE,
+        unset="texts of any number of lines",
+    )
+    top_k: int | None = setting(
+        None,
+        "draw one of this many most probable tokens",
+        optional(whole_number(1, 2**31 - 1, remedy="leave it out to draw from all tokens")),
+        DRAW,
+        unset="all",
+    )
+    top_p: float | None = setting(
+        None,
+        "draw one of the most probable tokens that together have this probability",
+        optional(real_number(0.0, 1.0, above=True, up_to=True, remedy="0.9, for example; 1 keeps all tokens")),
+        DRAW,
+        unset="1",
+    )
+    min_p: float | None = setting(
+        None,
+        "draw no token that is less probable than this, times the probability of the most probable one",
+        optional(real_number(0.0, 1.0, up_to=True, remedy="0.05, for example; 0 keeps all tokens")),
+        DRAW,
+        unset="0",
+    )
+    no_repeat_ngram_size: int | None = setting(
+        None,
+        f"never repeat this many tokens in a row of the last {HISTORY:,}, prompt included; ends the loops of low "
+        "temperatures, at the price of misspelt words where it is small: of the bundled model's words at temperature "
+        "0, 98% are real ones with 16, 95% with 8, 76% with 4",
+        optional(whole_number(1, HISTORY, remedy="leave it out to allow repetition")),
+        DRAW,
+        unset="repetition is allowed",
+        flag="no-repeat",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.temperature:
             reject("temperature", self.temperature, "at least one number", "for example 0.5")
+        if self.keep_stop and not (self.stop_strings or self.lines):
+            reject_idle("keep_stop", self.keep_stop, "without a stop string", "leave it out, or give one")
+        if self.lines is not None:
+            if self.count != 1:
+                reject_idle("count", self.count, "with lines, which is their number", "leave it out")
+            if self.keep_stop:
+                reject_idle("keep_stop", self.keep_stop, "with lines, which end at line ends", "leave it out")
+            if self.prompt and "\n" in self.prompt:
+                reject("prompt", self.prompt, "no line end in it with lines", "leave out one of the two")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -613,8 +701,8 @@ def from_json(values: Mapping[str, Any]) -> TrainConfig:
         return {name: value for name, value in values.items() if name not in RETIRED or value != RETIRED[name]}
 
     try:
-        # Runs older than this setting did not normalize.
-        values = {"normalize": False, **values}
+        # Runs older than these settings did not normalize, and read fewer kinds of files.
+        values = {"normalize": False, "glob": ("*.txt", "*.text", "*.md"), **values}
         return TrainConfig(**{**current(values), "model": ModelConfig(**current(values.get("model", {})))})
     except (TypeError, AttributeError) as error:
         raise InputError(

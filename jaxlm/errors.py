@@ -72,18 +72,30 @@ def whole_number(low: int, high: int | None = None, remedy: str = "") -> Check:
     return check
 
 
-def real_number(low: float, high: float = math.inf, *, above: bool = False, remedy: str = "") -> Check:
-    """A check for a finite number in [low, high), or (low, high) if `above`, Python's or NumPy's."""
+def real_number(
+    low: float, high: float = math.inf, *, above: bool = False, up_to: bool = False, remedy: str = ""
+) -> Check:
+    """A check for a finite number, Python's or NumPy's.
+
+    Args:
+      low: the smallest.
+      high: a limit that it must stay below.
+      above: whether it must be above `low`.
+      up_to: whether it may be `high`.
+      remedy: what to do instead.
+    """
     span = f"above {low:g}" if above else f"of {low:g} or more"
     if high != math.inf:
-        span += f" and below {high:g}"
+        span += f" and {'at most' if up_to else 'below'} {high:g}"
 
     def check(name: str, value: Any) -> float:
         try:
             number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
         except OverflowError:  # An int too large for a float.
             number = math.inf
-        if not math.isfinite(number) or number < low or (above and number == low) or number >= high:
+        is_low = number < low or (above and number == low)
+        is_high = number > high or (number == high and not up_to)
+        if not math.isfinite(number) or is_low or is_high:
             reject(name, value, f"a finite number {span}", remedy)
         return number
 
@@ -129,6 +141,11 @@ def file_path(name: str, value: object) -> str:
     return os.path.expanduser(path)
 
 
+def file_paths(name: str, value: Any) -> tuple[str, ...]:
+    """A check for one name or path, or several, as a tuple."""
+    return tuple(file_path(name, one) for one in (value if isinstance(value, tuple | list) and value else [value]))
+
+
 def corpus_sources(left_out: str) -> Check:
     """A check for one name or path, or several, as a tuple; `left_out` is the default in words."""
 
@@ -143,6 +160,18 @@ def corpus_sources(left_out: str) -> Check:
         return tuple(os.path.expanduser(os.fspath(source)) for source in sources)
 
     return check
+
+
+def patterns(name: str, value: Any) -> tuple[str, ...]:
+    """A check for a pattern of file names, or several, as a tuple."""
+    given = (value,) if isinstance(value, str) else value
+    if (
+        not isinstance(given, tuple | list)
+        or not given
+        or not all(isinstance(one, str) and one.strip("/.") for one in given)
+    ):
+        reject(name, value, "patterns of file names", 'for example "*.py"')
+    return tuple(given)
 
 
 def text_encoding(name: str, value: object) -> str:
@@ -165,6 +194,24 @@ _temperature = real_number(0.0, remedy="0 is greedy, 0.5 is cautious, 1 is as le
 def check_temperature(value: object) -> float:
     """A finite temperature; 0 means greedy. Raises InputError for anything else."""
     return float(_temperature("temperature", value))
+
+
+def which_epoch(name: str, value: Any) -> int | str:
+    """A check for `best`, `last`, or the number of an epoch, which may be in digits."""
+    if value in ("best", "last"):
+        return str(value)
+    number = int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 10 else value
+    if isinstance(number, str):
+        reject(name, value, "best, last, or a whole number of 1 or more")
+    return int(whole_number(1, remedy="or choose best or last")(name, number))
+
+
+def stop_strings(name: str, value: Any) -> tuple[str, ...]:
+    """A check for one string or several, none of them empty, as a tuple."""
+    strings = (value,) if isinstance(value, str) else value
+    if not isinstance(strings, tuple | list) or not all(isinstance(string, str) and string for string in strings):
+        reject(name, value, "strings that are not empty", r'for example "\n\n", or ("\n", "THE END")')
+    return tuple(strings)
 
 
 def temperatures(name: str, value: Any) -> tuple[float, ...]:

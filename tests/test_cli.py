@@ -236,7 +236,7 @@ REFUSED = {
     "--corpus empties": "corpus empties: found no text",
     "--corpus short.txt": "corpus: found a text of only 60 tokens, expected at least 61",
     "--corpus binaries": "corpus binaries: found a folder without text",
-    "--corpus fifo": "corpus fifo: found something that is neither",
+    "--corpus fifo": "corpus fifo: found a pipe that nothing was written to",
     "--corpus /dev/null": "corpus /dev/null: found something that",
     "--corpus good.txt --checkpoints good.txt": "checkpoints good.txt: ",
     "--corpus good.txt --run good.txt/new": "checkpoints good.txt: ",
@@ -465,7 +465,7 @@ def test_unknown_characters_can_be_skipped(place, capsys):
 def test_a_loss_of_zero_is_a_loss(place, capsys, monkeypatch):
     generator = jaxlm.Run.generator
     progress = Progress(step=3, epoch=1, loss=0.0)
-    monkeypatch.setattr(jaxlm.Run, "generator", lambda run, impl: (generator(run, impl)[0], progress))
+    monkeypatch.setattr(jaxlm.Run, "generator", lambda run, *given: (generator(run, *given)[0], progress))
     assert cli.sample(["--length", "0", "--seed", "1"]) == 0
     assert capsys.readouterr().err == "checkpoints/fox, epoch 1 (best: loss 0.0000), seed 1\n"
 

@@ -480,7 +480,7 @@ def test_another_file_is_refused_in_one_line(kind, chars, tmp_path, capsys):
 
 def test_a_file_that_keeps_hdf5_busy_or_crashes_it_is_refused(monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(hdf5, "SECONDS", 0)
+        patch.setattr(hdf5, "READING_SECONDS", 0)
         with pytest.raises(InputError, match="HDF5 cannot read in 0 s"):
             keras.read(FILES / "keras-3.h5")
     monkeypatch.setattr(sys, "executable", "/bin/false")

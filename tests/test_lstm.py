@@ -1,5 +1,6 @@
 """The recurrences against a Python loop over Flax's plain cell and against the equations in NumPy."""
 
+import itertools
 import os
 import types
 
@@ -211,7 +212,7 @@ def test_the_steps_in_a_turn_divide_the_loop():
 @pytest.mark.parametrize("impl", ["scan", "fused"])
 def test_hard_gates_are_keras_2_s(impl):
     params, carry, inputs = random_layer(15)
-    (c, h), outputs = lstm.IMPLS[impl](params, carry, inputs, "float32", "hard_sigmoid")
+    (c, h), outputs = lstm.IMPLS[impl](params, carry, inputs, gates="hard_sigmoid")
     (expected_c, expected_h), expected = numpy_lstm(params, carry, inputs, keras_2_hard_sigmoid)
     np.testing.assert_allclose(outputs, expected, atol=2e-5)
     np.testing.assert_allclose(c, expected_c, atol=2e-5)
@@ -229,13 +230,24 @@ def test_hard_gates_have_the_gradients_of_a_loop_over_the_plain_cell():
         return carry, jnp.stack(outputs, 1)
 
     def hard(params, carry, inputs):
-        return lstm.fused(params, carry, inputs, "float32", "hard_sigmoid")
+        return lstm.fused(params, carry, inputs, gates="hard_sigmoid")
 
     # Gates at their ends, where the gradient is zero, and between.
     params, carry, inputs = layer
     scaled = jax.tree.map(lambda leaf: 2 * leaf, params), carry, inputs
     for one in (layer, scaled):
         assert_alike(jax.jit(jax.value_and_grad(loss(hard)))(one), jax.value_and_grad(loss(loop))(one))
+
+
+def test_hard_gates_with_resets_are_those_of_pieces():
+    params, carry, inputs = random_layer(17)
+    resets = jnp.zeros((B, T), bool).at[:, 4].set(True)
+    first = lstm.scan(params, carry, inputs[:, :4], gates="hard_sigmoid")[1]
+    after, rest = lstm.scan(params, lstm.initial_carry(B, H), inputs[:, 4:], gates="hard_sigmoid")
+    for impl in ("scan", "fused"):
+        found, outputs = lstm.IMPLS[impl](params, carry, inputs, resets=resets, gates="hard_sigmoid")
+        np.testing.assert_allclose(outputs, jnp.concatenate([first, rest], 1), atol=1e-6)
+        np.testing.assert_allclose(found[0], after[0], atol=1e-6)
 
 
 def test_hard_gates_need_no_cudnn():
@@ -260,3 +272,42 @@ def test_cudnn_is_asked_to_be_the_same_at_every_call_unless_the_user_decides(mon
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     sharding.devices()
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+# Documents of a text, at whose beginnings the memory is reset.
+
+RESETS = np.zeros((B, T), bool)
+RESETS[0, [0, 7, 8, T - 1]] = RESETS[1, SPAN] = True  # None in the last row.
+
+
+def loop_from_zero(params, carry, inputs):
+    """Each row read by itself, and each of its documents, the first from the carry."""
+    carries, outputs = [], []
+    for row in range(B):
+        state, parts = jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], carry), []
+        bounds = [0, *np.flatnonzero(RESETS[row]).tolist(), T]
+        for number, (start, end) in enumerate(itertools.pairwise(bounds)):
+            state = state if number == 0 else jax.tree.map(jnp.zeros_like, state)
+            if end > start:
+                state, output = loop(params, state, inputs[row : row + 1, start:end])
+                parts.append(output)
+        carries.append(state)
+        outputs.append(jnp.concatenate(parts, 1))
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *carries), jnp.concatenate(outputs)
+
+
+def test_a_reset_is_a_new_beginning_with_its_gradients(recurrence):
+    def resetting(params, carry, inputs):
+        return recurrence(params, carry, inputs, "float32", jnp.asarray(RESETS))
+
+    layer = random_layer(21)
+    for found, expected in zip(
+        jax.tree.leaves(resetting(*layer)), jax.tree.leaves(loop_from_zero(*layer)), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    found = jax.jit(jax.value_and_grad(loss(resetting)))(layer)
+    assert_alike(found, jax.value_and_grad(loss(loop_from_zero))(layer))
+    params, carry, _ = layer
+    ids = jnp.asarray(np.random.default_rng(22).integers(0, D, (B, T)))
+    found = jax.jit(jax.value_and_grad(loss(resetting)))((params, carry), ids)
+    assert_alike(found, jax.value_and_grad(loss(loop_from_zero))((params, carry), jax.nn.one_hot(ids, D)))

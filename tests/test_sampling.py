@@ -13,7 +13,7 @@ from jaxlm.config import ModelConfig, SampleConfig
 from jaxlm.generator import TextGenerator
 from jaxlm.nn import lstm
 from jaxlm.nn.model import LanguageModel
-from jaxlm.nn.sampling import CHUNK, SAMPLING_TAG, next_token, pick_token, reweight
+from jaxlm.nn.sampling import CHUNK, SAMPLING_TAG, Draw, next_token, pick_token, reweight
 from jaxlm.text.vocab import Vocab
 
 LETTERS = "abcdefgh"
@@ -101,7 +101,7 @@ def test_a_long_prompt_is_read_in_chunks_to_the_same_carry(random_model):
 def test_frequencies_are_the_softmax_of_logits_over_temperature(temperature):
     logits, draws = jnp.array([1.0, 0.3, -0.5, -2.0, 0.9]), 40_000
     keys = jax.random.split(jax.random.key(1), draws)
-    tokens = jax.vmap(lambda key: next_token(key, logits, jnp.float32(temperature)))(keys)
+    tokens = jax.vmap(lambda key: next_token(key, logits, Draw(jnp.float32(temperature))))(keys)
     expected = np.asarray(jax.nn.softmax(logits.astype(jnp.float32) / temperature))
     found = np.bincount(tokens, minlength=5) / draws
     assert (np.abs(found - expected) < 5 * np.sqrt(expected * (1 - expected) / draws)).all()
@@ -112,10 +112,10 @@ def test_frequencies_are_the_softmax_of_logits_over_temperature(temperature):
 def test_noise_drawn_ahead_gives_the_reference_s_draws(temperature):
     keys = jax.random.split(jax.random.key(4), 2000)
     logits = jax.random.normal(jax.random.key(5), (2000, 57)) * 3
-    temperature = jnp.float32(temperature)
-    expected = jax.vmap(next_token, (0, 0, None))(keys, logits, temperature)
+    draw = Draw(jnp.float32(temperature))
+    expected = next_token(keys, logits, draw)
     noise = jax.vmap(lambda key: jax.random.gumbel(key, (57,)))(keys)
-    np.testing.assert_array_equal(pick_token(noise, logits, temperature), expected)
+    np.testing.assert_array_equal(pick_token(noise, logits, draw), expected)
     assert len(set(expected.tolist())) > 10
 
 
@@ -150,7 +150,7 @@ def test_tiny_temperatures_are_greedy(temperature):
     # Two logits as close as float32 has them, and one that a careless division turns into -inf or nan.
     logits = jnp.array([0.0, np.nextafter(np.float32(50), np.float32(0)), 50.0, -1e30])
     keys = jax.random.split(jax.random.key(2), 200)
-    tokens = jax.vmap(lambda key: next_token(key, logits, jnp.float32(temperature)))(keys)
+    tokens = jax.vmap(lambda key: next_token(key, logits, Draw(jnp.float32(temperature))))(keys)
     if temperature < 1e-6:
         assert set(tokens.tolist()) == {2}
     assert set(tokens.tolist()) <= {1, 2}
@@ -158,8 +158,8 @@ def test_tiny_temperatures_are_greedy(temperature):
 
 def test_greedy_ties_go_to_the_first_and_drawn_ties_are_shared():
     logits, keys = jnp.zeros(4), jax.random.split(jax.random.key(3), 400)
-    drawn = jax.vmap(lambda key: next_token(key, logits, jnp.float32(1e-3)))(keys)
-    greedy = jax.vmap(lambda key: next_token(key, logits, jnp.float32(0)))(keys)
+    drawn = jax.vmap(lambda key: next_token(key, logits, Draw(jnp.float32(1e-3))))(keys)
+    greedy = jax.vmap(lambda key: next_token(key, logits, Draw(jnp.float32(0))))(keys)
     assert set(drawn.tolist()) == {0, 1, 2, 3}
     assert set(greedy.tolist()) == {0}
 

@@ -13,6 +13,7 @@ import random
 import re
 import socket
 import threading
+import time
 import unicodedata
 import zipfile
 from pathlib import Path
@@ -27,6 +28,7 @@ from jaxlm.errors import InputError
 from jaxlm.generator import TextGenerator
 from jaxlm.runs import trainer as run
 from jaxlm.text import corpus as text
+from jaxlm.text import files
 from jaxlm.text.batches import Windows
 from jaxlm.text.corpus import DownloadError, Published, load_corpus
 from jaxlm.text.vocab import Vocab
@@ -231,7 +233,7 @@ def test_a_folder_is_read_in_order_and_says_what_it_read_and_left_out(tmp_path):
         "a/.y.txt",
         "c.py",
         "a/d.py",
-        "novel.docx",
+        "~$novel.docx",
         "d",
         ".txt",
     ):
@@ -245,27 +247,97 @@ def test_a_folder_is_read_in_order_and_says_what_it_read_and_left_out(tmp_path):
     names = ["UPPER.TXT", "a/b/c.text", "a/z.md", "a.txt", "b.txt"]
     assert corpus.text.split("\n") == names
     assert corpus.name == "books"
-    assert corpus.files == tuple(f"{folder}/{name}" for name in names)
+    assert corpus.parts == tuple((f"{folder}/{name}", len(name)) for name in names)
+    assert corpus.starts == (0, 10, 21, 28, 34)
+    left_out = {
+        "a/d.py": "ending .py",
+        "broken.txt": "not a file",
+        "c.py": "ending .py",
+        "d": "no ending",
+        "link": "linked folder",
+        "pipe.txt": "not a file",
+        "~$novel.docx": "lock of an open document",
+    }
+    assert corpus.left_out == tuple((f"{folder}/{name}", why) for name, why in left_out.items())
     [remark] = corpus.remarks
-    assert f"{folder}: read 5 files ({', '.join(names)});" in remark
-    assert "left out 7 (.docx 1, .py 2, linked folder 1, not a file 2, without ending 1)" in remark
-
-
-def test_a_remark_names_five_files_and_counts_the_rest(tmp_path):
-    for i in range(8):
-        write(tmp_path / f"{i}.txt", "text")
-    assert load_corpus((str(tmp_path),)).remarks == (
-        f"{tmp_path}: read 8 files (0.txt, 1.txt, 2.txt, 3.txt, 4.txt and 3 more).",
+    assert remark == (
+        f"{folder}: read 5 files, 35 characters (UPPER.TXT 9, a/b/c.text 10, a/z.md 6, a.txt 5, b.txt 5); "
+        f"left out 7: {', '.join(f'{name} ({why})' for name, why in left_out.items())}."
     )
-    assert load_corpus((str(tmp_path / "0.txt"),)).remarks == ()
+
+
+def test_a_remark_names_ten_files_and_counts_the_rest(tmp_path):
+    for i in range(13):
+        write(tmp_path / f"{i:02}.txt", "text")
+        write(tmp_path / f"{i:02}.jpg", "image")
+    write(tmp_path / "Makefile", "all:")
+    names = ", ".join(f"{i:02}.txt 4" for i in range(10))
+    assert load_corpus((str(tmp_path),)).remarks == (
+        f"{tmp_path}: read 13 files, 52 characters ({names} and 3 more); left out 14: 13 ending .jpg, 1 no ending.",
+    )
+    assert load_corpus((str(tmp_path / "00.txt"),)).remarks == ()
+
+
+@pytest.mark.parametrize("name", ["a.markdown", "a.rst", "a.tex", "a.abc", "a.txt.gz", "A.TEX"])
+def test_the_files_of_writers_and_musicians_are_read(tmp_path, name):
+    write(tmp_path / "own" / name, gzip.compress(b"X:1") if name.endswith("gz") else "X:1")
+    corpus = load_corpus((str(tmp_path / "own"),))
+    assert (corpus.text, corpus.left_out) == ("X:1", ())
+
+
+@pytest.mark.parametrize(
+    ("glob", "text"),
+    [
+        (("*.py",), "a.py\nsrc/b.PY\nsrc/deep/c.py"),
+        (("*.py", "*.c"), "a.py\nsrc/b.PY\nsrc/d.c\nsrc/deep/c.py"),
+        (("src/*.py",), "src/b.PY"),
+        (("c.*",), "src/deep/c.py"),
+    ],
+)
+def test_patterns_choose_the_files_of_a_folder(tmp_path, glob, text):
+    for name in ("a.py", "src/b.PY", "src/deep/c.py", "src/d.c", "README.md", ".git/e.py"):
+        write(tmp_path / name, name)
+    corpus = load_corpus((str(tmp_path),), glob=glob)
+    assert corpus.text == text
+    assert (str(tmp_path / "README.md"), f"not {' '.join(glob)}") in corpus.left_out
+    assert load_corpus((str(tmp_path / "README.md"),), glob=glob).text == "README.md"
+    with pytest.raises(InputError, match=r"folder without text \(it has .*\), expected files matching \*\.nothing"):
+        load_corpus((str(tmp_path),), glob=("*.nothing",))
+
+
+def test_a_corpus_in_parts_tells_where_each_begins(tmp_path):
+    contents = ["one", "", "TWO\n", "\u0130x", "e\u0301\n\n"]
+    paths = [write(tmp_path / f"{i}.txt", content) for i, content in enumerate(contents)]
+    corpus = load_corpus(paths, lowercase=True, normalize=True)
+    assert corpus.text == "one\ntwo\ni\u0307x\n\u00e9\n\n"
+    assert corpus.parts == tuple(zip(paths, (3, 0, 4, 3, 3), strict=True))
+    assert [corpus.text[start:] for start in corpus.starts[1:]] == [
+        "two\ni\u0307x\n\u00e9\n\n",
+        "i\u0307x\n\u00e9\n\n",
+        "\u00e9\n\n",
+    ]
+
+
+@relaxed
+@given(parts=st.lists(anything | phrases, min_size=1, max_size=4), lowercase=st.booleans())
+def test_cleaning_each_part_is_cleaning_the_whole(tmp_path_factory, parts, lowercase):
+    folder = tmp_path_factory.mktemp("parts")
+    parts = [re.sub("[\0\ufeff]", "", part) for part in parts]  # No UTF-16, and no byte order marks.
+    paths = [write(folder / f"{i}.txt", part.encode()) for i, part in enumerate(parts)]
+    if not any(parts):
+        return
+    whole = load_corpus(paths)
+    text = whole.text.lower() if lowercase else whole.text
+    assert load_corpus(paths, lowercase=lowercase, normalize=True).text == unicodedata.normalize("NFC", text)
 
 
 def test_a_folder_without_text_says_what_it_has(tmp_path):
-    for name in ("a.abc", "b.abc", "c/d.PY", ".e.txt"):
+    for name in ("a.krn", "b.krn", "c/d.PY", ".e.txt"):
         write(tmp_path / name, "text")
-    with pytest.raises(InputError, match=r"folder without text \(it has \.abc 2, \.py 1\), expected .*\.txt"):
+    found = r"folder without text \(it has 2 ending \.krn, 1 ending \.py\), expected .*\.txt.* --glob \*\.py"
+    with pytest.raises(InputError, match=found):
         load_corpus((str(tmp_path),))
-    assert load_corpus((str(tmp_path / "a.abc"),)).text == "text"
+    assert load_corpus((str(tmp_path / "a.krn"),)).text == "text"
 
 
 def test_a_tilde_is_the_home_directory(tmp_path, monkeypatch):
@@ -443,17 +515,14 @@ def saved(array):
 
 OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 504
 OTHER_FILES = {
-    "novel.docx": (zipped(("[Content_Types].xml", "<x/>"), ("word/document.xml", "<x/>")), "Word document.*save it as"),
     "table.xlsx": (zipped(("[Content_Types].xml", "<x/>"), ("xl/workbook.xml", "<x/>")), "Excel"),
-    "book.epub": (zipped(("mimetype", "application/epub+zip"), ("META-INF/c.xml", "")), "EPUB.*convert"),
     "note.odt": (zipped(("mimetype", "application/vnd.oasis.opendocument.text")), "OpenDocument text.*save it as"),
     "texts.zip": (zipped(("word.txt", "a text")), "zip archive.*unpack"),
     "cut.zip": (zipped(("a.txt", "a text"))[:40], "zip archive"),
     "novel.doc": (OLE + "WordDocument".encode("utf-16-le"), "Word document.*save it as"),
     "novel.hwp": (OLE + "HwpSummaryInformation".encode("utf-16-le"), "HWP.*save it as"),
-    "novel.txt.gz": (gzip.compress(b"a text"), "gzip.*unpack"),
-    "novel.pdf": (b"%PDF-1.7\nall of it ASCII", "PDF.*extract"),
-    "poem.rtf": (rb"{\rtf1\ansi A poem.}", "RTF.*save it as"),
+    "texts.tar.gz": (gzip.compress(b"a".ljust(257, b"\0") + b"ustar\0"), "tar archive.*unpack"),
+    "cut.txt.gz": (gzip.compress(b"a text")[:-9], "damaged gzip file"),
     "tune.mid": (b"MThd\0\0\0\6\0\1\0\1\0\x60MTrk", "MIDI.*ABC"),
     "a.png": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "PNG image.*choose a text file"),
     "a.jpg": (b"\xff\xd8\xff\xe0\0\x10JFIF\0", "JPEG image"),
@@ -499,15 +568,127 @@ def test_all_bad_files_are_named_at_once(tmp_path):
     assert f"{folder}/a.txt (looks like cp949), {folder}/c.md (looks like cp949); use --encoding cp949" in message
     assert load_corpus((str(folder),), encoding="cp949").text == f"{KOREAN}plain ASCII\n{KOREAN}"
 
-    write(folder / "d.txt", b"%PDF-1.7\n")
-    with pytest.raises(InputError, match=r"d\.txt \(a PDF document\)") as caught:
+    write(folder / "d.txt", b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(
+        InputError, match=r"d\.txt \(a PNG image\).*, or leave them out with --skip-unreadable$"
+    ) as caught:
         load_corpus((str(folder),))
     assert "--encoding" not in str(caught.value)
 
-    for i in range(6):
+    corpus = load_corpus((str(folder),), skip_unreadable=True)
+    assert corpus.text == "plain ASCII"
+    assert corpus.left_out == (
+        (f"{folder}/a.txt", "looks like cp949"),
+        (f"{folder}/c.md", "looks like cp949"),
+        (f"{folder}/d.txt", "a PNG image"),
+    )
+    assert "read 1 file, 11 characters (b.txt 11); left out 3: a.txt (looks like cp949), c.md" in corpus.remarks[0]
+
+    for i in range(11):
         write(folder / f"e{i}.txt", RUSSIAN.encode("cp1251"))
     with pytest.raises(InputError, match="and 4 more"):
         load_corpus((str(folder),))
+
+
+def test_a_corpus_of_which_nothing_can_be_read_is_no_corpus(tmp_path):
+    path = write(tmp_path / "a.txt", b"\x89PNG\r\n\x1a\n")
+    for source in (path, str(tmp_path)):
+        with pytest.raises(InputError, match="PNG image") as caught:
+            load_corpus((source,), skip_unreadable=True)
+        assert "--skip-unreadable" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
+def test_a_folder_that_cannot_be_read_is_told_with_the_files(tmp_path):
+    write(tmp_path / "a.txt", "text")
+    write(tmp_path / "b" / "c.txt", "more")
+    write(tmp_path / "d.txt", b"\x89PNG\r\n\x1a\n")
+    (tmp_path / "b").chmod(0)
+    with pytest.raises(InputError, match=r"/b \(Permission denied\), .*/d\.txt \(a PNG image\)"):
+        load_corpus((str(tmp_path),))
+    assert load_corpus((str(tmp_path),), skip_unreadable=True).text == "text"
+
+
+def test_gzip_is_unpacked_in_bounded_memory(tmp_path, monkeypatch):
+    path = write(tmp_path / "poem.txt.gz", gzip.compress(KOREAN.encode()) + gzip.compress(b"more"))
+    corpus = load_corpus((path,))
+    assert (corpus.text, corpus.name) == (KOREAN + "more", "poem")
+    assert (
+        load_corpus((write(tmp_path / "a.txt.gz", gzip.compress(KOREAN.encode("cp949"))),), encoding="cp949").text
+        == KOREAN
+    )
+    monkeypatch.setattr(files, "GZIP_LEAST", 10_000)
+    bomb = write(tmp_path / "bomb.gz", gzip.compress(bytes(10_000_000), mtime=0))
+    with pytest.raises(InputError, match=r"gzip file of more than 195,000 bytes; unpack it first"):
+        load_corpus((bomb,))
+
+
+# Pipes.
+
+
+@pytest.fixture
+def pipe(tmp_path):
+    """Makes a named pipe into which another thread writes some pieces of a text."""
+    threads = []
+
+    def make(*pieces, pause=0.0, before=0.0):
+        path = tmp_path / f"pipe{len(threads)}"
+        os.mkfifo(path)
+
+        def fill():
+            time.sleep(before)
+            with contextlib.suppress(BrokenPipeError), open(path, "wb") as file:
+                for piece in pieces:
+                    file.write(piece)
+                    file.flush()
+                    time.sleep(pause)
+
+        threads.append(threading.Thread(target=fill))
+        threads[-1].start()
+        return str(path)
+
+    yield make
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.parametrize("times", [{}, {"pause": 0.1}, {"before": 0.3}])
+def test_a_pipe_is_read_to_its_end(pipe, times):
+    pieces = [b"one\n", b"x" * 200_000, "é".encode()[:1], "é".encode()[1:]]
+    assert load_corpus((pipe(*pieces, **times),)).text == b"".join(pieces).decode()
+
+
+def test_a_pipe_of_a_process_is_read_as_the_shell_names_it():
+    reader, writer = os.pipe()
+    try:
+        os.write(writer, b"from a process")
+        os.close(writer)
+        corpus = load_corpus((f"/dev/fd/{reader}",))
+    finally:
+        os.close(reader)
+    assert (corpus.text, corpus.name) == ("from a process", "pipe")
+
+
+def test_a_pipe_that_does_not_end_is_not_read_for_ever(pipe, monkeypatch):
+    monkeypatch.setattr(files, "PIPED", 1000)
+    assert len(load_corpus((pipe(b"x" * 1000),)).text) == 1000
+    with pytest.raises(InputError, match="found more than 1,000 bytes; save them in a file first"):
+        load_corpus((pipe(b"x" * 70_000),))
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_standard_input_is_a_corpus(monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(gzip.compress(KOREAN.encode()))))
+    corpus = load_corpus(("-",))
+    assert (corpus.text, corpus.name, corpus.sources) == (KOREAN, "stdin", ("-",))
+    for terminal in (Terminal(), None):
+        monkeypatch.setattr("sys.stdin", terminal)
+        with pytest.raises(InputError, match="standard input is a terminal; pipe a text into it, or name a file"):
+            load_corpus(("-",))
 
 
 def test_an_encoding_that_would_spoil_the_other_files_is_not_advised(tmp_path):
@@ -571,14 +752,20 @@ def test_a_prompt_that_differs_only_in_normalisation_works(text, kind):
         assert reader(composed, False).as_read(decomposed + "🦊", "error") == decomposed + "🦊"
 
 
-@pytest.mark.parametrize("source", ["", "missing.txt", "x" * 5000, "a\0b", "fifo", "loop", "/dev/zero", "/dev/tty"])
+@pytest.mark.parametrize("source", ["", "missing.txt", "x" * 5000, "a\0b", "loop", "/dev/zero", "/dev/tty"])
 def test_what_is_no_text_is_refused(tmp_path, monkeypatch, source):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "a.txt", "text")
-    os.mkfifo("fifo")
     Path("loop").symlink_to("loop")
     with pytest.raises(InputError, match=r"corpus .*: found .*, expected a text file, a folder, or one of nietzsche"):
         load_corpus((source,))
+
+
+def test_a_pipe_that_nothing_writes_to_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "WRITER_SECONDS", 0.1)
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(InputError, match="fifo: found a pipe that nothing was written to; name a file"):
+        load_corpus((str(tmp_path / "fifo"),))
 
 
 def test_files_without_a_character_are_refused(tmp_path):

@@ -6,11 +6,12 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jaxlm
 from jaxlm import invocation
 from jaxlm.cli import parser
+from jaxlm.cli.generate import describe, generate
 from jaxlm.cli.guard import ended_by_signals, guarded, note
 from jaxlm.cli.options import (
     COMMANDS,
@@ -31,9 +32,6 @@ from jaxlm.cli.output import show
 from jaxlm.config import TrainConfig, changed, checkpoints_folder, settings_in, started
 from jaxlm.errors import InputError, RunError, did_you_mean, first_line, reject_idle
 
-if TYPE_CHECKING:  # `--help` need not wait for them.
-    from jaxlm.runs.storage import Progress
-
 
 def train(argv: Sequence[str] | None = None) -> int:
     """`jaxlm train`, `python train.py`: returns the exit status."""
@@ -42,7 +40,7 @@ def train(argv: Sequence[str] | None = None) -> int:
 
 def sample(argv: Sequence[str] | None = None) -> int:
     """`jaxlm sample`, `python sample.py`: returns the exit status."""
-    return _run(SAMPLE, lambda given: _sample(changed(SampleFlags(), given)), argv)
+    return _run(SAMPLE, lambda given: generate(changed(SampleFlags(), given)), argv)
 
 
 def evaluate(argv: Sequence[str] | None = None) -> int:
@@ -185,46 +183,19 @@ def _learned(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: given[name] for name, _, _ in settings_in(TrainConfig()) if name in given}
 
 
-def _sample(flags: SampleFlags) -> None:
-    from jaxlm.runs.mixing import generator_with
-    from jaxlm.runs.run import Run, find
-
-    config = flags.config
-    path = find(flags.where.run, flags.where.checkpoints, trained=True)
-    generator, progress = generator_with(Run.open(path), flags.mix_ngram, flags.impl)
-    texts = generator.texts(config)
-    note(f"{path}, {_describe(progress, flags.mix_ngram)}, seed {texts[0].seed}")
-    for text in texts:
-        if len(texts) > 1:
-            own_seed = f", seed {text.seed}" if config.count > 1 else ""
-            print(f"--- temperature {text.temperature:g}{own_seed}", flush=True)
-        for piece in text.pieces:
-            print(show(piece, sys.stdout), end="", flush=True)
-        print(flush=True)
-
-
-def _describe(progress: "Progress", mix_ngram: int) -> str:
-    """The best checkpoint of a run in words, and what is mixed in."""
-    mixed = f", n-gram of order {mix_ngram} mixed in" if mix_ngram else ""
-    if progress.judged is None:
-        return f"step {progress.step}{mixed}"
-    kind = "loss" if progress.validation is None else "validation loss"
-    return f"epoch {progress.epoch} (best: {kind} {progress.judged:.4f}){mixed}"
-
-
 def _evaluate(flags: EvaluateFlags) -> None:
     from jaxlm.cli.terminal import fact_line
     from jaxlm.runs.evaluation import evaluate
-    from jaxlm.runs.run import Run, find
+    from jaxlm.runs.mixing import open_trained
 
-    run = Run.open(find(flags.where.run, flags.where.checkpoints, trained=True))
-    found = evaluate(run, flags.config, impl=flags.impl, mix_ngram=flags.mix_ngram)
+    runs = open_trained(flags.where.run, flags.where.checkpoints)
+    found = evaluate(runs, flags.config, impl=flags.impl, mix_ngram=flags.mix_ngram)
     skipped = f", {found.skipped:,} of them unknown and skipped" if found.skipped else ""
     columns = {"static": found.static, "dynamic": found.dynamic, "n-gram": found.baseline}
     shown = {name: figures for name, figures in columns.items() if figures is not None}
     figures = list(shown.values())
     facts = {
-        "Run": f"{found.run}, {_describe(found.progress, flags.mix_ngram)}",
+        "Run": describe(found.runs, found.progress, flags.mix_ngram),
         "Text": f"{found.text}, {found.characters:,} characters{skipped}",
         "Protocol": found.protocol,
     }
@@ -281,7 +252,7 @@ def _export(flags: ExportFlags) -> None:
 
     if flags.destination is None:
         raise InputError("destination: expected a path to write to after the run, such as model.safetensors")
-    path = export(Run.open(find(flags.where.run, flags.where.checkpoints, trained=True)), flags.destination)
+    path = export(Run.open(find(flags.run, flags.checkpoints, trained=True)), flags.destination)
     note(f"Written: {invocation.shown(path)}, with a model card; state the model's licence in it before you share it")
 
 

@@ -23,7 +23,16 @@ from jaxlm.config import (
     recipe_settings,
     setting,
 )
-from jaxlm.errors import corpus_sources, file_path, one_of, optional, whole_number, yes_or_no
+from jaxlm.errors import (
+    corpus_sources,
+    file_path,
+    file_paths,
+    one_of,
+    optional,
+    which_epoch,
+    whole_number,
+    yes_or_no,
+)
 
 WHERE = "Where things go"
 MODEL = "Which model"
@@ -42,10 +51,15 @@ def _checkpoints(group: str) -> str | None:
 
 @dataclasses.dataclass(frozen=True)
 class Existing(Checked):
-    """Which run to use."""
+    """Which runs to use."""
 
-    run: str | None = setting(
-        None, "name of a run, or a path to it", optional(file_path), MODEL, unset="the newest", metavar="RUN"
+    run: tuple[str, ...] | None = setting(
+        None,
+        "name of a run, or a path to it; of several, with one vocabulary, the probabilities are averaged",
+        optional(file_paths),
+        MODEL,
+        unset="the newest",
+        metavar="RUN",
     )
     checkpoints: str | None = _checkpoints(MODEL)
 
@@ -81,7 +95,8 @@ class TrainFlags(Checked):
     )
     resume: bool = setting(
         False,
-        "resume a run; only --epochs, --patience, --impl, --corpus and what is shown may change",
+        "resume a run; only --epochs, --patience, --impl, --corpus (with --glob, --skip-unreadable) and what is shown "
+        "may change",
         yes_or_no,
         WHERE,
     )
@@ -95,6 +110,42 @@ class SampleFlags(Checked):
     config: SampleConfig = SampleConfig()
     mix_ngram: int = mixing(GENERATE)
     impl: Impl = implementation(GENERATE)
+    prompt_file: str | None = setting(
+        None,
+        "a text file to continue; like --prompt -, which reads standard input, without the line end at its end",
+        optional(file_path),
+        GENERATE,
+        unset="none",
+        metavar="FILE",
+    )
+    escapes: bool = setting(
+        False, r"read \n, \t, \\, \xHH and \uHHHH in --prompt and --stop as in Python", yes_or_no, GENERATE
+    )
+    output: str | None = setting(
+        None,
+        "write the texts to this file once all are complete, replacing it",
+        optional(file_path),
+        WHERE,
+        unset="standard output",
+        short="o",
+        metavar="FILE",
+    )
+    json: bool = setting(
+        False,
+        "print each text as a line of JSON, with its prompt, settings and log-probability in nats",
+        yes_or_no,
+        WHERE,
+    )
+    show_probabilities: bool = setting(
+        False, "on a terminal, tint each character by how probable it was to the model", yes_or_no, WHERE
+    )
+    epoch: str = setting(  # Or a number, once it is checked.
+        "best",
+        "which of the checkpoints that are kept: best, last, or the end of an epoch by its number",
+        which_epoch,
+        MODEL,
+        metavar="N|last|best",
+    )
     where: Existing = Existing()
 
 
@@ -120,7 +171,10 @@ class RunsFlags(Checked):
 class ExportFlags(Checked):
     """The options of `export`."""
 
-    where: Existing = Existing()
+    run: str | None = setting(
+        None, "name of a run, or a path to it", optional(file_path), MODEL, unset="the newest", metavar="RUN"
+    )
+    checkpoints: str | None = _checkpoints(MODEL)
     destination: str | None = setting(
         None,
         "what to write: a name in .safetensors for PyTorch, in .keras for Keras, or a directory for jaxlm",
@@ -185,7 +239,7 @@ TRAIN = Command(
     lambda given: TrainFlags(recipe_settings(given.get("recipe", "book"), given.get("size")), given.get("size")),
     files="corpus",
 )
-SAMPLE = Command("sample", "Generate text with a trained model: the best epoch of a run.", lambda given: SampleFlags())
+SAMPLE = Command("sample", "Generate text with a trained model.", lambda given: SampleFlags())
 EVALUATE = Command(
     "evaluate", "Evaluate a trained model, the best epoch of a run, on a text.", lambda given: EvaluateFlags()
 )

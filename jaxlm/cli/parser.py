@@ -75,7 +75,7 @@ class Option:
     @property
     def flag(self) -> str:
         """Its long flag."""
-        return f"--{self.name.replace('_', '-')}"
+        return f"--{self.about.flag or self.name.replace('_', '-')}"
 
     @property
     def flags(self) -> dict[str, bool]:

@@ -138,7 +138,8 @@ class Terminal(Reporter):
         else:
             facts["Streams"] = f"{config.batch}, reading {config.length} {KINDS[config.tokens]} per step"
         if plan.held_out:
-            facts["Validation"] = f"the last {plan.held_out:,} characters"
+            which = f"whole {config.units} of" if config.units else "the last"
+            facts["Validation"] = f"{which} {plan.held_out:,} characters"
         return facts
 
     def step(self, step: int, loss: float) -> None:

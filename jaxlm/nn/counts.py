@@ -43,12 +43,27 @@ def prior_of(predictions: Predictions) -> Prior:
     return Prior(predictions.rows(), predictions.totals)
 
 
-def prior_within(counts: Counts, tokens: np.ndarray) -> Prior:
+NetworkCounts = Counts | tuple[Counts | None, ...] | None
+"""The n-grams that a network takes, if any; a tuple for an average of networks, with an element for each."""
+
+
+def states_within(counts: NetworkCounts, tokens: np.ndarray) -> Any:
+    """The contexts before and after each token of some texts, int[..., T], each read from its own beginning."""
+    return jax.tree.map(lambda one: one.states(tokens), counts)
+
+
+def prior_after(counts: NetworkCounts, states: Any) -> Any:
+    """What follows some contexts; None without counts."""
+    return jax.tree.map(lambda one, states: prior_of(one.after(states)), counts, states)
+
+
+def prior_within(counts: NetworkCounts, tokens: np.ndarray) -> Any:
     """What follows each token of some texts or windows, int[..., T], each read from its own beginning.
 
     Negative tokens are padding, whose prior means nothing.
     """
-    return prior_of(counts.after(counts.states(np.maximum(tokens, 0))[..., 1:]))
+    states = states_within(counts, np.maximum(tokens, 0))
+    return prior_after(counts, jax.tree.map(lambda after: after[..., 1:], states))
 
 
 class Table(NamedTuple):
@@ -78,6 +93,11 @@ class Table(NamedTuple):
     whole: Any
     following: Any
     slots: Any
+
+
+def is_table(value: Any) -> bool:
+    """Whether a value is a table, and not several of them, or None; for `is_leaf` of JAX's functions."""
+    return isinstance(value, Table)
 
 
 def make_table(counts: Any) -> Table:

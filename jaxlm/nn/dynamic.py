@@ -28,7 +28,7 @@ EPSILON = 1e-5
 """Added to the root mean squares of gradients, so that parameters without gradients do not move."""
 
 
-Priors = Callable[[np.ndarray], Prior]
+Priors = Callable[[np.ndarray], Prior | None]
 
 
 def _segments(ids: np.ndarray, segment: int, prior: Priors | None) -> Iterator[tuple[np.ndarray, Prior | None]]:

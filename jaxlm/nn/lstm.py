@@ -5,9 +5,9 @@ The rest of the network uses only `init_params`, `initial_carry`, `IMPLS` (how i
 
 An implementation takes the parameters of a layer, named and shaped as in Flax's LSTM cell; a carry (c, h) of
 float[B, H]; inputs, float[B, T, D], or int[B, T] ids that stand for one-hot vectors of width D; the precision of the
-matrix products; and the activation of the gates. It returns the carry after the last step and the outputs,
-float[B, T, H]. All implementations agree up to rounding; only `fused` has products of bfloat16, and `cudnn` has no hard
-gates.
+matrix products; resets, bool[B, T], or None: the carry is zero before the steps where they are true; and the activation
+of the gates. It returns the carry after the last step and the outputs, float[B, T, H]. All implementations agree up to
+rounding; only `fused` has products of bfloat16, and `cudnn` has no hard gates.
 """
 
 import functools
@@ -132,6 +132,7 @@ def scan(
     carry: LayerCarry,
     inputs: jax.Array,
     precision: Precision = "float32",
+    resets: jax.Array | None = None,
     gates: Gates = "sigmoid",
 ) -> tuple[LayerCarry, jax.Array]:
     """The reference: `nn.scan` over Flax's LSTM cell.
@@ -143,6 +144,9 @@ def scan(
     _, hidden = carry
     if _are_ids(inputs):
         inputs = jax.nn.one_hot(inputs, params["ii"]["kernel"].shape[0], dtype=jnp.float32)
+    _check_float32("scan", precision)
+    if resets is not None:
+        return _scan_with_resets(params, carry, inputs, resets, gates)
     cell = nn.scan(
         nn.OptimizedLSTMCell,
         variable_broadcast="params",
@@ -150,10 +154,33 @@ def scan(
         in_axes=1,
         out_axes=1,
     )(features=hidden.shape[-1], gate_fn=GATE_FUNCTIONS[gates], parent=None)
-    _check_float32("scan", precision)
     with jax.default_matmul_precision("highest"):
         after: tuple[LayerCarry, jax.Array] = cell.apply({"params": params}, carry, inputs)
     return after
+
+
+def _scan_with_resets(
+    params: Any, carry: LayerCarry, inputs: jax.Array, resets: jax.Array, gates: Gates
+) -> tuple[LayerCarry, jax.Array]:
+    """The same cell, step by step."""
+    cell = nn.OptimizedLSTMCell(carry[1].shape[-1], gate_fn=GATE_FUNCTIONS[gates], parent=None)
+
+    def body(before: LayerCarry, x: tuple[jax.Array, jax.Array]):
+        return cell.apply({"params": params}, _keep(before, x[1]), x[0])
+
+    with jax.default_matmul_precision("highest"):
+        after, outputs = jax.lax.scan(body, carry, (jnp.swapaxes(inputs, 0, 1), _kept(resets)))
+    return after, jnp.swapaxes(outputs, 0, 1)
+
+
+def _kept(resets: jax.Array) -> jax.Array:
+    """float32[T, B, 1]: the factors of the carry before each step, 0 or 1."""
+    return 1 - resets.T[..., None].astype(jnp.float32)
+
+
+def _keep(carry: LayerCarry, kept: jax.Array | None) -> LayerCarry:
+    c, h = carry
+    return carry if kept is None else (c * kept, h * kept)
 
 
 class _Kernels(NamedTuple):
@@ -253,6 +280,7 @@ def fused(
     carry: LayerCarry,
     inputs: jax.Array,
     precision: Precision = "float32",
+    resets: jax.Array | None = None,
     gates: Gates = "sigmoid",
 ) -> tuple[LayerCarry, jax.Array]:
     """A fast recurrence with a hand-written gradient, which keeps as much work as possible out of the loops.
@@ -261,18 +289,31 @@ def fused(
     the kernels' gradients are multiplied many steps at a time (LOOPS).
     """
     time_major = jnp.swapaxes(inputs, 0, 1)
-    carry, outputs = _fused(precision, gates, _pack(params), carry, time_major)
+    kept = None if resets is None else _kept(resets)
+    carry, outputs = _fused(precision, gates, _pack(params), carry, time_major, kept)
     return carry, jnp.swapaxes(outputs, 0, 1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _fused(
-    precision: Precision, gates: Gates, kernels: _Kernels, carry: LayerCarry, inputs: jax.Array
+    precision: Precision,
+    gates: Gates,
+    kernels: _Kernels,
+    carry: LayerCarry,
+    inputs: jax.Array,
+    kept: jax.Array | None,
 ) -> tuple[LayerCarry, jax.Array]:
-    return _forward(precision, gates, kernels, carry, inputs)[0]
+    return _forward(precision, gates, kernels, carry, inputs, kept)[0]
 
 
-def _forward(precision: Precision, gates: Gates, kernels: _Kernels, carry: LayerCarry, inputs: jax.Array):
+def _forward(
+    precision: Precision,
+    gates: Gates,
+    kernels: _Kernels,
+    carry: LayerCarry,
+    inputs: jax.Array,
+    kept: jax.Array | None,
+):
     scaled = _scale(kernels, SQUASHES[gates].factor)
     if _are_ids(inputs):
         # A one-hot times a matrix is a row of it.
@@ -281,17 +322,19 @@ def _forward(precision: Precision, gates: Gates, kernels: _Kernels, carry: Layer
     else:
         xs, projected = product(inputs, scaled.inputs, precision) + scaled.bias[None, None], lambda x: x
 
-    def body(before: LayerCarry, x: jax.Array):
-        after, tanhs = _step(precision, gates, scaled.recurrent, before, projected(x))
-        return after, (tanhs, *before)
+    def body(before: LayerCarry, x: tuple[jax.Array, jax.Array | None]):
+        before = _keep(before, x[1])
+        after, tanhs = _step(precision, gates, scaled.recurrent, before, projected(x[0]))
+        return after, (tanhs, *before, None if kept is None else after[1])
 
-    after, (tanhs, cells, hiddens) = jax.lax.scan(body, carry, xs, unroll=_loops().unroll(len(xs)))
-    outputs = jnp.concatenate([hiddens[1:], after[1][None]])
-    return (after, outputs), (kernels, inputs, after[0], tanhs, cells, hiddens)
+    after, (tanhs, cells, hiddens, outputs) = jax.lax.scan(body, carry, (xs, kept), unroll=_loops().unroll(len(xs)))
+    if outputs is None:
+        outputs = jnp.concatenate([hiddens[1:], after[1][None]])
+    return (after, outputs), (kernels, inputs, kept, after[0], tanhs, cells, hiddens)
 
 
 def _backward(precision: Precision, gates: Gates, residuals: Any, cotangents: Any):
-    kernels, inputs, last_cell, tanhs, cells, hiddens = residuals
+    kernels, inputs, kept, last_cell, tanhs, cells, hiddens = residuals
     (dc, dh), doutputs = cotangents
     # If only the carry is used, as with one prediction per window, the outputs have no gradients.
     douts = () if isinstance(doutputs, SymbolicZero) else (doutputs,)
@@ -300,19 +343,21 @@ def _backward(precision: Precision, gates: Gates, residuals: Any, cotangents: An
     transposed = kernels.recurrent.T
     slopes_of = SQUASHES[gates].slope
 
-    def back(state: tuple[jax.Array, jax.Array, jax.Array], x: tuple[jax.Array, ...]):
+    def back(state: tuple[jax.Array, jax.Array, jax.Array], x: tuple[Any, ...]):
         dc, dh, c_after = state
-        tanhs, c, *dout = x
+        tanhs, c, kept, *dout = x
         i, f, g, o = _gates(tanhs)
+        if kept is not None:
+            c_after = f * c + i * g  # The next step's may have been reset.
         dh = sum(dout, dh)
         tanh_c = jnp.tanh(c_after)
         dc = dc + dh * o * (1 - tanh_c * tanh_c)
         by_gate = tanhs.reshape(-1, 4, hidden)
         dz = jnp.stack([dc * g, dc * c, dc * i, dh * tanh_c], 1) * slopes_of(by_gate)
         dz = dz.reshape(tanhs.shape)
-        return (dc * f, product(dz, transposed, precision), c), dz
+        return (*_keep((dc * f, product(dz, transposed, precision)), kept), c), dz
 
-    def span(state: Any, x: tuple[jax.Array, ...]):
+    def span(state: Any, x: tuple[Any, ...]):
         recurrence, dkernels = state
         inputs, hiddens, *xs = x
         recurrence, dz = jax.lax.scan(back, recurrence, tuple(xs), reverse=True, unroll=loops.unroll(len(xs[0])))
@@ -332,15 +377,15 @@ def _backward(precision: Precision, gates: Gates, residuals: Any, cotangents: An
     steps, batch = inputs.shape[:2]
     length = steps if loops.span is None else max(1, loops.span // batch)
     rest = steps if loops.span is None else steps % length
-    xs = (inputs, hiddens, tanhs, cells, *douts)
+    xs = (inputs, hiddens, tanhs, cells, kept, *douts)
     state = ((dc, dh, last_cell), jax.tree.map(jnp.zeros_like, kernels))
     dinputs = []
     # From the end: a short span, then whole ones.
     if rest:
-        state, last = span(state, tuple(x[steps - rest :] for x in xs))
+        state, last = span(state, jax.tree.map(lambda x: x[steps - rest :], xs))
         dinputs.append(last)
     if steps > rest:
-        spans = tuple(x[: steps - rest].reshape(-1, length, *x.shape[1:]) for x in xs)
+        spans = jax.tree.map(lambda x: x[: steps - rest].reshape(-1, length, *x.shape[1:]), xs)
         state, whole = jax.lax.scan(span, state, spans, reverse=True)
         if whole is not None:
             dinputs.append(whole.reshape(-1, *whole.shape[2:]))
@@ -348,8 +393,8 @@ def _backward(precision: Precision, gates: Gates, residuals: Any, cotangents: An
     if _are_ids(inputs):
         # Each input adds the bias to one row of W.
         dkernels = dkernels._replace(bias=dkernels.inputs.sum(0))
-        return dkernels, (dc, dh), None
-    return dkernels, (dc, dh), jnp.concatenate(dinputs[::-1])
+        return dkernels, (dc, dh), None, None
+    return dkernels, (dc, dh), jnp.concatenate(dinputs[::-1]), None
 
 
 def _add_to_rows(kernel: jax.Array, ids: jax.Array, rows: jax.Array) -> jax.Array:
@@ -378,19 +423,21 @@ def cudnn(
     carry: LayerCarry,
     inputs: jax.Array,
     precision: Precision = "float32",
+    resets: jax.Array | None = None,
     gates: Gates = "sigmoid",
 ) -> tuple[LayerCarry, jax.Array]:
     """cuDNN's recurrence, for NVIDIA GPUs; float32 throughout, without TF32.
 
-    A single step, as in generation, is that of `fused`: it leaves cuDNN nothing to gain.
+    A single step, as in generation, is that of `fused`: it leaves cuDNN nothing to gain. So is what has resets, which
+    cuDNN does not know.
 
     Source: `unpack_lstm_weights` in jax/experimental/rnn.py, for the layout of the weights.
     """
     _check_float32("cudnn", precision)
     if gates != "sigmoid":
         raise NotImplementedError(f"cudnn has no gates of {gates}")
-    if inputs.shape[1] == 1:
-        return fused(params, carry, inputs)
+    if inputs.shape[1] == 1 or resets is not None:
+        return fused(params, carry, inputs, resets=resets)
     kernels = _pack(params)
     width, hidden = kernels.inputs.shape[0], kernels.recurrent.shape[0]
     if _are_ids(inputs):

@@ -35,12 +35,15 @@ class LanguageModel(nn.Module):
       impl: the implementation of the recurrence, a key of `lstm.IMPLS`; all share parameters and agree up to rounding.
         With `scan`, the reference, generation draws its random numbers token by token, too.
       precision: of the matrix products.
+      line_end: the token with which a document begins, if lines are documents: all before it is forgotten. None if the
+        state is carried on.
     """
 
     vocabulary: int
     config: ModelConfig = ModelConfig()
     impl: str = "scan"
     precision: Precision = "float32"
+    line_end: int | None = None
 
     def setup(self) -> None:
         config = self.config
@@ -78,7 +81,12 @@ class LanguageModel(nn.Module):
         return self.logits(states, train, prior), carry
 
     def states(
-        self, tokens: jax.Array, carry: Carry, train: bool = False, prior: Prior | None = None
+        self,
+        tokens: jax.Array,
+        carry: Carry,
+        train: bool = False,
+        prior: Prior | None = None,
+        resets: jax.Array | None = None,
     ) -> tuple[jax.Array, Carry]:
         """The hidden states of the last layer, before its dropout.
 
@@ -87,10 +95,13 @@ class LanguageModel(nn.Module):
           carry: the state before the first token; `initial_carry` at the start of a text.
           train: whether to apply dropout and DropConnect, which need a `dropout` rng.
           prior: what n-grams say of the token after each, of leading shape (B, T); only for a network with counts.
+          resets: bool[B, T], the tokens before which the state is reset to zero; None for those that are `line_end`.
 
         Returns:
           (float32[B, T, H], carry after the last token).
         """
+        if resets is None and self.line_end is not None:
+            resets = tokens == self.line_end
         first, *others = self.lstm
         states = tokens  # The first layer takes ids as one-hot vectors.
         if self.ngram_input is not None:
@@ -109,7 +120,9 @@ class LanguageModel(nn.Module):
             if i:
                 states = self.drop(states, deterministic=not train)
             params = lstm.map_recurrent(lambda kernel: self.drop_weights(kernel, deterministic=not train), params)
-            layer_carry, states = lstm.IMPLS[self.impl](params, before, states, self.precision, self.config.gates)
+            layer_carry, states = lstm.IMPLS[self.impl](
+                params, before, states, self.precision, resets, self.config.gates
+            )
             after.append(layer_carry)
         return states, tuple(after)
 
@@ -158,6 +171,46 @@ class LanguageModel(nn.Module):
         return self.init(key, jnp.zeros((1, 1), jnp.int32), self.initial_carry(1), False, prior)["params"]
 
 
+class Average(LanguageModel):
+    """The mean of the distributions of several networks over the same vocabulary.
+
+    Its carries, its n-grams and what they say are tuples, with an element for each network: None for the n-grams of
+    one that takes none.
+
+    Attributes:
+      members: the networks, their implementation that of the average.
+    """
+
+    members: tuple[LanguageModel, ...] = ()
+
+    def setup(self) -> None:
+        """Has no parameters but those of the members, `members_0` and so on."""
+
+    def states(
+        self, tokens: jax.Array, carry: Any, train: bool = False, prior: Any = None, resets: jax.Array | None = None
+    ) -> tuple[Any, Any]:
+        """As in LanguageModel, with a tuple for states, too."""
+        each = [
+            member.states(tokens, carry, train, prior, resets)
+            for member, carry, prior in zip(self.members, carry, prior, strict=True)
+        ]
+        states, carries = zip(*each, strict=True)
+        return states, carries
+
+    def logits(self, states: Any, train: bool = False, prior: Any = None) -> jax.Array:
+        """The logarithm of the mean probability."""
+        each = [
+            jax.nn.log_softmax(member.logits(states, train, prior))
+            for member, states, prior in zip(self.members, states, prior, strict=True)
+        ]
+        return jax.nn.logsumexp(jnp.stack(each), 0) - np.float32(np.log(len(each)))
+
+    @nn.nowrap
+    def initial_carry(self, batch: int) -> Any:
+        """As in LanguageModel."""
+        return tuple(member.initial_carry(batch) for member in self.members)
+
+
 def init_gate(_: jax.Array, hidden: int, order: int) -> Params:
     """The weights of the n-grams at the output: at first 1, whatever the state and the counts."""
     return {"bias": jnp.ones(1), "state": jnp.zeros((hidden, 1)), "totals": jnp.zeros((order + 1, 1))}
@@ -199,11 +252,15 @@ def count_parameters(params: Params) -> int:
 
 
 def build_model(
-    config: TrainConfig, vocabulary: int, impl: Impl = "auto", precision: Precision = "float32"
+    config: TrainConfig,
+    vocabulary: int,
+    impl: Impl = "auto",
+    precision: Precision = "float32",
+    line_end: int | None = None,
 ) -> LanguageModel:
     """The network of a run.
 
     Raises:
       InputError: this machine cannot run `impl`.
     """
-    return LanguageModel(vocabulary, config.model, lstm.choose(impl, config.model.gates), precision)
+    return LanguageModel(vocabulary, config.model, lstm.choose(impl, config.model.gates), precision, line_end)

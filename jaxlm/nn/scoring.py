@@ -8,7 +8,7 @@ the network and its parameters; `ids`, int[N] in [0, V), is the text; `counts` a
 """
 
 import functools
-import itertools
+import operator
 from collections.abc import Callable, Iterable, Iterator
 
 import jax
@@ -18,7 +18,7 @@ from jaxlm.config import Protocol
 from jaxlm.errors import InputError
 from jaxlm.nn import sharding
 from jaxlm.nn.ambient import reproducible
-from jaxlm.nn.counts import Counts, Prior, prior_of, prior_within
+from jaxlm.nn.counts import NetworkCounts, Prior, prior_after, prior_within, states_within
 from jaxlm.nn.metrics import log_probs
 from jaxlm.nn.model import Carry, LanguageModel, Params
 
@@ -33,8 +33,18 @@ NO_TOKEN = -1
 
 
 @reproducible
-def score_carried(model: LanguageModel, params: Params, ids: np.ndarray, *, counts: Counts | None = None) -> np.ndarray:
+def score_carried(
+    model: LanguageModel,
+    params: Params,
+    ids: np.ndarray,
+    *,
+    counts: NetworkCounts = None,
+    resets: np.ndarray | None = None,
+) -> np.ndarray:
     """The log-probability of each token given all previous ones: the state is carried through the text.
+
+    Args:
+      resets: bool[N], the tokens before which it is reset; None as in `LanguageModel.states`.
 
     Returns:
       float32[N - 1]; the first token has no score.
@@ -47,8 +57,12 @@ def score_carried(model: LanguageModel, params: Params, ids: np.ndarray, *, coun
 
     def chunks() -> Iterator[jax.Array]:
         carry = model.initial_carry(1)
-        for row, given in zip(rows, priors, strict=True):
-            scores, carry = score_rows(model, params, carry, row[None], CARRIED_TOKENS, given)
+        for number, (row, given) in enumerate(zip(rows, priors, strict=True)):
+            begun = None
+            if resets is not None:
+                begun = resets[number * CARRIED_TOKENS :][:CARRIED_TOKENS]
+                begun = np.pad(begun, (0, CARRIED_TOKENS - len(begun)))[None]
+            scores, carry = score_rows(model, params, carry, row[None], CARRIED_TOKENS, given, begun)
             yield scores
 
     return fetch(chunks())[: len(ids) - 1]
@@ -56,7 +70,7 @@ def score_carried(model: LanguageModel, params: Params, ids: np.ndarray, *, coun
 
 @reproducible
 def score_cold(
-    model: LanguageModel, params: Params, ids: np.ndarray, length: int = 256, *, counts: Counts | None = None
+    model: LanguageModel, params: Params, ids: np.ndarray, length: int = 256, *, counts: NetworkCounts = None
 ) -> np.ndarray:
     """The log-probability of each token given the previous ones in its window, which starts from a zero state.
 
@@ -81,7 +95,7 @@ def score_windows(
     length: int = 60,
     stride: int = 3,
     *,
-    counts: Counts | None = None,
+    counts: NetworkCounts = None,
 ) -> np.ndarray:
     """The log-probability of the token after each window of `length` T, given the window alone, from a zero state.
 
@@ -106,7 +120,13 @@ PROTOCOLS: dict[Protocol, Callable[..., np.ndarray]] = {
 @reproducible
 @functools.partial(jax.jit, static_argnames=("model", "positions"))
 def score_rows(
-    model: LanguageModel, params: Params, carry: Carry, rows: jax.Array, positions: int, prior: Prior | None = None
+    model: LanguageModel,
+    params: Params,
+    carry: Carry,
+    rows: jax.Array,
+    positions: int,
+    prior: Prior | None = None,
+    resets: jax.Array | None = None,
 ) -> tuple[jax.Array, Carry]:
     """The log-probabilities of the last K tokens of each row, given the previous ones in the row.
 
@@ -115,21 +135,28 @@ def score_rows(
       rows: int[S, T + 1].
       positions: K, from 1 to T.
       prior: after each of the first T tokens of each row.
+      resets: bool[S, T], as in `LanguageModel.states`.
 
     Returns:
       (float32[S, K], carry after T tokens).
     """
-    logits, carry = _logits(model, params, carry, rows, positions, prior)
+    logits, carry = _logits(model, params, carry, rows, positions, prior, resets)
     return log_probs(logits, rows[:, -positions:]), carry
 
 
 def _logits(
-    model: LanguageModel, params: Params, carry: Carry, rows: jax.Array, positions: int, prior: Prior | None = None
+    model: LanguageModel,
+    params: Params,
+    carry: Carry,
+    rows: jax.Array,
+    positions: int,
+    prior: Prior | None = None,
+    resets: jax.Array | None = None,
 ) -> tuple[jax.Array, Carry]:
     """The logits from which `score_rows` takes its scores, float32[S, K, V], and the carry after T tokens."""
-    states, carry = model.apply({"params": params}, rows[:, :-1], carry, False, prior, method=model.states)
-    last = jax.tree.map(lambda leaf: leaf[:, -positions:], prior)
-    return model.apply({"params": params}, states[:, -positions:], False, last, method=model.logits), carry
+    states, carry = model.apply({"params": params}, rows[:, :-1], carry, False, prior, resets, method=model.states)
+    states, last = jax.tree.map(lambda leaf: leaf[:, -positions:], (states, prior))
+    return model.apply({"params": params}, states, False, last, method=model.logits), carry
 
 
 _compiled_logits = jax.jit(_logits, static_argnames=("model", "positions"))
@@ -194,17 +221,16 @@ def _check_count(ids: np.ndarray, least: int) -> None:
         )
 
 
-def carried_priors(ids: np.ndarray, length: int, counts: Counts | None) -> Iterator[Prior | None]:
+def carried_priors(ids: np.ndarray, length: int, counts: NetworkCounts) -> Iterator[Prior | None]:
     """Yields, for each of the `consecutive` windows, what n-grams say after each token given all previous ones.
 
     Its leading shape is (1, T). Without counts, None.
     """
-    if counts is None:
-        yield from itertools.repeat(None, -(-(len(ids) - 1) // length))
-    else:
-        states = counts.states(ids[:-1])[1:]
-        states = np.pad(states, (0, -len(states) % length)).reshape(-1, 1, length)
-        yield from (prior_of(counts.after(part)) for part in states)
+    count = -(-(len(ids) - 1) // length)
+    states = states_within(counts, np.pad(ids[:-1], (0, count * length - len(ids) + 1)))
+    rows = jax.tree.map(lambda after: after[1:].reshape(count, 1, length), states)
+    for number in range(count):
+        yield prior_after(counts, jax.tree.map(operator.itemgetter(number), rows))
 
 
 def row_chunks(rows: np.ndarray, count: int) -> Iterator[np.ndarray]:
@@ -220,7 +246,7 @@ def _rows_per_call(length: int) -> int:
 
 
 def _score_windows(
-    model: LanguageModel, params: Params, rows: np.ndarray, positions: int, counts: Counts | None
+    model: LanguageModel, params: Params, rows: np.ndarray, positions: int, counts: NetworkCounts
 ) -> np.ndarray:
     """float32[S * K]: the scores of the last K tokens of each row, from a zero state."""
     count = _rows_per_call(rows.shape[1] - 1)
@@ -228,8 +254,7 @@ def _score_windows(
 
     def scores() -> Iterator[jax.Array]:
         for chunk in row_chunks(rows, count):
-            given = None if counts is None else prior_within(counts, chunk[:, :-1])
-            yield score_rows(model, params, carry, chunk, positions, given)[0]
+            yield score_rows(model, params, carry, chunk, positions, prior_within(counts, chunk[:, :-1]))[0]
 
     return fetch(scores())[: len(rows) * positions]
 

@@ -158,10 +158,12 @@ class Batches(NamedTuple):
     Attributes:
       starts: int32[BLOCK, B], where the windows start, split over the mesh; negative ones are padding.
       prior: what n-grams say after each of a window's T tokens, for as many steps as `block_steps`; None without.
+      resets: bool[BLOCK, B, T], the tokens before which the state is reset; None where `LanguageModel.states` knows.
     """
 
     starts: jax.Array
     prior: Prior | None
+    resets: jax.Array | None = None
 
 
 def block_steps(config: TrainConfig, vocabulary: int) -> int:
@@ -200,15 +202,20 @@ def _compiled_steps(model: LanguageModel, config: TrainConfig, steps: int, facto
     return reproducible(jax.jit(functools.partial(train_steps, model, optimizer, config, mesh), donate_argnums=0))
 
 
-def send_batches(starts: np.ndarray, prior: Prior | None, mesh: Mesh) -> Batches:
+def send_batches(starts: np.ndarray, prior: Prior | None, mesh: Mesh, resets: np.ndarray | None = None) -> Batches:
     """Sends the starts of up to BLOCK batches, int32[S, B], to the devices, as `train_steps` expects them.
 
-    Also sends what n-grams say after their tokens, of leading shape (`block_steps`, B, T).
+    Also sends what n-grams say after their tokens, of leading shape (`block_steps`, B, T), and the tokens before which
+    the state is reset, bool[S, B, T].
     """
-    whole = np.pad(starts, [(0, BLOCK - len(starts)), (0, 0)])
+    more = (0, BLOCK - len(starts))
+    whole = np.pad(starts, [more, (0, 0)])
     # A row of padding, too, must have probabilities: their logarithms would be infinite.
     given = jax.tree.map(lambda leaf: sharding.split(leaf, mesh, axis=1, padding=1), prior)
-    return Batches(sharding.split(whole, mesh, axis=1, padding=-1), given)
+    begun = None
+    if resets is not None:
+        begun = sharding.split(np.pad(resets, [more, (0, 0), (0, 0)]), mesh, axis=1, padding=False)
+    return Batches(sharding.split(whole, mesh, axis=1, padding=-1), given, begun)
 
 
 def train_steps(
@@ -343,7 +350,8 @@ def summed_loss(
     windows = ids[positions % len(ids)].astype(jnp.int32)
     inputs, targets = windows[:, :-1], windows[:, 1:]
     rngs = {"dropout": key}
-    states, carry = model.apply({"params": params}, inputs, carry, True, batch.prior, rngs=rngs, method=model.states)
+    given = (inputs, carry, True, batch.prior, batch.resets)
+    states, carry = model.apply({"params": params}, *given, rngs=rngs, method=model.states)
     if config.recipe != "stream":
         states, targets = model.last_states(carry)[:, None], targets[:, -1:]
     logits = model.apply({"params": params}, states, True, batch.prior, rngs=rngs, method=model.logits)

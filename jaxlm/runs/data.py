@@ -1,16 +1,19 @@
 """A run's training and validation text."""
 
 import dataclasses
+import itertools
 import random
+import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from jaxlm.config import TrainConfig
+from jaxlm.config import TrainConfig, Units
 from jaxlm.errors import InputError
 from jaxlm.nn.counts import Prior, prior_of
-from jaxlm.runs.run import Run
-from jaxlm.text.batches import Streams, Windows, split_text
+from jaxlm.runs.run import Run, line_end_of
+from jaxlm.text.batches import Streams, Windows, split_text, split_units
 from jaxlm.text.corpus import Corpus, DownloadError, Received, load_corpus
 from jaxlm.text.ngram import NGram
 from jaxlm.text.vocab import Vocab
@@ -19,26 +22,54 @@ SEED_LENGTH = 60
 """The most characters in the prompt of a run's samples (the book's: 60)."""
 
 
-def own_corpus(run: Run, sources: Sequence[str] | None, remedy: str, progress: Received | None = None) -> Corpus:
+READING_LIMIT = 20_000
+"""The most characters of names that a run keeps of the files that it read, and as many of those that it did not."""
+
+
+def read_corpus(config: TrainConfig, progress: Received | None = None) -> Corpus:
+    """Reads the corpus that a run's settings name, as they say; raises as `load_corpus` does."""
+    return load_corpus(
+        config.corpus,
+        encoding=config.encoding,
+        lowercase=config.lowercase,
+        normalize=config.normalize,
+        glob=config.glob,
+        skip_unreadable=config.skip_unreadable,
+        progress=progress,
+    )
+
+
+def reading(corpus: Corpus) -> dict[str, list[tuple[str, int | str]]]:
+    """What a run keeps of how its corpus was read: each file and its characters, and what was left out and why."""
+    return {"files": _abridged(corpus.parts), "left_out": _abridged(corpus.left_out)}
+
+
+def _abridged(entries: Sequence[tuple[str, Any]]) -> list[tuple[str, int | str]]:
+    lengths = itertools.accumulate(len(name) + len(str(fact)) for name, fact in entries)
+    kept = sum(length <= READING_LIMIT for length in lengths)
+    more = [(f"and {len(entries) - kept:,} more", "")] if kept < len(entries) else []
+    return [*entries[:kept], *more]
+
+
+def own_corpus(
+    run: Run,
+    remedy: str,
+    config: TrainConfig | None = None,
+    progress: Received | None = None,
+) -> Corpus:
     """Reads a run's corpus again.
 
     Args:
       run: the run.
-      sources: where its corpus is now.
       remedy: the advice if it cannot be read.
+      config: its settings, which say where the corpus is now; by default those that it was last trained with.
       progress: as in `load_corpus`.
 
     Raises:
       InputError: the corpus cannot be read or downloaded, or is not the text that the run was started on.
     """
     try:
-        corpus = load_corpus(
-            sources,
-            encoding=run.record.config.encoding,
-            lowercase=run.record.config.lowercase,
-            normalize=run.record.config.normalize,
-            progress=progress,
-        )
+        corpus = read_corpus(config or run.record.config, progress)
     except DownloadError as error:
         raise DownloadError(f"{error}; run {run.shown} learned from that text") from error
     except InputError as error:
@@ -51,13 +82,81 @@ def own_corpus(run: Run, sources: Sequence[str] | None, remedy: str, progress: R
     return corpus
 
 
-def seed_text(text: str, length: int) -> str:
-    """The prompt of a run's samples: `length` characters of its corpus.
+def seed_text(text: str, length: int, units: Units | None = None) -> str:
+    """The prompt of a run's samples: `length` characters of its corpus; a line end if its lines are documents.
 
     Source: Deep Learning with Python, 8.1, which draws the start this way, after random.seed(42).
     """
+    if units == "lines":
+        return "\n"
     start = random.Random(42).randint(0, max(0, len(text) - length - 1))
     return text[start : start + length]
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """The training or the validation text of a run.
+
+    Attributes:
+      text: it.
+      starts: where each of its documents begins; one alone unless units are set.
+    """
+
+    text: str
+    starts: tuple[int, ...]
+
+    def documents(self) -> list[str]:
+        """Its documents."""
+        return [self.text[start:end] for start, end in itertools.pairwise((*self.starts, len(self.text)))]
+
+
+def split(config: TrainConfig, corpus: Corpus) -> tuple[Part, Part]:
+    """A corpus's training and validation text: without units the beginning and the end, else whole documents.
+
+    Raises:
+      InputError: there are too few documents.
+    """
+    if config.units is None:
+        learned, held_out = split_text(corpus.text, config.validation)
+        return Part(learned, (0,)), Part(held_out, (0,))
+    if config.units == "files":
+        starts = corpus.starts
+    else:
+        starts = (0, *(match.end() for match in re.finditer(r"\n(?!\Z)", corpus.text)))
+    documents = Part(corpus.text, starts).documents()
+    if len(documents) < 2:
+        raise InputError(
+            f"units: found {len(documents)} in the corpus, expected at least 2 {config.units}; leave it out, or choose "
+            "other units"
+        )
+    chosen = split_units(np.array([len(document) for document in documents]), config.validation, config.seed)
+    return (
+        joined([document for document, out in zip(documents, chosen, strict=True) if not out]),
+        joined([document for document, out in zip(documents, chosen, strict=True) if out]),
+    )
+
+
+def joined(documents: Sequence[str]) -> Part:
+    """Documents as one text."""
+    return Part("".join(documents), tuple(itertools.accumulate(map(len, documents[:-1]), initial=0)))
+
+
+def resets(config: TrainConfig, part: Part, ids: np.ndarray, vocab: Vocab) -> np.ndarray | None:
+    """The tokens before which the memory is reset, bool[N]; None if the network knows them, or there are none.
+
+    They are the line ends before the documents: so the first letter of each is predicted from a line end alone, as
+    that of a text which is generated from one.
+    """
+    if config.units != "files":
+        return None
+    found = np.zeros(len(ids), bool)
+    # A byte that continues a character adds none, so each character begins with the last token at its place.
+    places = np.cumsum(vocab.widths[ids]) - vocab.widths[ids]
+    begin = np.searchsorted(places, part.starts, side="right") - 1
+    line_end = line_end_of(vocab)
+    # Streams read a text as a circle: before its beginning is its end.
+    found[np.where(ids[begin - 1] == line_end, (begin - 1) % len(ids), begin)] = True
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +171,8 @@ class Data:
       held_out: the validation text; empty if there is none.
       held_out_ids: its tokens.
       counts: the n-grams of the training text; None if the network takes none.
+      begun: the training tokens before which the memory is reset, bool[N]; None as in `resets`.
+      held_out_begun: the same of the validation text.
     """
 
     corpus: Corpus
@@ -81,10 +182,13 @@ class Data:
     held_out: str
     held_out_ids: np.ndarray
     counts: NGram | None
+    begun: np.ndarray | None
+    held_out_begun: np.ndarray | None
 
     @classmethod
     def of(cls, config: TrainConfig, corpus: Corpus, vocab: Vocab) -> "Data":
-        text, held_out = split_text(corpus.text, config.validation)
+        learned, judged = split(config, corpus)
+        text, held_out = learned.text, judged.text
         ids, held_out_ids = vocab.encode(text), vocab.encode(held_out)
         if config.validation and len(held_out_ids) < 2:
             raise InputError(
@@ -100,7 +204,8 @@ class Data:
         except InputError as error:
             if not config.validation:
                 raise
-            raise InputError(f"{error}, or validate on less than the last {len(held_out):,} characters") from error
+            last = "" if config.units else "the last "
+            raise InputError(f"{error}, or validate on less than {last}{len(held_out):,} characters") from error
         counts = NGram.count(ids, len(vocab), config.model.ngram) if config.model.ngram else None
         return cls(
             corpus=corpus,
@@ -110,7 +215,15 @@ class Data:
             held_out=held_out,
             held_out_ids=held_out_ids,
             counts=counts,
+            begun=resets(config, learned, ids, vocab),
+            held_out_begun=resets(config, judged, held_out_ids, vocab) if held_out else None,
         )
+
+    def resets(self, starts: np.ndarray, length: int) -> np.ndarray | None:
+        """The tokens of some batches' windows before which the memory is reset, bool[S, B, T]; None as `begun`."""
+        if self.begun is None:
+            return None
+        return self.begun[(starts[..., None] + np.arange(length)) % len(self.ids)]
 
     def prior(self, starts: np.ndarray, length: int, steps: int) -> Prior | None:
         """What n-grams say after each token of some batches' windows, each position left out of its own counts.

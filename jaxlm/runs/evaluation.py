@@ -1,25 +1,23 @@
 """How well a trained model predicts a text."""
 
 import dataclasses
-import functools
-import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxlm import invocation
 from jaxlm.config import EvaluateConfig, Impl, Protocol, with_settings
 from jaxlm.errors import InputError
 from jaxlm.nn import dynamic, scoring
-from jaxlm.nn.counts import Prior, prior_of
+from jaxlm.nn.counts import NetworkCounts, Prior, prior_of
 from jaxlm.nn.metrics import bits_per_character, perplexity
-from jaxlm.runs.data import own_corpus
-from jaxlm.runs.mixing import generator_with, mixable
-from jaxlm.runs.run import Run, find
+from jaxlm.runs.data import Part, joined, own_corpus, resets, split
+from jaxlm.runs.mixing import Trained, generator_of, mixable, open_trained
+from jaxlm.runs.run import Run
 from jaxlm.runs.storage import Progress
-from jaxlm.text.batches import split_text
 from jaxlm.text.corpus import load_corpus
 from jaxlm.text.ngram import NGram
 
@@ -54,8 +52,8 @@ class Evaluation:
     """The result of `evaluate`.
 
     Attributes:
-      run: the run's directory.
-      progress: the progress of the checkpoint that was evaluated, the run's best.
+      runs: the directory of the run, or of each that was averaged.
+      progress: the progress of the checkpoint that was evaluated, the best, of each of them.
       text: a description of the text.
       characters: the text's length, including skipped characters.
       skipped: the number of unknown characters that were skipped.
@@ -65,8 +63,8 @@ class Evaluation:
       baseline: the figures of an n-gram alone, counted on the run's training text; None unless asked for.
     """
 
-    run: str
-    progress: Progress
+    runs: tuple[str, ...]
+    progress: tuple[Progress, ...]
     text: str
     characters: int
     skipped: int
@@ -77,7 +75,7 @@ class Evaluation:
 
 
 def evaluate(
-    run: Run | str | os.PathLike[str] | None = None,
+    run: Trained = None,
     config: EvaluateConfig | None = None,
     *,
     impl: Impl = "auto",
@@ -87,7 +85,8 @@ def evaluate(
     """Evaluates the best checkpoint of a run on a text.
 
     Args:
-      run: the run, its directory, or its name, as in `load`; the newest if left out.
+      run: the run, its directory, or its name, as in `load`; the newest if left out. The probabilities of several are
+        averaged.
       config: which text, and how; by default the run's validation text.
       impl: the implementation of the recurrence.
       mix_ngram: as in `load`.
@@ -97,14 +96,17 @@ def evaluate(
       InputError: there is no such run or text, the run's corpus has changed, or the text has unknown characters.
       RunError: the checkpoint cannot be read, for a reason other than damage.
     """
-    run = run if isinstance(run, Run) else Run.open(find(run, trained=True))
+    runs = open_trained(run)
     config = with_settings(config or EvaluateConfig(), settings)
-    mixable(run, mix_ngram)  # Before a needless download.
-    part, name, learned = _read_texts(run, config, mix_ngram)
-    generator, progress = generator_with(run, mix_ngram, impl, learned)
+    for each in runs:
+        mixable(each, mix_ngram)  # Before a needless download.
+    part, name, learned = _read_texts(runs, config, mix_ngram)
+    generator, progress = generator_of(runs, mix_ngram, impl, learned)
     model, params, vocab = generator.model, generator.params, generator.vocab
-    text = generator.as_read(part, config.unknown)
+    documents = [read for document in part.documents() if (read := generator.as_read(document, config.unknown))]
+    text = "".join(documents)
     ids = vocab.encode(text, "text")
+    begun = resets(runs[0].record.config, joined(documents), ids, vocab) if len(ids) else None
 
     def measured(score: Callable[[np.ndarray], np.ndarray]) -> Figures:
         score(ids[:1000])  # Compiles: one program serves texts of any length.
@@ -122,29 +124,30 @@ def evaluate(
             tokens_per_second=len(scores) / seconds,
         )
 
-    static = measured(lambda ids: scoring.PROTOCOLS[config.protocol](model, params, ids, counts=generator.counts))
+    def score(ids: np.ndarray) -> np.ndarray:
+        given = {"resets": None if begun is None else begun[: len(ids)]} if config.protocol == "carried" else {}
+        return scoring.PROTOCOLS[config.protocol](model, params, ids, counts=generator.counts, **given)
+
+    static = measured(score)
     adapted = None
     if config.dynamic:
         known, counts = vocab.encode(learned), generator.counts
-        if counts is None:
-            squares = dynamic.mean_squares(model, params, known)
-            adapted = measured(lambda ids: dynamic.score_dynamic(model, params, squares, ids))
-        else:
-            grown = functools.partial(_grown, counts, known)
-            squares = dynamic.mean_squares(model, params, known, prior=lambda at: prior_of(counts.left_out(at)))
-            adapted = measured(
-                lambda ids: dynamic.score_dynamic(model, params, squares, ids, prior=functools.partial(grown, ids))
+        squares = dynamic.mean_squares(model, params, known, prior=lambda at: _left_out(counts, at))
+        adapted = measured(
+            lambda ids: dynamic.score_dynamic(
+                model, params, squares, ids, prior=lambda at: _grown(counts, known, ids, at)
             )
+        )
     counted = None
     if config.baseline:
         ngram = NGram.count(vocab.encode(learned), len(vocab), BASELINE_ORDER)
         counted = measured(lambda ids: _score_ngram(ngram, ids, config.protocol))
     return Evaluation(
-        run=run.shown,
-        progress=progress,
+        runs=tuple(run.shown for run in runs),
+        progress=tuple(progress),
         text=name,
-        characters=len(part),
-        skipped=len(generator.as_read(part, "error")) - len(text),
+        characters=len(part.text),
+        skipped=len(generator.as_read(part.text, "error")) - len(text),
         protocol=config.protocol,
         static=static,
         dynamic=adapted,
@@ -167,39 +170,65 @@ def _score_ngram(ngram: NGram, ids: np.ndarray, protocol: Protocol) -> np.ndarra
     return ngram.log_probabilities(ids)[first::stride]
 
 
-def _grown(counts: NGram, known: np.ndarray, ids: np.ndarray, positions: np.ndarray) -> Prior:
+def _left_out(counts: NetworkCounts, positions: np.ndarray) -> Any:
+    """What n-grams say of the tokens at some positions of the training text, if each had not been counted."""
+    return jax.tree.map(lambda one: prior_of(one.left_out(positions)), counts)
+
+
+def _grown(counts: NetworkCounts, known: np.ndarray, ids: np.ndarray, positions: np.ndarray) -> Any:
     """What n-grams say of the tokens at some positions of a text, `ids`, given all before them.
 
     They are counted anew on the training text, `known`, and on what precedes the first of these positions.
     """
     first, last = positions.min(), positions.max()
-    counts = NGram.count(np.concatenate([known, ids[:first]]), counts.vocabulary, counts.order)
-    start = max(0, first - counts.order)
-    return prior_of(counts.after(counts.states(ids[start:last])[positions - start]))
+
+    def prior(counts: NGram) -> Prior:
+        grown = NGram.count(np.concatenate([known, ids[:first]]), counts.vocabulary, counts.order)
+        start = max(0, first - counts.order)
+        return prior_of(grown.after(grown.states(ids[start:last])[positions - start]))
+
+    return jax.tree.map(prior, counts)
 
 
-def _read_texts(run: Run, config: EvaluateConfig, mix_ngram: int) -> tuple[str, str, str]:
-    """The text to evaluate on, its description, and the run's training text, if it is needed: it is empty if not.
+def _read_texts(runs: Sequence[Run], config: EvaluateConfig, mix_ngram: int) -> tuple[Part, str, str]:
+    """The text to evaluate on, its description, and the runs' training text, if it is needed: it is empty if not.
 
     Raises:
-      InputError: there is no such text, or the run's corpus has changed.
+      InputError: there is no such text, the runs' corpus has changed, or they have several.
     """
-    settings = run.record.config
+    run, settings = runs[0], runs[0].record.config
     if config.corpus is None and not settings.validation:
         raise InputError(
             f"corpus: run {run.shown} has no validation text to evaluate on; "
             f"name a text with {invocation.setting('corpus')}"
         )
-    learned = held_out = ""
+    learned = ""
     learns = config.dynamic or config.baseline is not None or mix_ngram
     if config.corpus is None or learns:
+        if other := next((other for other in runs if _split(other) != _split(run)), None):
+            raise InputError(
+                f"run: found {run.shown} and {other.shown}, which learned from different texts, expected runs of one "
+                f"corpus and validation share; "
+                + ("leave one out" if learns else f"name a text with {invocation.setting('corpus')}")
+            )
         another = f"restore it, or name another text with {invocation.setting('corpus')}"
         remedy = "restore it" if learns else another
-        learned, held_out = split_text(own_corpus(run, settings.corpus, remedy).text, settings.validation)
+        known, held_out = split(settings, own_corpus(run, remedy))
+        learned = known.text
     if config.corpus is None:
-        return held_out, f"the end of {run.record.corpus}, held out from training", learned
+        whole = f"{settings.units} of" if settings.units else "the end of"
+        # The network itself knows where lines begin.
+        judged = Part(held_out.text, (0,)) if settings.units == "lines" else held_out
+        return judged, f"{whole} {run.record.corpus}, held out from training", learned
     corpus = load_corpus(
         config.corpus, encoding=config.encoding, lowercase=settings.lowercase, normalize=settings.normalize
     )
     own = ", which the run learned from" if corpus.sha256 == run.record.sha256 else ""
-    return corpus.text, corpus.name + own, learned
+    starts = corpus.starts if settings.units == "files" else (0,)
+    return Part(corpus.text, starts), corpus.name + own, learned
+
+
+def _split(run: Run) -> tuple[Any, ...]:
+    """What decides which part of which text a run learned from."""
+    config = run.record.config
+    return run.record.sha256, config.validation, config.units, config.units and config.seed

@@ -35,7 +35,7 @@ LAYERS = 256
 FILTERS = {1, 2, 3}
 """The filters of HDF5 that an array may have passed: deflate, shuffle, Fletcher's checksum."""
 
-SECONDS = 20
+READING_SECONDS = 20
 """How long reading may take, beside a second for each megabyte."""
 
 KNOWN_LAYERS = "expected only Embedding, LSTM, CuDNNLSTM, Dropout and Dense layers, one after another"
@@ -88,7 +88,7 @@ def read_apart(content: bytes) -> Found:
     h5py_of()
     paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    seconds = SECONDS + len(content) // MEGABYTE
+    seconds = READING_SECONDS + len(content) // MEGABYTE
     arguments = [sys.executable, "-c", "from jaxlm.runs.hdf5 import serve; serve()"]
     try:
         done = subprocess.run(arguments, input=content, capture_output=True, env=environment, timeout=seconds)

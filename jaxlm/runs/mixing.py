@@ -1,4 +1,4 @@
-"""Trained models, ready to generate: as they were trained, or with an n-gram of their training text mixed in.
+"""Trained models, ready to generate: as they were trained, averaged, or with an n-gram of their training text mixed in.
 
 The mixture's distribution is softmax(a * logits + b * log p), with the probabilities p of the n-gram. It needs no
 training: it is a network that takes counts (`nn.model`), but not at its input, and with the constant b as its gate. So
@@ -7,19 +7,21 @@ whatever serves such a network serves a mixture: sampling, scoring, dynamic eval
 
 import dataclasses
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from jaxlm.config import Impl, ngram_order
-from jaxlm.errors import reject
+from jaxlm.errors import InputError, reject
 from jaxlm.generator import TextGenerator
 from jaxlm.nn import scoring, sharding
 from jaxlm.nn.ambient import device_get, device_put
-from jaxlm.runs.data import own_corpus
+from jaxlm.nn.model import Average
+from jaxlm.runs.data import own_corpus, split
 from jaxlm.runs.run import Run, find
 from jaxlm.runs.storage import Progress
-from jaxlm.text.batches import split_text
 from jaxlm.text.ngram import NGram
 
 TAIL_SHARE, TAIL_TOKENS, TAIL_NUMBERS = 0.1, 20_000, 2**22
@@ -29,26 +31,92 @@ NEWTON_STEPS = 50
 """Of the fit, at most; it needs about five."""
 
 
-def load(path: str | os.PathLike[str] | None = None, *, impl: Impl = "auto", mix_ngram: int = 0) -> TextGenerator:
+OneRun = Run | str | os.PathLike[str]
+Trained = OneRun | Sequence[OneRun] | None
+"""A run, its directory or its name; or several; or None for the newest."""
+
+
+def load(path: Trained = None, *, impl: Impl = "auto", mix_ngram: int = 0, epoch: int | str = "best") -> TextGenerator:
     """The best checkpoint of a run, ready to generate: `load("nietzsche").generate("the truth ")`.
 
     Args:
       path: the run's directory, or its name in `$JAXLM_CHECKPOINTS` or `checkpoints`; `nietzsche` is the bundled model,
-        unless there is a run of that name. The newest run if left out. A run can be loaded on any machine.
+        unless there is a run of that name. The newest run if left out. A run can be loaded on any machine. The
+        probabilities of several runs, `load(["a", "b"])`, are averaged; prompts are read as the first reads them, and
+        its seed text, window and mode are the default.
       impl: the implementation of the recurrence: `scan` is the plain reference, `auto` the fastest here.
       mix_ngram: the most tokens of context of an n-gram that is mixed in, up to 16; 0 for none. It is counted on the
         run's training text, so the corpus must be there.
+      epoch: which of the checkpoints that are kept: `best`, `last`, or the end of an epoch by its number.
 
     Raises:
-      ValueError: there is no run, or no checkpoint in it, or this machine cannot run `impl`; or for an n-gram, the
-        corpus is missing or has changed, or the run's network takes n-grams already.
+      ValueError: there is no run, or no checkpoint in it, or this machine cannot run `impl`; or runs have different
+        vocabularies; or for an n-gram, the corpus is missing or has changed, or the run's network takes n-grams
+        already.
     """
     sharding.split_cpu()  # While it still can be done: the same program may train later.
-    return generator_with(Run.open(find(path, trained=True)), mix_ngram, impl)[0]
+    return generator_of(open_trained(path), mix_ngram, impl, epoch=epoch)[0]
+
+
+def open_trained(run: Trained = None, checkpoints: str | None = None) -> list[Run]:
+    """The runs that `load` means, names looked up in `checkpoints`.
+
+    Raises:
+      InputError: there is no such run; or the runs have different vocabularies, or read texts differently.
+    """
+    several: Sequence[Any] = run if isinstance(run, tuple | list) and run else [run]
+    runs = [one if isinstance(one, Run) else Run.open(find(one, checkpoints, trained=True)) for one in several]
+    _check_alike(runs)
+    return runs
+
+
+def generator_of(
+    runs: Sequence[Run],
+    mix_ngram: int = 0,
+    impl: Impl = "auto",
+    text: str | None = None,
+    epoch: int | str = "best",
+) -> tuple[TextGenerator, list[Progress]]:
+    """`generator_with` of a run, or the average of several of `open_trained`; and each checkpoint's progress.
+
+    Raises:
+      InputError: as in `generator_with`.
+      RunError: as in `generator_with`.
+    """
+    made = [generator_with(run, mix_ngram, impl, text, epoch) for run in runs]
+    generators, progress = [generator for generator, _ in made], [progress for _, progress in made]
+    first = generators[0]
+    if len(generators) == 1:
+        return first, progress
+    members = tuple(generator.model for generator in generators)
+    model = Average(first.model.vocabulary, first.model.config, first.model.impl, members=members)
+    params = {f"members_{i}": generator.params for i, generator in enumerate(generators)}
+    counts: Any = tuple(generator.counts for generator in generators)
+    return dataclasses.replace(first, model=model, params=params, counts=counts), progress
+
+
+def _check_alike(runs: Sequence[Run]) -> None:
+    """Raises InputError unless runs can be averaged."""
+    first, *others = runs
+    for other in others:
+        if other.vocab != first.vocab:
+            found, expected = "different vocabularies", "one vocabulary, as those of one text have"
+        elif _reading(other) != _reading(first):
+            found, expected = "different settings of lowercase, normalize or units", "the same"
+        else:
+            continue
+        raise InputError(
+            f"run: found {first.shown} and {other.shown} with {found}, expected {expected}, to average their "
+            "probabilities; leave one out"
+        )
+
+
+def _reading(run: Run) -> tuple[Any, ...]:
+    return run.record.config.lowercase, run.record.config.normalize, run.record.config.units
 
 
 def generator_with(
-    run: Run, mix_ngram: int, impl: Impl = "auto", text: str | None = None
+    run: Run, mix_ngram: int, impl: Impl = "auto", text: str | None = None, epoch: int | str = "best"
 ) -> tuple[TextGenerator, Progress]:
     """`Run.generator`, with an n-gram of the run's training text mixed in.
 
@@ -57,6 +125,7 @@ def generator_with(
       mix_ngram: the n-gram's order; 0 for none.
       impl: the implementation of the recurrence.
       text: the run's training text; it is read again if left out.
+      epoch: as in `Run.generator`.
 
     Raises:
       InputError: the order is out of range, the run's network takes n-grams already, or its corpus is missing or has
@@ -65,10 +134,10 @@ def generator_with(
     """
     order, config = mixable(run, mix_ngram), run.record.config
     if not order:
-        return run.generator(impl)
+        return run.generator(impl, epoch)
     if text is None:
-        text, _ = split_text(own_corpus(run, config.corpus, "restore it").text, config.validation)
-    generator, progress = run.generator(impl)
+        text = split(config, own_corpus(run, "restore it"))[0].text
+    generator, progress = run.generator(impl, epoch)
     ids = generator.vocab.encode(text)
     counts = NGram.count(ids, len(generator.vocab), order)
     of_network, of_ngram = _fit(*_predictions(generator, counts, ids, progress.validation))

@@ -26,8 +26,8 @@ import numpy as np
 import jaxlm
 from jaxlm import config as config_lib
 from jaxlm import invocation
-from jaxlm.config import Impl, TrainConfig, checkpoints_folder
-from jaxlm.errors import InputError, RunError, did_you_mean, file_path
+from jaxlm.config import Impl, Precision, TrainConfig, checkpoints_folder
+from jaxlm.errors import InputError, RunError, did_you_mean, file_path, which_epoch
 from jaxlm.generator import TextGenerator
 from jaxlm.nn import sharding
 from jaxlm.nn.ambient import device_put
@@ -80,6 +80,7 @@ class Record:
       created: when the run started, ISO 8601 in UTC; it decides which run is the newest.
       parent: the name of the run whose weights it started from; empty if there is none.
       parent_weights: the SHA-256 of those weights.
+      reading: the files that the corpus was read from, and those that were left out; empty for older runs.
     """
 
     config: TrainConfig
@@ -90,6 +91,7 @@ class Record:
     created: str
     parent: str = ""
     parent_weights: str = ""
+    reading: dict = dataclasses.field(default_factory=dict)
 
 
 def now() -> str:
@@ -247,7 +249,7 @@ class Run:
             if type(format) is not int or not (format == FORMAT if seal else format == 1):
                 raise KeyError("format")
             values["config"] = config_lib.from_json(values["config"])
-            values = {"parent": "", "parent_weights": "", **values}  # Which older runs lack.
+            values = {"parent": "", "parent_weights": "", "reading": {}, **values}  # Which older runs lack.
             for field in dataclasses.fields(Record):
                 if not isinstance(values[field.name], cast(type, field.type)):
                     raise KeyError(field.name)
@@ -303,6 +305,15 @@ class Run:
     def counts(self) -> NGram | None:
         """The n-grams of the training text; None if the network takes none. Raises as `ids` does."""
         return NGram.count(self.ids(), len(self.vocab), order) if (order := self.record.config.model.ngram) else None
+
+    def model(self, impl: Impl = "auto", precision: Precision = "float32") -> LanguageModel:
+        """The run's network.
+
+        Raises:
+          InputError: this machine cannot run `impl`.
+        """
+        line_end = line_end_of(self.vocab) if self.record.config.units == "lines" else None
+        return build_model(self.record.config, len(self.vocab), impl, precision, line_end)
 
     def checkpoints(self) -> list[int]:
         """The steps of all checkpoints, including damaged ones, in order."""
@@ -372,7 +383,7 @@ class Run:
         self.check_trainable()
         sharding.devices()
         config = self.record.config
-        like = abstract_state(build_model(config, len(self.vocab)), config)
+        like = abstract_state(self.model(), config)
         found = self.storage.restore(like.to_items(), best=best)
         if found is None:
             # An epoch's line is written before its checkpoint, so that a kill leaves one line more, never two.
@@ -390,25 +401,31 @@ class Run:
         items, progress = found
         return like.from_items(items), progress
 
-    def generator(self, impl: Impl = "auto") -> tuple[TextGenerator, Progress]:
-        """A text generator with the best checkpoint, on JAX's default device; and that checkpoint's progress.
+    def generator(self, impl: Impl = "auto", epoch: int | str = "best") -> tuple[TextGenerator, Progress]:
+        """A text generator with one of the checkpoints, on JAX's default device; and that checkpoint's progress.
 
         The best epoch has the lowest validation loss, or training loss without validation; before the end of the
         first, the last checkpoint is taken.
 
+        Args:
+          impl: the implementation of the recurrence.
+          epoch: `best`; `last`, the last checkpoint; or an epoch's number, whose end must be among those that are kept.
+
         Raises:
-          InputError: the run has no checkpoint yet, or all of them are damaged; or this machine cannot run `impl`.
+          InputError: the run has no checkpoint yet, or not this one, or all of them are damaged; or this machine cannot
+            run `impl`.
           RunError: the checkpoint cannot be read, for a reason other than damage.
         """
-        model = build_model(self.record.config, len(self.vocab), impl)
-        params, progress = self.weights()
+        model = self.model(impl)
+        params, progress = self.weights(epoch)
         return self.generator_of(model, device_put(params), self.counts()), progress
 
-    def weights(self) -> tuple[Params, Progress]:
-        """The parameters of the best checkpoint, on the host, and its progress; raises as `generator` does."""
+    def weights(self, epoch: int | str = "best") -> tuple[Params, Progress]:
+        """The parameters of a checkpoint, on the host, and its progress; takes and raises what `generator` does."""
         sharding.devices()
-        like = build_model(self.record.config, len(self.vocab)).abstract_params()
-        found = self.storage.restore({"params": like}, best=True)
+        number = None if isinstance(which_epoch("epoch", epoch), str) else int(epoch)
+        like = {"params": self.model().abstract_params()}
+        found = self.storage.restore(like, best=epoch == "best", epoch=number)
         if found is None:
             raise InputError(f"run {self.shown}: has no checkpoint yet; resume it with: {invocation.resume(self.path)}")
         items, progress = found
@@ -453,6 +470,11 @@ class Run:
                 copy.shown,
             )
         return copy
+
+
+def line_end_of(vocab: Vocab) -> int:
+    """The token that is a line end, in a vocabulary of a text of several lines."""
+    return int(vocab.encode("\n")[0])
 
 
 def _id_type(vocab: Vocab) -> np.dtype[Any]:

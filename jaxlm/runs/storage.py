@@ -129,20 +129,21 @@ class Storage:
         sealed = self._sealed().values()
         return bool(sealed) and not any(name.startswith("training/") for _, files in sealed for name in files)
 
-    def restore(self, like: Items, *, best: bool) -> tuple[Items, Progress] | None:
-        """The last checkpoint, or the best.
+    def restore(self, like: Items, *, best: bool, epoch: int | None = None) -> tuple[Items, Progress] | None:
+        """The last checkpoint, the best, or that of the end of an epoch.
 
         Skips damaged checkpoints, with a warning.
 
         Args:
           like: the trees to restore, of arrays or of their shapes and types.
           best: whether to restore the checkpoint with the lowest loss instead of the last.
+          epoch: the number of the epoch whose end to restore instead.
 
         Returns:
           (trees of NumPy arrays, the progress); None if no checkpoint has been saved yet.
 
         Raises:
-          InputError: there were checkpoints, and all of them are damaged or gone.
+          InputError: there were checkpoints, and all of them are damaged or gone, or none is of that epoch's end.
           RunError: the checkpoint cannot be read, for a reason other than damage.
         """
         damaged: dict[int, Damaged] = {}
@@ -168,6 +169,8 @@ class Storage:
                     )
                 if not good:
                     return None
+                if epoch is not None:
+                    good = _ends_of(good, epoch, where)
                 step = best_step(good) if best else max(good)
                 progress, files = found[step]
                 items = self._read_items(step, like, files)
@@ -497,6 +500,18 @@ def best_step(checkpoints: dict[int, Progress]) -> int:
         return (np.inf, -step) if judged is None else (judged, step)
 
     return min(checkpoints, key=rank)
+
+
+def _ends_of(checkpoints: dict[int, Progress], epoch: int, run: str) -> dict[int, Progress]:
+    """The checkpoints at the end of an epoch; InputError if there are none."""
+    ends = {step: progress for step, progress in checkpoints.items() if progress.judged is not None}
+    if found := {step: progress for step, progress in ends.items() if progress.epoch == epoch}:
+        return found
+    kept = ", ".join(str(number) for number in sorted({progress.epoch for progress in ends.values()}))
+    raise InputError(
+        f"epoch: found {epoch}, expected one whose checkpoint run {run} has kept: {kept or 'none yet'}; "
+        "the best and the last two checkpoints are kept"
+    )
 
 
 def best_epoch(checkpoints: dict[int, Progress]) -> Progress | None:

@@ -34,13 +34,12 @@ from jaxlm.nn.training import (
     to_host,
 )
 from jaxlm.runs import arrays
-from jaxlm.runs.data import SEED_LENGTH, Data, own_corpus, seed_text
+from jaxlm.runs.data import SEED_LENGTH, Data, own_corpus, read_corpus, reading, seed_text, split
 from jaxlm.runs.reporter import EpochMetrics, Plan, Reporter
 from jaxlm.runs.run import InUse, NameTaken, Record, Run, find, locate, now, refuse, unused_path
 from jaxlm.runs.stop import Stop, stop_on_signals
 from jaxlm.runs.storage import CONFIG, Progress, Saver, disk_of
-from jaxlm.text.batches import Windows, smallest_ids, split_text
-from jaxlm.text.corpus import load_corpus
+from jaxlm.text.batches import Windows, smallest_ids
 from jaxlm.text.vocab import Vocab
 
 SAVE_SECONDS = 300.0
@@ -109,26 +108,22 @@ def train(
         if start_from:
             check_inherited(start_from.record.config, config)
             weights, _ = start_from.weights()
-        corpus = load_corpus(
-            config.corpus,
-            encoding=config.encoding,
-            lowercase=config.lowercase,
-            normalize=config.normalize,
-            progress=reporter.download,
-        )
+        corpus = read_corpus(config, reporter.download)
         config = dataclasses.replace(config, corpus=corpus.sources)
+        learned, held_out = split(config, corpus)
         if start_from:
-            vocab = start_from.vocab.extended(corpus.text)
+            vocab = start_from.vocab.extended(learned.text + held_out.text)
         else:
-            vocab = Vocab.build(config.tokens, *split_text(corpus.text, config.validation), words=config.words)
+            vocab = Vocab.build(config.tokens, learned.text, held_out.text, words=config.words)
         data = Data.of(config, corpus, vocab)
         record = Record(
             config=config,
             corpus=corpus.name,
             characters=len(corpus.text),
             sha256=corpus.sha256,
-            seed_text=seed_text(data.text, min(config.length, SEED_LENGTH)),
+            seed_text=seed_text(data.text, min(config.length, SEED_LENGTH), config.units),
             created=now(),
+            reading=reading(corpus),
         )
         checkpoint = None
         if start_from:
@@ -210,7 +205,7 @@ def resume(
         # Before anything is written.
         lstm.choose(config.impl, config.model.gates)
         directory.ids()
-        text = own_corpus(directory, config.corpus, "if it has moved, name its new place", reporter.download)
+        text = own_corpus(directory, "if it has moved, name its new place", config, reporter.download)
         config = dataclasses.replace(config, corpus=text.sources)
         data = Data.of(config, text, directory.vocab)
         with stop_on_signals(stop) as asked, directory.lock():
@@ -225,8 +220,8 @@ class Trainer:
         self._reporter, self._stop = reporter, stop
         self._steps = data.order.steps(config.batch)
         self._mesh = sharding.make_mesh(config.batch)
-        self._training_model = build_model(config, len(run.vocab), config.impl, config.precision)
-        self._model = build_model(config, len(run.vocab), config.impl)  # As for evaluation and generation.
+        self._training_model = run.model(config.impl, config.precision)
+        self._model = run.model(config.impl)  # As for evaluation and generation.
         self._saved_at = time.monotonic()
         self._starts: tuple[int, np.ndarray] | None = None
         self._sent: tuple[tuple[int, int], Batches] | None = None
@@ -362,7 +357,8 @@ class Trainer:
         if self._sent is None or self._sent[0] != (epoch, first):
             starts = self._starts_of(epoch)[first : first + self._block]
             prior = self._data.prior(starts, self._config.length, self._block)
-            self._sent = (epoch, first), send_batches(starts, prior, self._mesh)
+            begun = self._data.resets(starts, self._config.length)
+            self._sent = (epoch, first), send_batches(starts, prior, self._mesh, begun)
         return self._sent[1]
 
     def _starts_of(self, epoch: int) -> np.ndarray:
@@ -427,7 +423,9 @@ class Trainer:
         ids = self._data.held_out_ids
         if not len(ids):
             return None
-        loss = -float(score_carried(self._model, params, ids, counts=self._data.counts).mean(dtype=np.float64))
+        data = self._data
+        scores = score_carried(self._model, params, ids, counts=data.counts, resets=data.held_out_begun)
+        loss = -float(scores.mean(dtype=np.float64))
         if not math.isfinite(loss):
             raise Diverged(f"step {step}: found a validation loss of {loss}")
         return loss

@@ -22,6 +22,35 @@ def split_text(text: str, share: float) -> tuple[str, str]:
     return text[:border], text[border:]
 
 
+def split_units(sizes: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Draws the documents to hold out for validation, in random order, as long as they fit.
+
+    Args:
+      sizes: int[D], the characters of each document; D is 2 or more.
+      share: the most that is held out; but at least the smallest document is, if this is not 0,
+        and at least one is not.
+      seed: decides which.
+
+    Returns:
+      bool[D].
+    """
+    held_out = np.zeros(len(sizes), bool)
+    if not share:
+        return held_out
+    left = math.ceil(int(sizes.sum()) * share)
+    for document in np.random.default_rng([seed, _SPLIT]).permutation(len(sizes)).tolist():
+        if sizes[document] <= left and held_out.sum() < len(sizes) - 1:
+            held_out[document] = True
+            left -= int(sizes[document])
+    if not held_out.any():
+        held_out[np.argmin(sizes)] = True
+    return held_out
+
+
+_SPLIT = 2**31
+"""In place of an epoch, so that these numbers are none of those that order the windows of one."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Windows:
     """The overlapping windows of a corpus: `length` tokens each, with the next token as the target.

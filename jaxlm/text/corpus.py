@@ -6,6 +6,7 @@ import errno
 import functools
 import hashlib
 import http.client
+import itertools
 import logging
 import os
 import stat
@@ -14,23 +15,24 @@ import unicodedata
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import NoReturn
+from pathlib import Path, PurePath
 
 import platformdirs
 
 from jaxlm import invocation
 from jaxlm.errors import InputError, did_you_mean
+from jaxlm.text.documents import FORMATS, Documents
 from jaxlm.text.encodings import count_controls
-from jaxlm.text.files import BadFile, read_text
+from jaxlm.text.files import STDIN, BadFile, ending, read_text
 
 log = logging.getLogger("jaxlm")
 
 Received = Callable[[int, int], None]
 """Called with the bytes downloaded so far and the total."""
 
-TEXT_SUFFIXES = (".txt", ".text", ".md")
-"""The files of a folder that are read: those with one of these endings."""
+TEXT_SUFFIXES = (".txt", ".text", ".md", ".markdown", ".rst", ".tex", ".abc")
+"""The endings of plain text. The files of a folder that are read are those with one of these, or with one of FORMATS;
+before either, .gz may stand at the end."""
 
 TIMEOUT = 10.0
 """Seconds without an answer after which a download is abandoned."""
@@ -38,7 +40,7 @@ TIMEOUT = 10.0
 EMBEDDED = "python-docs"
 """The corpus that needs neither a network nor a file: the help topics that come with every CPython."""
 
-NAMES_SHOWN = 5
+NAMES_SHOWN = 10
 """The number of files that a message names; the rest are counted."""
 
 
@@ -75,14 +77,18 @@ class Corpus:
       name: a short name; runs are named after it.
       sources: the names and paths that it was read from, and can be read from again.
       text: all of it.
-      files: the paths of the files that were read, in order; none for published corpora and python-docs.
+      parts: the files, and corpora by name, that it was read from, in order, and the characters of each.
+      starts: where in the text each part begins that is not empty.
+      left_out: what was left out of folders, and why.
       remarks: what users should know about the text before they train on it, a sentence each.
     """
 
     name: str
     sources: tuple[str, ...]
     text: str
-    files: tuple[str, ...] = ()
+    parts: tuple[tuple[str, int], ...] = ()
+    starts: tuple[int, ...] = (0,)
+    left_out: tuple[tuple[str, str], ...] = ()
     remarks: tuple[str, ...] = ()
 
     @functools.cached_property
@@ -97,47 +103,54 @@ def load_corpus(
     encoding: str | None = None,
     lowercase: bool = False,
     normalize: bool = False,
+    glob: Sequence[str] | None = None,
+    skip_unreadable: bool = False,
     progress: Received | None = None,
 ) -> Corpus:
     """Reads a corpus.
 
     Args:
-      sources: published corpora by name, `python-docs`, text files, and folders of them, joined in this order. A name
-        takes precedence over a file of that name (`./nietzsche` is always a file); `~` is the home directory. None
-        means nietzsche, or python-docs if that is neither cached nor can be downloaded.
-      encoding: of the files, except those with a byte order mark; by default UTF-8.
+      sources: published corpora by name, `python-docs`, files, and folders of them, joined in this order. A name
+        takes precedence over a file of that name (`./nietzsche` is always a file); `~` is the home directory, `-`
+        standard input. None means nietzsche, or python-docs if that is neither cached nor can be downloaded.
+      encoding: of plain text, except that with a byte order mark; by default UTF-8.
       lowercase: whether to lowercase the text.
       normalize: whether to then normalize it to Unicode's composed form, NFC.
+      glob: patterns of the names, or of the ends of paths, of the files of a folder that are read, whatever the case
+        of letters; by default those that end like text or a document.
+      skip_unreadable: whether to leave out files that cannot be read.
       progress: is called as a download proceeds.
 
     Raises:
       InputError: a source is missing, cannot be read, or is not text in this encoding, or there is no text at all.
         Files that cannot be read are all named at once.
     """
-    reading = _Reading(encoding, progress)
-    if sources is None:
-        try:
-            sources = ("nietzsche",)
-            reading.read("nietzsche")
-        except DownloadError as error:
-            sources = (EMBEDDED,)
-            reading.read(EMBEDDED)
-            log.warning("%s. Training on %s, Python's own help topics, instead.", error, EMBEDDED)
-    else:
-        for source in sources:
-            reading.read(source)
-    text = reading.text(sources)
-    if lowercase:
-        text = text.lower()
-    if normalize and not unicodedata.is_normalized("NFC", text):
-        text = unicodedata.normalize("NFC", text)
-    first = sources[0]
-    name = first if _is_name(first) else Path(os.path.expanduser(first)).resolve().stem
+
+    def clean(text: str) -> str:
+        text = text.lower() if lowercase else text
+        return unicodedata.normalize("NFC", text) if normalize else text
+
+    with Documents() as documents:
+        reading = _Reading(clean, encoding, glob, skip_unreadable, documents, progress)
+        if sources is None:
+            try:
+                sources = ("nietzsche",)
+                reading.read("nietzsche")
+            except DownloadError as error:
+                sources = (EMBEDDED,)
+                reading.read(EMBEDDED)
+                log.warning("%s. Training on %s, Python's own help topics, instead.", error, EMBEDDED)
+        else:
+            for source in sources:
+                reading.read(source)
+    text, starts = reading.text(sources)
     return Corpus(
-        name=name,
+        name=_name(sources[0]),
         sources=tuple(sources),
         text=text,
-        files=tuple(map(str, reading.files)),
+        parts=tuple((name, len(part)) for name, part in reading.parts),
+        starts=starts,
+        left_out=tuple(reading.left_out),
         remarks=(*reading.remarks, *_remarks(text)),
     )
 
@@ -229,14 +242,36 @@ def _is_name(source: str) -> bool:
     return source in PUBLISHED or source == EMBEDDED
 
 
+def _name(source: str) -> str:
+    """A corpus's short name."""
+    if _is_name(source):
+        return source
+    if source == STDIN:
+        return "stdin"
+    path = Path(os.path.expanduser(source))
+    if stat.S_ISFIFO(path.stat().st_mode):
+        return path.name if path.name.startswith("std") else "pipe"
+    path = path.resolve()
+    return path.name if path.is_dir() else Path(path.name.removesuffix(".gz")).stem
+
+
 class _Reading:
     """Reads sources, and collects their texts and the files that cannot be read."""
 
-    def __init__(self, encoding: str | None, progress: Received | None) -> None:
-        self.files: list[Path] = []
+    def __init__(
+        self,
+        clean: Callable[[str], str],
+        encoding: str | None,
+        glob: Sequence[str] | None,
+        skip_unreadable: bool,
+        documents: Documents,
+        progress: Received | None,
+    ) -> None:
+        self.parts: list[tuple[str, str]] = []
+        self.left_out: list[tuple[str, str]] = []
         self.remarks: list[str] = []
-        self._encoding, self._progress = encoding, progress
-        self._parts: list[str] = []
+        self._clean, self._encoding, self._glob, self._skip = clean, encoding, glob, skip_unreadable
+        self._documents, self._progress = documents, progress
         self._bad: list[BadFile] = []
         self._utf8 = False  # Whether there is a file that is UTF-8, and not just ASCII.
 
@@ -247,14 +282,15 @@ class _Reading:
           InputError: there is no such source, or a folder without text.
         """
         if _is_name(source):
-            self._parts.append(fetch(source, self._progress) if source in PUBLISHED else _embedded())
+            text = fetch(source, self._progress) if source in PUBLISHED else _embedded()
+            self.parts.append((source, self._clean(text)))
             return
         # os.path, unlike Path, returns False if permission is missing, and for strings that cannot be paths.
         path = os.path.expanduser(source)
-        if os.path.isfile(path):
-            self._read_file(Path(path))
-        elif os.path.isdir(path):
+        if os.path.isdir(path):
             self._read_folder(Path(path))
+        elif source == STDIN or os.path.isfile(path) or _is_pipe(path):
+            self._read_file(Path(path))
         else:
             found = "something that is neither a file nor a folder" if os.path.exists(path) else "nothing there"
             names = [*PUBLISHED, EMBEDDED]
@@ -263,40 +299,75 @@ class _Reading:
                 f"{did_you_mean(source, names)}"
             )
 
-    def text(self, sources: Sequence[str]) -> str:
-        """All texts that were read, joined.
+    def text(self, sources: Sequence[str]) -> tuple[str, tuple[int, ...]]:
+        """All texts that were read, joined, and where each begins.
 
         Raises:
           InputError: there is none, or files could not be read.
         """
         label = f"corpus {' '.join(sources)}"
-        if self._bad:
-            raise _complaint(label, self._bad, self._encoding or "UTF-8", self._utf8)
-        parts = [part for part in self._parts if part]
+        parts = [part for _, part in self.parts if part]
+        if self._bad and not (self._skip and parts):
+            raise _complaint(label, self._bad, self._encoding or "UTF-8", self._utf8, bool(parts))
         if not parts:
             raise InputError(f"{label}: found no text in it; choose another file")
         # The last line of a file must not join the first of the next.
-        return "".join(part if part.endswith("\n") else part + "\n" for part in parts[:-1]) + parts[-1]
+        parts[:-1] = [part if part.endswith("\n") else part + "\n" for part in parts[:-1]]
+        return "".join(parts), tuple(itertools.accumulate(map(len, parts[:-1]), initial=0))
 
     def _read_folder(self, folder: Path) -> None:
-        files, others = _walk(folder)
-        left_out = _counts(others)
-        if not files:
+        before, bad = len(self.parts), len(self._bad)
+        files, left_out = self._walk(folder)
+        if not files and len(self._bad) == bad:
+            kinds = collections.Counter(why for _, why in left_out)
+            has = f" (it has {_counts(kinds)})" if left_out else ""
+            wanted = "matching " + " ".join(self._glob) if self._glob else f"ending in {', '.join(TEXT_SUFFIXES)}"
             raise InputError(
-                f"corpus {folder}: found a folder without text{f' (it has {left_out})' if others else ''}, expected "
-                f"files ending in {', '.join(TEXT_SUFFIXES)}; name files with other endings one by one"
+                f"corpus {folder}: found a folder without text{has}, expected files {wanted}; name others one by one, "
+                f"or by a pattern, such as {invocation.setting('glob', '*.py')}"
             )
         for file in files:
             self._read_file(file)
-        names = _listing([str(file.relative_to(folder)) for file in files])
-        remark = f"{folder}: read {len(files)} {'file' if len(files) == 1 else 'files'} ({names})"
-        if others:
-            remark += f"; left out {others.total()} ({left_out}); to read such a file, name it explicitly"
-        self.remarks.append(f"{remark}.")
+        left_out += [(str(error.path.relative_to(folder)), error.kind) for error in self._bad[bad:]]
+        self.left_out += [(str(folder / name), why) for name, why in left_out]
+        read = [(str(Path(path).relative_to(folder)), len(text)) for path, text in self.parts[before:]]
+        self.remarks.append(_report(str(folder), read, left_out))
+
+    def _walk(self, folder: Path) -> tuple[list[Path], list[tuple[str, str]]]:
+        """The files below a folder to read, in order; and what is left out, and why. Hidden ones are ignored."""
+
+        def stop(error: OSError) -> None:
+            place, why = Path(error.filename), f"cannot be read ({error.strerror})"
+            self._bad.append(BadFile(place, why, "change its permissions, or leave it out", error.strerror or ""))
+
+        files, left_out = [], []
+        for place, folders, names in os.walk(folder, onerror=stop):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            linked = [name for name in folders if os.path.islink(os.path.join(place, name))]
+            left_out += [(os.path.relpath(os.path.join(place, name), folder), "linked folder") for name in linked]
+            for file in (Path(place, name) for name in names if not name.startswith(".")):
+                if why := self._why_not(file.relative_to(folder), file):
+                    left_out.append((str(file.relative_to(folder)), why))
+                else:
+                    files.append(file)
+        return sorted(files), sorted(left_out)
+
+    def _why_not(self, name: Path, file: Path) -> str:
+        """Why a file of a folder is not read; empty if it is."""
+        if not os.path.isfile(file):
+            return "not a file"
+        if name.name.startswith("~$"):
+            return "lock of an open document"
+        if self._glob:
+            lower = PurePath(str(name).lower())
+            return "" if any(lower.match(pattern.lower()) for pattern in self._glob) else f"not {' '.join(self._glob)}"
+        if ending(name.name) in (*TEXT_SUFFIXES, *FORMATS):
+            return ""
+        return f"ending {name.suffix.lower()}" if name.suffix else "no ending"
 
     def _read_file(self, file: Path) -> None:
         try:
-            text = read_text(file, self._encoding)
+            text = read_text(file, self._encoding, self._documents)
         except BadFile as error:
             self._bad.append(error)
             return
@@ -304,56 +375,58 @@ class _Reading:
             self._utf8 |= not text.isascii()
         elif _seems_utf8(text, self._encoding):
             self.remarks.append(f"{file}: read as {self._encoding}, but it seems to be UTF-8.")
-        self.files.append(file)
-        self._parts.append(text)
+        self.parts.append((str(file), self._clean(text)))
 
 
-def _walk(folder: Path) -> tuple[list[Path], collections.Counter[str]]:
-    """The text files below a folder, in order, and the number of others by ending; hidden ones are ignored."""
-
-    def stop(error: OSError) -> NoReturn:
-        raise InputError(
-            f"corpus {error.filename}: cannot be read ({error.strerror}); change its permissions, or choose another "
-            "folder"
-        )
-
-    files, others = [], collections.Counter[str]()
-    for place, folders, names in os.walk(folder, onerror=stop):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        others["linked folder"] += sum(os.path.islink(os.path.join(place, name)) for name in folders)
-        for file in (Path(place, name) for name in names if not name.startswith(".")):
-            if not os.path.isfile(file):
-                others["not a file"] += 1
-            elif file.suffix.lower() in TEXT_SUFFIXES:
-                files.append(file)
-            else:
-                others[file.suffix.lower() or "without ending"] += 1
-    return sorted(files), +others
+def _is_pipe(path: str) -> bool:
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
 
 
-def _counts(others: collections.Counter[str]) -> str:
-    return _listing([f"{kind} {count}" for kind, count in sorted(others.items())], 10)
+def _report(folder: str, read: Sequence[tuple[str, int]], left_out: Sequence[tuple[str, str]]) -> str:
+    """A sentence on what was read of a folder, and what not."""
+    total = sum(characters for _, characters in read)
+    files = "1 file" if len(read) == 1 else f"{len(read):,} files"
+    names = _listing([f"{name} {characters:,}" for name, characters in read])
+    report = f"{folder}: read {files}, {total:,} characters ({names})"
+    if left_out:
+        named = _listing([f"{name} ({why})" for name, why in left_out])
+        if len(left_out) > NAMES_SHOWN:
+            named = _counts(collections.Counter(why for _, why in left_out))
+        report += f"; left out {len(left_out):,}: {named}"
+    return f"{report}."
 
 
-def _listing(names: Sequence[str], shown: int = NAMES_SHOWN) -> str:
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
+def _counts(kinds: collections.Counter[str]) -> str:
+    return _listing([f"{count:,} {kind}" for kind, count in kinds.most_common()])
 
 
-def _complaint(label: str, bad: Sequence[BadFile], expected: str, others_utf8: bool) -> InputError:
+def _listing(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMES_SHOWN:,} more" if len(names) > NAMES_SHOWN else ""
+    return ", ".join(names[:NAMES_SHOWN]) + more
+
+
+def _complaint(label: str, bad: Sequence[BadFile], expected: str, others_utf8: bool, others: bool) -> InputError:
     """One error for all files that could not be read."""
     encoding = bad[0].encoding if len({error.encoding for error in bad}) == 1 else None
+    skip = f", or leave {'it' if len(bad) == 1 else 'them'} out with {invocation.setting('skip_unreadable')}"
+    if not others:
+        skip = ""
     if len(bad) == 1 and not (encoding and others_utf8):
-        return bad[0]
-    found = "a file" if len(bad) == 1 else "files"
+        return InputError(f"{bad[0]}{skip}")
+    found = "a file" if len(bad) == 1 else f"{len(bad):,} files"
     names = _listing([f"{error.path} ({error.kind})" for error in bad])
     if encoding and not others_utf8:
         remedy = f"use {invocation.setting('encoding', encoding)}"
+    elif not encoding and len({error.remedy for error in bad}) == 1:
+        remedy = bad[0].remedy
     elif others_utf8:
-        remedy = "others are UTF-8, so convert these to UTF-8, or leave them out"
+        remedy = "others are UTF-8, so convert these to UTF-8"
     else:
-        remedy = "convert them to UTF-8 text first, or leave them out"
-    return InputError(f"{label}: found {found} that cannot be read as {expected} text: {names}; {remedy}")
+        remedy = "convert them to UTF-8 text first"
+    return InputError(f"{label}: found {found} that cannot be read as {expected} text: {names}; {remedy}{skip}")
 
 
 def _seems_utf8(text: str, encoding: str) -> bool:

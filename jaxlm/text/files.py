@@ -1,14 +1,33 @@
 """Reads files as text; for those that it cannot read, names the encoding or the kind of file."""
 
 import codecs
+import gzip
 import io
+import os
 import re
+import stat
+import sys
+import time
 import zipfile
+import zlib
 from pathlib import Path
 
 from jaxlm import invocation
 from jaxlm.errors import InputError
+from jaxlm.text.documents import FORMATS, Documents, NotInstalled, Unreadable
 from jaxlm.text.encodings import ENCODINGS, guess_encoding, guess_wide
+
+STDIN = "-"
+"""The name of standard input."""
+
+PIPED = 2**31
+"""The most bytes that are read from a pipe."""
+
+WRITER_SECONDS = 5.0
+"""How long a pipe may have no writer."""
+
+GZIP_LEAST, GZIP_RATIO = 2**27, 20
+"""A gzip file may unpack to this many bytes, and beyond that to this many times its size."""
 
 _BYTE_ORDER_MARKS = (
     # UTF-32 first, since its little-endian mark begins with that of UTF-16.
@@ -25,11 +44,8 @@ _EXPORT = "export its text first"
 _CHOOSE = "choose a text file"
 
 _KINDS = (
-    (rb"%PDF-", "a PDF document", "extract its text first, for example with pdftotext"),
-    (rb"\{\\rtf", "an RTF document", _SAVE),
     (rb".{60}BOOKMOBI", "a Kindle (MOBI) book", "convert it to plain text (.txt) first, for example with Calibre"),
     (rb"AT&TFORM", "a DjVu document", "extract its text first, for example with djvutxt"),
-    (rb"\x1f\x8b", "a gzip archive", _UNPACK),
     (rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", "a bzip2 archive", _UNPACK),
     (rb"\xfd7zXZ\0", "an xz archive", _UNPACK),
     (rb"\x28\xb5\x2f\xfd", "a Zstandard archive", _UNPACK),
@@ -63,12 +79,10 @@ _KINDS = (
 """Patterns of first bytes that no plain text has, the kind of file, and the remedy."""
 
 _ZIPPED = (
-    # EPUB, OpenDocument and HWPX name themselves in their first entry, Office and Java by their other entries.
-    (rb"mimetypeapplication/epub", "an EPUB book", "convert it to plain text (.txt) first, for example with Calibre"),
+    # OpenDocument and HWPX name themselves in their first entry, Office and Java by their other entries.
     (rb"mimetypeapplication/vnd\.oasis\.opendocument\.text", "an OpenDocument text", _SAVE),
     (rb"mimetypeapplication/vnd\.oasis\.opendocument", "an OpenDocument file", _SAVE),
     (rb"mimetypeapplication/hwp", "a Hangul (HWPX) document", _SAVE),
-    (rb"(.*\n)?word/", "a Word document", _SAVE),
     (rb"(.*\n)?xl/", "an Excel workbook", _SAVE),
     (rb"(.*\n)?ppt/", "a PowerPoint presentation", _SAVE),
     (rb"(.*\n)?Index/(Document|Metadata)\.iwa", "a Pages document", _SAVE),
@@ -77,6 +91,11 @@ _ZIPPED = (
 )
 """The same for a zip file; the patterns match the content of an entry named mimetype, then all entries' names, a line
 each."""
+
+
+_SIGNED = ((rb"%PDF-", ".pdf"), (rb"\{\\rtf", ".rtf"))
+_SIGNED_ZIPPED = ((rb"mimetypeapplication/epub", ".epub"), (rb"(.*\n)?word/", ".docx"))
+"""The same patterns for documents, and the ending that they should have."""
 
 
 class BadFile(InputError):
@@ -90,22 +109,31 @@ class BadFile(InputError):
 
     def __init__(self, path: Path, found: str, remedy: str, kind: str, encoding: str | None = None) -> None:
         super().__init__(f"corpus {path}: {found}; {remedy}")
-        self.path, self.kind, self.encoding = path, kind, encoding
+        self.path, self.remedy, self.kind, self.encoding = path, remedy, kind, encoding
 
 
-def read_text(path: Path, encoding: str | None = None) -> str:
-    """The text of a file, without a byte order mark; line ends and control characters stay as they are.
+def ending(name: str) -> str:
+    """The ending that tells how a file is read, in lower case: that before a final .gz."""
+    return Path(name.lower().removesuffix(".gz")).suffix
+
+
+def read_text(path: Path, encoding: str | None, documents: Documents) -> str:
+    """The text of a file, unpacked from gzip.
+
+    A document, by its ending or by how it begins, becomes text as `text.documents` says. Plain text loses its byte
+    order mark; line ends and control characters stay as they are.
 
     Args:
-      path: the file.
-      encoding: its encoding, unless it has a byte order mark; by default UTF-8.
+      path: the file, a pipe, or STDIN.
+      encoding: of plain text, unless it has a byte order mark; by default UTF-8.
+      documents: reads documents.
 
     Raises:
       BadFile: the file cannot be opened, is not text, or is in another encoding. The message names its kind, or the
         encoding if it can be guessed.
     """
     try:
-        content = path.read_bytes()
+        content = _content(path)
     except OSError as error:
         raise BadFile(
             path,
@@ -113,6 +141,82 @@ def read_text(path: Path, encoding: str | None = None) -> str:
             "change its permissions, or choose another file",
             error.strerror or "unreadable",
         ) from error
+    if content.startswith(b"\x1f\x8b"):
+        content = _unpacked(path, content)
+    suffix = ending(path.name)
+    if suffix not in FORMATS and (signed := _signed(content)):
+        suffix = signed
+    if suffix in FORMATS:
+        return _document(path, suffix, content, documents)
+    return _plain_text(path, content, encoding)
+
+
+def _content(path: Path) -> bytes:
+    """What is in a file; of standard input or a pipe, what comes until its end.
+
+    Raises:
+      BadFile: it is something else, nothing comes, or too much.
+      OSError: it cannot be read.
+    """
+    if str(path) == STDIN:
+        if sys.stdin is None or sys.stdin.isatty():
+            raise BadFile(path, "standard input is a terminal", "pipe a text into it, or name a file", "a terminal")
+        content = sys.stdin.buffer.read(PIPED + 1)
+    else:
+        # Opening a pipe must not wait for a writer.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if stat.S_ISREG(mode):
+                return file.read()
+            if not stat.S_ISFIFO(mode):
+                raise BadFile(path, "found something that is not a file", _CHOOSE, "not a file")
+            first = _first_bytes(file.fileno())
+            os.set_blocking(file.fileno(), True)
+            content = first + file.read(PIPED + 1)
+            if not content:
+                raise BadFile(path, "found a pipe that nothing was written to", "name a file", "an empty pipe")
+    if len(content) > PIPED:
+        raise BadFile(path, f"found more than {PIPED:,} bytes", "save them in a file first", "endless")
+    return content
+
+
+def _first_bytes(pipe: int) -> bytes:
+    """What a pipe has, if anything yet; waits a while for one that has no writer, as it may be about to open it."""
+    tries = 100
+    for _ in range(tries):
+        try:
+            if first := os.read(pipe, 2**16):
+                return first
+        except BlockingIOError:
+            return b""  # It has one, and more will come.
+        time.sleep(WRITER_SECONDS / tries)
+    return b""
+
+
+def _unpacked(path: Path, content: bytes) -> bytes:
+    most = max(GZIP_LEAST, GZIP_RATIO * len(content))
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+            unpacked = file.read(most + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise BadFile(path, f"found a damaged gzip file ({error})", _CHOOSE, "a damaged gzip file") from error
+    if len(unpacked) > most:
+        raise BadFile(path, f"found a gzip file of more than {most:,} bytes", _UNPACK, "too large when unpacked")
+    return unpacked
+
+
+def _document(path: Path, suffix: str, content: bytes, documents: Documents) -> str:
+    kind, extra = FORMATS[suffix].kind, FORMATS[suffix].extra
+    try:
+        return documents.read(suffix, content)
+    except NotInstalled as error:
+        remedy = f"install what reads it: pip install 'jaxlm[{extra}]'"
+        raise BadFile(path, f"found {kind}, which needs {error}", remedy, f"{kind}, which needs {error}") from error
+    except Unreadable as error:
+        raise BadFile(path, f"found {kind} that {error}", _SAVE, f"{kind} that {error}") from error
+
+
+def _plain_text(path: Path, content: bytes, encoding: str | None) -> str:
     if known := _kind(content):
         kind, remedy = known
         raise BadFile(path, f"found {kind}, expected plain text", remedy, kind)
@@ -211,6 +315,14 @@ def _kind(content: bytes) -> tuple[str, str] | None:
     return _match(_KINDS, content)
 
 
+def _signed(content: bytes) -> str | None:
+    """The ending of the document that a file's first bytes reveal, if any."""
+    signed = _SIGNED
+    if content.startswith(b"PK\3\4"):
+        signed, content = _SIGNED_ZIPPED, _zip_entries(content)
+    return next((suffix for pattern, suffix in signed if re.match(pattern, content, re.DOTALL)), None)
+
+
 def _match(kinds: tuple[tuple[bytes, str, str], ...], content: bytes) -> tuple[str, str] | None:
     return next(((kind, remedy) for pattern, kind, remedy in kinds if re.match(pattern, content, re.DOTALL)), None)
 
@@ -220,7 +332,14 @@ def _zip_entries(content: bytes) -> bytes:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             names = archive.namelist()
-            mimetype = b"mimetype" + archive.read("mimetype") if "mimetype" in names else b""
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError):  # Damaged, encrypted, or exotic.
+            mimetype = b"mimetype" + archive.open("mimetype").read(100) if "mimetype" in names else b""
+    except (
+        zipfile.BadZipFile,
+        RuntimeError,
+        NotImplementedError,
+        OSError,
+        EOFError,
+        zlib.error,
+    ):  # Damaged, encrypted, or exotic.
         return b""
     return mimetype + "".join(f"{name}\n" for name in names).encode("utf-8", "surrogateescape")

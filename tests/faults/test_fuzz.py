@@ -37,7 +37,8 @@ CHOICES = {
         "--batch": ["1", "7"], "--length": ["1", "9"], "--stride": ["1", "5"], "--seed": ["1"], "--clip": ["0.1"],
         "--weight-decay": ["0.1"], "--average": ["0.9"], "--reset": ["0.5"], "--words": ["5"], "--temperature": ["0"],
         "--sample-length": ["0", "30"], "--run": ["new", "run"], "--checkpoints": ["other"], "--resume": [""],
-        "--no-lowercase": [""], "--no-normalize": [""],
+        "--no-lowercase": [""], "--no-normalize": [""], "--units": ["lines", "files"], "--glob": ["*.txt"],
+        "--skip-unreadable": [""],
     },
     "sample": {
         "--prompt": ["the ", "quick"], "--length": ["0", "10"], "--temperature": ["0", "1 2"], "--count": ["1", "3"],

@@ -1,0 +1,223 @@
+"""`jaxlm sample`: what a user types becomes a prompt; texts go to a terminal, a pipe or a file, or become JSON."""
+
+import dataclasses
+import json
+import math
+import os
+import re
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from jaxlm import invocation
+from jaxlm.cli.guard import note
+from jaxlm.cli.options import SampleFlags
+from jaxlm.cli.output import is_terminal, show
+from jaxlm.config import SampleConfig, settings_in
+from jaxlm.errors import InputError, RunError, reject, reject_idle
+
+if TYPE_CHECKING:  # `--help` need not wait for them.
+    from jaxlm.generator import Text, TextGenerator
+    from jaxlm.runs.storage import Progress
+
+STDIN = "-"
+"""The prompt that stands for standard input."""
+
+PROMPT_LIMIT = 64 * 2**20
+"""The most bytes that are read as a prompt."""
+
+ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
+
+_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.?))", re.DOTALL)
+
+TINTS = ((0.5, ""), (0.1, "32"), (0.01, "33"), (0.0, "31"))
+"""The least probability of a character for each colour, as terminals number them: plain, green, yellow, red."""
+
+
+def generate(flags: SampleFlags) -> None:
+    """Generates texts, and shows or stores them."""
+    config, output = _typed(flags), _target(flags.output)
+    if flags.show_probabilities and (flags.json or output):
+        other = "json" if flags.json else "output"
+        reject_idle("show_probabilities", True, f"with {invocation.setting(other)}", "leave out one of the two")
+    from jaxlm.runs.mixing import generator_of, open_trained
+
+    runs = open_trained(flags.where.run, flags.where.checkpoints)
+    names = [run.shown for run in runs]
+    generator, progress = generator_of(runs, flags.mix_ngram, flags.impl, epoch=flags.epoch)
+    texts = generator.texts(config)
+    note(f"{describe(names, progress, flags.mix_ngram, flags.epoch == 'best')}, seed {texts[0].seed}")
+    if flags.json:
+        epochs = [reached.epoch for reached in progress]
+        several = {"run": names, "epoch": epochs}
+        one = {"run": names[0], "epoch": epochs[0]}
+        about = {**(several if len(runs) > 1 else one), "mix_ngram": flags.mix_ngram}
+        parts = _as_json(generator, texts, config, about)
+    elif flags.show_probabilities and _has_colours(sys.stdout):
+        note("tints: probability of 1/2 or more none, 1/10 or more green, 1/100 or more yellow, less red")
+        parts = _tinted(generator, texts, config)
+    else:
+        if flags.show_probabilities:
+            note("no tints: standard output is no terminal with colours")
+        parts = (show(part, sys.stdout) if output is None else part for part in _as_text(texts, config))
+    if output is None:
+        for part in parts:
+            print(part, end="", flush=True)
+        return
+    from jaxlm.runs.files import write_text
+
+    whole = "".join(parts)
+    try:
+        write_text(output, whole)
+    except OSError as error:
+        raise RunError(f"output {flags.output}: cannot be written ({error.strerror}); nothing was") from error
+
+
+def describe(runs: Sequence[str], progress: Sequence["Progress"], mix_ngram: int, best: bool = True) -> str:
+    """A checkpoint of each run in words, whether it is its best, and what is mixed in."""
+    found = []
+    for run, reached in zip(runs, progress, strict=True):
+        kind = "loss" if reached.validation is None else "validation loss"
+        words = f"epoch {reached.epoch} ({'best: ' if best else ''}{kind} {reached.judged or 0.0:.4f})"
+        found.append(f"{run}, {f'step {reached.step}' if reached.judged is None else words}")
+    average = f"average of {len(found)} runs: " if len(found) > 1 else ""
+    return average + "; ".join(found) + (f", n-gram of order {mix_ngram} mixed in" if mix_ngram else "")
+
+
+def _typed(flags: SampleFlags) -> SampleConfig:
+    """The settings with the prompt that is meant, and with escapes in what was typed replaced."""
+    config = flags.config
+    prompt, stops = config.prompt, config.stop_strings
+    if prompt is not None and flags.prompt_file is not None:
+        reject("prompt_file", flags.prompt_file, "none beside a prompt", "leave out one of the two")
+    is_typed = prompt is not None and prompt != STDIN
+    if flags.escapes:
+        if not is_typed and not stops:
+            reject_idle("escapes", True, "without a prompt or a stop string on the command line", "leave it out")
+        prompt = _unescaped("prompt", prompt) if is_typed and prompt else prompt
+        stops = tuple(_unescaped("stop_strings", stop) for stop in stops)
+    if flags.prompt_file is not None:
+        name = f"prompt_file {flags.prompt_file}"
+        try:
+            with open(flags.prompt_file, "rb") as file:
+                prompt = _read(file, name)
+        except OSError as error:
+            raise InputError(f"{name}: cannot be read ({error.strerror}); expected a text file") from error
+    elif prompt == STDIN and not is_typed:
+        prompt = _read(sys.stdin, "prompt")
+    return dataclasses.replace(config, prompt=prompt, stop_strings=stops)
+
+
+def _read(stream: IO[bytes] | IO[str] | None, name: str) -> str:
+    """The text of a stream, without the line end after its last line, which editors and `echo` add."""
+    if stream is None:
+        raise InputError(f"{name}: found that standard input is closed, expected text there")
+    content = getattr(stream, "buffer", stream).read(PROMPT_LIMIT + 1)
+    if len(content) > PROMPT_LIMIT:
+        raise InputError(f"{name}: found more than {PROMPT_LIMIT:,} bytes, expected a prompt; shorten it")
+    try:
+        text = content if isinstance(content, str) else content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{name}: found byte 0x{content[error.start]:02X} at offset {error.start}, expected UTF-8 text; "
+            "convert it, for example with iconv"
+        ) from error
+    return str(text).removesuffix("\n").removesuffix("\r")
+
+
+def _unescaped(name: str, text: str) -> str:
+    r"""A text with \n, \t, \r, \\, \xHH, \uHHHH and \UHHHHHHHH replaced by what they stand for."""
+
+    def character(found: re.Match[str]) -> str:
+        digits = found[1] or found[2] or found[3]
+        if digits and int(digits, 16) <= sys.maxunicode:
+            return chr(int(digits, 16))
+        if digits or found[4] not in ESCAPES:
+            known = r"\n, \t, \r, \\, \xHH, \uHHHH or \UHHHHHHHH"
+            reject(name, found[0], f"one of {known}", "a backslash itself is typed twice")
+        return ESCAPES[found[4]]
+
+    return _ESCAPE.sub(character, text)
+
+
+def _target(output: str | None) -> Path | None:
+    """The file to write, behind any links.
+
+    Raises:
+      InputError: no file can be written there.
+    """
+    if output is None:
+        return None
+    path = Path(os.path.realpath(output))
+    try:
+        is_other = not stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        is_other = False
+    if is_other:
+        found = "a folder" if path.is_dir() else "something that is not a file"
+        raise InputError(f"output {output}: found {found} there, expected a file, or nothing yet; choose another")
+    if not os.access(path.parent, os.W_OK | os.X_OK) or not path.parent.is_dir():
+        folder = invocation.shown(path.parent)
+        raise InputError(f"output {output}: found no folder {folder} to write into, expected one; choose another")
+    return path
+
+
+def _as_text(texts: Sequence["Text"], config: SampleConfig) -> Iterator[str]:
+    """All texts in pieces, with lines between them that tell them apart; `lines` are told apart already."""
+    for text, heading in zip(texts, _headings(texts, config), strict=True):
+        yield heading
+        yield from text.pieces
+        yield "\n"
+
+
+def _headings(texts: Sequence["Text"], config: SampleConfig) -> Iterator[str]:
+    for i, text in enumerate(texts):
+        own_seed = f", seed {text.seed}" if config.count > 1 else ""
+        is_told = len(config.temperature) > 1 and i % config.lines == 0 if config.lines else len(texts) > 1
+        yield f"--- temperature {text.temperature:g}{own_seed}\n" if is_told else ""
+
+
+def _tinted(generator: "TextGenerator", texts: Sequence["Text"], config: SampleConfig) -> Iterator[str]:
+    """As `_as_text`, with each character in the colour of its probability; each text as soon as it is complete."""
+    for text, heading in zip(texts, _headings(texts, config), strict=True):
+        prompt, *pieces = text.pieces
+        yield heading + show(prompt, sys.stdout)
+        for characters, surprise in generator.surprises(text.prompt, "".join(pieces)):
+            colour = next(colour for least, colour in TINTS if math.exp(-surprise) >= least)
+            shown = show(characters, sys.stdout)
+            yield f"\x1b[{colour}m{shown}\x1b[0m" if colour else shown
+        yield "\n"
+
+
+def _as_json(
+    generator: "TextGenerator", texts: Sequence["Text"], config: SampleConfig, about: dict[str, object]
+) -> Iterator[str]:
+    """An object for each text, in a line."""
+    settings = {name: value for name, _, value in settings_in(config)}
+    for name in ("prompt", "count", "unknown"):
+        del settings[name]
+    for text in texts:
+        _, *pieces = text.pieces
+        generated = "".join(pieces)
+        surprises = [surprise for _, surprise in generator.surprises(text.prompt, generated)]
+        values = {
+            "prompt": text.prompt,
+            "text": generated,
+            "log_probability": 0.0 - sum(surprises),
+            **about,
+            **settings,
+        }
+        own = {"temperature": text.temperature, "seed": text.seed, "mode": config.mode or generator.mode}
+        yield json.dumps({**values, **own}) + "\n"
+
+
+def _has_colours(stream: IO[str]) -> bool:
+    """Whether a stream is a terminal that shows colours, and the user wants them: NO_COLOR is not set."""
+    from rich.console import Console
+
+    if stream is None or not is_terminal(stream):
+        return False
+    console = Console(file=stream)
+    return console.color_system is not None and not console.no_color
