@@ -233,6 +233,19 @@ def test_only_the_last_tokens_count_whether_of_the_prompt_or_of_the_text(size, l
         assert set(np.flatnonzero(found[0] == -np.inf)) == expected
 
 
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_what_stands_there_only_in_part_of_the_last_tokens_is_not_banned(size):
+    tokens = np.random.default_rng(size).integers(0, 10**6, HISTORY + 60)
+    tokens[-size + 1 :] = tokens[-HISTORY - 1 : -HISTORY + size - 2]
+    # Grown token by token, the history knows of the first of them.
+    append, history = jax.jit(History.append), jax.tree.map(jnp.asarray, History.of([tokens[:-50]]))
+    for token in tokens[-50:]:
+        history = append(history, jnp.array([token]))
+    assert not np.isinf(history.ban(jnp.zeros((1, 10**6)), jnp.int32(size))).any()
+    follows = tokens[-HISTORY + size - 2]
+    assert np.isinf(history.ban(jnp.zeros((1, 10**6)), jnp.int32(size - 1))[0, follows])
+
+
 @pytest.mark.parametrize("temperature", [0, 0.1, 1])
 @pytest.mark.parametrize("size", [1, 2, 3, 6])
 def test_a_text_repeats_nothing_also_of_its_prompt_and_across_pieces(size, temperature):
