@@ -17,13 +17,11 @@ from jaxlm.cli.options import SampleFlags
 from jaxlm.cli.output import is_terminal, show
 from jaxlm.config import SampleConfig, settings_in
 from jaxlm.errors import InputError, RunError, reject, reject_idle
+from jaxlm.text.files import STDIN
 
 if TYPE_CHECKING:  # `--help` need not wait for them.
     from jaxlm.generator import Text, TextGenerator
     from jaxlm.runs.storage import Progress
-
-STDIN = "-"
-"""The prompt that stands for standard input."""
 
 PROMPT_LIMIT = 64 * 2**20
 """The most bytes that are read as a prompt."""
