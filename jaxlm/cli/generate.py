@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import os
 import re
 import stat
@@ -30,8 +29,8 @@ ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 
 _ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.?))", re.DOTALL)
 
-TINTS = ((0.5, ""), (0.1, "32"), (0.01, "33"), (0.0, "31"))
-"""The least probability of a character for each colour, as terminals number them: plain, green, yellow, red."""
+TINTS = ((0.693147, ""), (2.302585, "32"), (4.605170, "33"), (float("inf"), "31"))
+"""The most surprise of a character for each colour, in nats: those of 1/2, 1/10, 1/100. Plain, green, yellow, red."""
 
 
 def generate(flags: SampleFlags) -> None:
@@ -183,7 +182,7 @@ def _tinted(generator: "TextGenerator", texts: Sequence["Text"], config: SampleC
         prompt, *pieces = text.pieces
         yield heading + show(prompt, sys.stdout)
         for characters, surprise in generator.surprises(text.prompt, "".join(pieces)):
-            colour = next(colour for least, colour in TINTS if math.exp(-surprise) >= least)
+            colour = next(colour for most, colour in TINTS if surprise <= most)
             shown = show(characters, sys.stdout)
             yield f"\x1b[{colour}m{shown}\x1b[0m" if colour else shown
         yield "\n"
