@@ -16,11 +16,13 @@ from jaxlm.cli.options import SampleFlags
 from jaxlm.cli.output import is_terminal, show
 from jaxlm.config import SampleConfig, settings_in
 from jaxlm.errors import InputError, RunError, reject, reject_idle
-from jaxlm.text.files import STDIN
 
 if TYPE_CHECKING:  # `--help` need not wait for them.
     from jaxlm.generator import Text, TextGenerator
     from jaxlm.runs.storage import Progress
+
+PIPED_PROMPT = "-"
+"""The prompt that stands for standard input."""
 
 PROMPT_LIMIT = 64 * 2**20
 """The most bytes that are read as a prompt."""
@@ -89,7 +91,7 @@ def _typed(flags: SampleFlags) -> SampleConfig:
     prompt, stops = config.prompt, config.stop_strings
     if prompt is not None and flags.prompt_file is not None:
         reject("prompt_file", flags.prompt_file, "none beside a prompt", "leave out one of the two")
-    is_typed = prompt is not None and prompt != STDIN
+    is_typed = prompt is not None and prompt != PIPED_PROMPT
     if flags.escapes:
         if not is_typed and not stops:
             reject_idle("escapes", True, "without a prompt or a stop string on the command line", "leave it out")
@@ -102,7 +104,7 @@ def _typed(flags: SampleFlags) -> SampleConfig:
                 prompt = _read(file, name)
         except OSError as error:
             raise InputError(f"{name}: cannot be read ({error.strerror}); expected a text file") from error
-    elif prompt == STDIN and not is_typed:
+    elif prompt == PIPED_PROMPT and not is_typed:
         prompt = _read(sys.stdin, "prompt")
     return dataclasses.replace(config, prompt=prompt, stop_strings=stops)
 
