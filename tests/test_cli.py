@@ -369,10 +369,14 @@ def test_a_word_that_is_no_choice_is_answered_with_those_there_are(place, capsys
 
 
 def test_a_file_that_may_not_be_read(place, capsys, monkeypatch):
-    def forbidden(path):
-        raise PermissionError(13, "Permission denied", str(path))
+    open_file = os.open
 
-    monkeypatch.setattr(Path, "read_bytes", forbidden)
+    def forbidden(path, *arguments, **keywords):
+        if Path(path).name == "good.txt":
+            raise PermissionError(13, "Permission denied", path)
+        return open_file(path, *arguments, **keywords)
+
+    monkeypatch.setattr(os, "open", forbidden)
     assert "corpus good.txt: cannot be read (Permission denied)" in refused(capsys, cli.train, *WITH)
 
 

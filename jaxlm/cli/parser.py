@@ -189,7 +189,7 @@ def _read(command: Command, argv: Sequence[str]) -> dict[str, Any]:
                 raise InputError(f"{flag}: found {value!r}, expected no value")
             given[option.name] = on
         elif option.several:
-            values = _values(rest, option) if value is None else [value]
+            values = _values(flag, rest, flags, option) if value is None else [value]
             given[option.name] = given.get(option.name, ()) + tuple(option.read(value) for value in values)
         else:
             given[option.name] = option.read(_next(flag, rest, flags) if value is None else value)
@@ -230,9 +230,12 @@ def _split(word: str) -> tuple[str, str | None]:
     return flag, value if len(word) > len(flag) else None
 
 
-def _values(rest: deque[str], option: Option) -> list[str]:
-    """Takes the values of an option with several, up to the next flag or, among numbers, the next other word."""
-    values: list[str] = []
+def _values(flag: str, rest: deque[str], flags: Mapping[str, Any], option: Option) -> list[str]:
+    """Takes the values of an option with several, up to the next flag or, among numbers, the next other word.
+
+    Numbers may be none, others not.
+    """
+    values = [] if option.kind is float else [_next(flag, rest, flags)]
     while rest and (_is_number(rest[0]) if option.kind is float and values else not _is_flag(rest[0])):
         values.append(rest.popleft())
     return values
