@@ -173,7 +173,7 @@ def test_what_is_exported_for_keras_is_imported_again_bit_for_bit(tmp_path, embe
 def test_each_comes_with_a_model_card(tmp_path, name):
     run, _ = model_run(tmp_path / "ox")
     path = exchange.export(run, tmp_path / "new" / name)
-    card = (path / "README.md" if path.is_dir() else path.with_suffix(".md")).read_text()
+    card = (path / "README.md" if path.is_dir() else path.with_name(f"{path.name}.md")).read_text()
     for part in (
         "| Corpus | ox, 1,234 characters, in lower case |",
         "2 x LSTM(5)",
@@ -204,7 +204,7 @@ def test_hard_gates_are_not_what_pytorch_and_keras_3_have(tmp_path):
         exchange.export(run, tmp_path / "ox.keras")
 
 
-@pytest.mark.parametrize("taken", ["ox.keras", "ox.md"])
+@pytest.mark.parametrize("taken", ["ox.keras", "ox.keras.md"])
 def test_nothing_is_overwritten(tmp_path, taken):
     run, _ = model_run(tmp_path / "run")
     (tmp_path / taken).write_text("mine")
@@ -315,7 +315,7 @@ def test_a_line_end_after_the_characters_is_an_editor_s(tmp_path):
 def test_the_card_of_an_imported_model_does_not_say_that_jaxlm_trained_it(tmp_path, chars):
     run = exchange.import_keras(FILES / "keras-3.keras", chars=chars, run=tmp_path / "run")
     exchange.export(run, tmp_path / "again.safetensors")
-    card = (tmp_path / "again.md").read_text()
+    card = (tmp_path / "again.safetensors.md").read_text()
     assert "Not by jaxlm, which imported it from keras-3.keras." in card
     assert "jaxlm train" not in card
 
@@ -514,3 +514,8 @@ def test_a_damaged_file_is_a_line_or_a_model(name, monkeypatch):
             lines.append(str(error))
     assert len(lines) > 50
     assert not any("\n" in line for line in lines)
+
+
+def test_a_file_that_is_not_there_is_told_as_such(tmp_path, chars):
+    with pytest.raises(InputError, match=r"book\.keras: found nothing there, expected a model that Keras saved"):
+        exchange.import_keras(tmp_path / "book.keras", chars=chars, run=tmp_path / "run")

@@ -27,7 +27,7 @@ log = logging.getLogger("jaxlm")
 Place = str | os.PathLike[str]
 
 CARD = "README.md"
-"""The model card of an exported directory; that of a file has the file's name, and the suffix .md."""
+"""The model card of an exported directory; that of a file has the file's name and .md after it."""
 
 
 def export(run: Run | Place, destination: Place) -> Path:
@@ -54,7 +54,7 @@ def export(run: Run | Place, destination: Place) -> Path:
         params, progress = run.weights()
         return run.export(path, {CARD: _card(run, params, progress, _DIRECTORY)}).path
     _check_plain(run, kind)
-    card = path.with_suffix(".md")
+    card = path.with_name(f"{path.name}.md")
     for place in (path, card):
         if os.path.lexists(place):
             raise InputError(

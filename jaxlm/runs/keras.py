@@ -8,6 +8,7 @@ import dataclasses
 import datetime
 import io
 import json
+import os
 import re
 import struct
 import zipfile
@@ -122,6 +123,8 @@ def read(path: Path) -> Network:
       RunError: h5py is not installed.
     """
     h5py_of()
+    if not os.path.lexists(path):
+        raise Foreign(f"{path}: found nothing there, expected a model that Keras saved")
     try:
         content = read_bytes(path, FILE_LIMIT)
     except Damaged as error:
