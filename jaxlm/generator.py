@@ -18,9 +18,9 @@ import numpy as np
 from jaxlm.config import Mode, SampleConfig, Unknown
 from jaxlm.errors import InputError, check_choice, reject
 from jaxlm.nn.ambient import device_put, reproducible
-from jaxlm.nn.counts import NetworkCounts, Table, make_table, prior_after, states_within
+from jaxlm.nn.counts import NetworkCounts, Table, make_table, prior_after
 from jaxlm.nn.model import Carry, LanguageModel, Params, count_parameters
-from jaxlm.nn.sampling import CHUNK, Draw, History, StateMemory, WindowMemory, generate, predict, prefill
+from jaxlm.nn.sampling import CHUNK, Draw, History, StateMemory, WindowMemory, extend, generate, predict, prefill
 from jaxlm.nn.scoring import score_carried
 from jaxlm.text.stops import until, without_leading
 from jaxlm.text.vocab import Vocab
@@ -28,8 +28,13 @@ from jaxlm.text.vocab import Vocab
 DRAWS = 2**23
 """The most random numbers drawn together, 32 MB; texts that need more are generated in groups."""
 
-
 LINE_END = "\n"
+
+BEAM = 32
+"""The beginnings of words that a search for the next word follows at once."""
+
+WORD_TOKENS = 24
+"""The most tokens of a word that is found; what is longer, as where no spaces divide words, is cut here."""
 
 
 class Drawing(TypedDict, total=False):
@@ -45,6 +50,22 @@ class Drawing(TypedDict, total=False):
     seed: int | None
     mode: Mode | None
     unknown: Unknown
+
+
+class Passage(NamedTuple):
+    """A text that a model has read, with its memory of it. It never changes, so each may be continued in many ways.
+
+    Attributes:
+      text: as the model read it.
+      tokens: int32[N], of the text.
+      mode: how it is continued; as in `TextGenerator.generate`.
+      carry: after all tokens but the last; None in windows.
+    """
+
+    text: str
+    tokens: np.ndarray
+    mode: Mode
+    carry: Carry | None
 
 
 class Text(NamedTuple):
@@ -80,6 +101,11 @@ def _numbered(prompts: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarr
     distinct = dict(zip(contents, prompts, strict=True))
     numbers = {content: number for number, content in enumerate(distinct)}
     return list(distinct.values()), np.array([numbers[content] for content in contents])
+
+
+def _in_word(character: str) -> bool:
+    """Whether a character is a letter, a digit, or a mark on one."""
+    return unicodedata.category(character)[0] in "LNM"
 
 
 def _draw(config: SampleConfig, temperature: float) -> Draw:
@@ -272,9 +298,7 @@ class TextGenerator:
         """A text that continues each prompt, at each temperature."""
         seed = secrets.randbelow(2**32) if config.seed is None else config.seed
         seeds = (seed + np.arange(len(prompts))).astype(np.uint32)
-        # The chunks that are certainly needed: a byte is at most one character, but a word may be many.
-        is_known = self.vocab.kind != "word" and not config.stop_strings and not config.lines
-        needed = -(-config.length // CHUNK) if is_known else 1
+        needed = self._needed(config)
         mode = config.mode or self.mode
         ids = {prompt: self.vocab.encode(prompt) for prompt in dict.fromkeys(prompts)}
         tokens = [ids[prompt] for prompt in prompts]
@@ -283,7 +307,8 @@ class TextGenerator:
             draw = _draw(config, temperature)
             written: dict[int, Text] = {}
             for rows in self._groups(mode, tokens):
-                chunks = self._chunks(mode, [tokens[row] for row in rows], seeds[rows], draw, needed)
+                memory = self._memory(mode, [tokens[row] for row in rows], draw)
+                chunks = self._chunks(memory, seeds[rows], draw, needed)
                 for column, (row, copy) in enumerate(zip(rows, itertools.tee(chunks, len(rows)), strict=True)):
                     pieces = self._cut(prompts[row], config, copy, column)
                     written[row] = Text(temperature, int(seeds[row]), pieces, prompts[row])
@@ -299,6 +324,95 @@ class TextGenerator:
         for rows in alike.values():
             for start in range(0, len(rows), together):
                 yield rows[start : start + together]
+
+    def read(
+        self, text: str, known: Sequence[Passage] = (), *, mode: Mode | None = None, unknown: Unknown = "error"
+    ) -> Passage:
+        """Reads a text, to continue it at once with `continuation` or `next_words`.
+
+        Args:
+          text: at least one character.
+          known: passages of this generator, in this mode. What the longest of them that the text begins with has read,
+            is not read again.
+          mode: as in `generate`.
+          unknown: as in `generate`.
+
+        Raises:
+          ValueError: the text is empty or has unknown characters.
+        """
+        config = SampleConfig(prompt=text, mode=mode, unknown=unknown)
+        read = self._prompt(config)
+        tokens, way = self.vocab.encode(read, "text"), config.mode or self.mode
+        if way == "window":
+            return Passage(read, tokens, way, None)
+        begun = [one for one in known if np.array_equal(one.tokens[:-1], tokens[: len(one.tokens) - 1])]
+        before = max(begun, key=lambda one: len(one.tokens), default=None)
+        if before is None:
+            return Passage(read, tokens, way, self._read(tokens[:-1]))
+        return Passage(read, tokens, way, self._read(tokens[:-1], len(before.tokens) - 1, before.carry))
+
+    def continuation(self, passage: Passage, config: SampleConfig) -> Iterator[str]:
+        """What `generate` writes after a passage's text with the same settings, in pieces as they are drawn.
+
+        Args:
+          passage: of this generator.
+          config: how to continue it; its prompt, count, lines, mode and unknown are not used. A seed of None is 0.
+        """
+        draw = _draw(config, config.temperature[0])
+        memory = self._memory_after([passage.tokens], passage.carry, draw)
+        chunks = self._chunks(memory, np.array([config.seed or 0], np.uint32), draw, self._needed(config))
+        pieces = self._decode(config.length, chunks, 0)
+        return until(pieces, config.stop_strings, config.keep_stop) if config.stop_strings else pieces
+
+    def next_words(self, passage: Passage, count: int) -> list[tuple[str, float]]:
+        """The most probable next words after a passage, as the model learned, found by beam search.
+
+        A word is what follows up to the end of the next word: with the spaces and marks before it, or only the rest of
+        a word that the passage ends in.
+
+        Args:
+          passage: of this generator.
+          count: how many to find, at most.
+
+        Returns:
+          Each word, and the probability that the text goes on with it and then with no letter or digit; the most
+          probable first.
+        """
+        # A byte of a longer character is only known to end a word once the character is complete.
+        is_byte = self.vocab.kind == "byte"
+        ends = np.array([not _in_word(token[0]) and not (is_byte and token > "\x7f") for token in self.vocab.tokens])
+        memory = self._beginning(passage)
+        rows, tokens = np.zeros(BEAM, np.int32), np.full(BEAM, passage.tokens[-1], np.int32)
+        found: dict[str, float] = collections.defaultdict(float)
+        beam: list[tuple[tuple[int, ...], str, float]] = [((), "", 1.0)]
+        for _ in range(WORD_TOKENS):
+            memory, after = extend(self.model, self.params, memory, rows, tokens, self._table)
+            joint = _to_host(after)[: len(beam)] * np.array([probability for *_, probability in beam])[:, None]
+            for (_, begun, _), row in zip(beam, joint, strict=True):
+                if any(map(_in_word, begun)):
+                    found[begun] += float(row[ends].sum())
+                    row[ends] = 0
+            best = np.argsort(-joint, axis=None, kind="stable")[:BEAM]
+            parents, following = np.unravel_index(best[joint.ravel()[best] > 0], joint.shape)
+            longer = []
+            for parent, token in zip(parents.tolist(), following.tolist(), strict=True):
+                ids, probability = (*beam[parent][0], token), float(joint[parent, token])
+                begun = self.vocab.decoder()(ids, False)
+                if is_byte and begun and not _in_word(begun[-1]) and any(map(_in_word, begun)):
+                    found[begun[:-1]] += probability
+                else:
+                    longer.append((parent, (ids, begun, probability)))
+            beam = [begun for _, begun in longer]
+            kept = sorted(found.values(), reverse=True)[count - 1 : count]
+            if not beam or (kept and kept[0] >= max(probability for *_, probability in beam)):
+                break
+            missing = BEAM - len(beam)
+            rows = np.array([parent for parent, _ in longer] + [0] * missing, np.int32)
+            tokens = np.array([ids[-1] for ids, *_ in beam] + [0] * missing, np.int32)
+        else:
+            for _, begun, probability in beam:
+                found[begun] += probability
+        return sorted(found.items(), key=lambda one: -one[1])[:count]
 
     def score(self, text: str, *, unknown: Unknown = "error") -> np.ndarray:
         """The log-probability of each token of a text, given all previous ones.
@@ -362,14 +476,16 @@ class TextGenerator:
             text = "".join(character for character in text if character not in strange)
         return text
 
-    def _chunks(
-        self, mode: Mode, prompts: Sequence[np.ndarray], seeds: np.ndarray, draw: Draw, needed: int
-    ) -> Iterator[np.ndarray]:
-        """Yields endless continuations of S prompts' tokens, int32[CHUNK, S] at a time.
+    def _needed(self, config: SampleConfig) -> int:
+        """The chunks that are certainly needed: a byte is at most one character, but a word may be many."""
+        is_known = self.vocab.kind != "word" and not config.stop_strings and not config.lines
+        return -(-config.length // CHUNK) if is_known else 1
+
+    def _chunks(self, memory: Any, seeds: np.ndarray, draw: Draw, needed: int) -> Iterator[np.ndarray]:
+        """Yields endless continuations of the S texts of a memory, int32[CHUNK, S] at a time.
 
         While the caller uses one chunk, the device computes the next, if that is among the first `needed`.
         """
-        memory = self._memory(mode, prompts, draw)
 
         def next_chunk(number: int) -> jax.Array:
             nonlocal memory
@@ -391,36 +507,67 @@ class TextGenerator:
     @reproducible
     def _memory(self, mode: Mode, prompts: Sequence[np.ndarray], draw: Draw) -> Any:
         """The memory of texts that begin with these tokens; in windows, with equally many."""
-        history = None if draw.no_repeat is None else jax.tree.map(jnp.asarray, History.of(prompts))
-        if mode == "window":
-            last = [tokens[-self.length :] for tokens in prompts]
-            filled = len(last[0])
-            windows = np.pad(np.stack(last), ((0, 0), (0, self.length - filled)))
-            return WindowMemory(jnp.asarray(windows), jnp.int32(filled), history)
         distinct, rows = _numbered(prompts)
-        states = [states_within(self.counts, tokens) for tokens in distinct]
-        carries = [
-            self._read(tokens[:-1], jax.tree.map(lambda states: states[1:-1], one))
-            for tokens, one in zip(distinct, states, strict=True)
-        ]
-        carry = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[rows], *carries)
-        nodes = jax.tree.map(lambda *leaves: jnp.asarray(np.array([leaf[-1] for leaf in leaves])[rows]), *states)
-        return StateMemory(carry, jnp.asarray(np.array([tokens[-1] for tokens in prompts])), nodes, history)
+        carry = None
+        if mode == "state":
+            carries = [self._read(tokens[:-1]) for tokens in distinct]
+            carry = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[rows], *carries)
+        return self._memory_after(prompts, carry, draw)
+
+    @reproducible
+    def _memory_after(self, prompts: Sequence[np.ndarray], carry: Carry | None, draw: Draw) -> Any:
+        """The memory of texts whose tokens but the last were read; a carry of None means windows."""
+        history = None if draw.no_repeat is None else jax.tree.map(jnp.asarray, History.of(prompts))
+        if carry is None:
+            return self._windows(prompts, history)
+        last = np.array([tokens[-1] for tokens in prompts])
+        return StateMemory(carry, jnp.asarray(last), self._nodes(prompts), history)
+
+    @reproducible
+    def _beginning(self, passage: Passage) -> Any:
+        """The memory of BEAM texts that are a passage without its last token, for `extend` to append it."""
+        before = [passage.tokens[:-1]] * BEAM
+        if passage.carry is None:
+            return self._windows(before, None)
+        carry = jax.tree.map(lambda leaf: jnp.repeat(leaf, BEAM, 0), passage.carry)
+        return StateMemory(carry, jnp.zeros(BEAM, jnp.int32), self._nodes(before))
+
+    def _windows(self, prompts: Sequence[np.ndarray], history: History | None) -> WindowMemory:
+        last = [tokens[-self.length :] for tokens in prompts]
+        filled = len(last[0])
+        windows = np.pad(np.stack(last), ((0, 0), (0, self.length - filled)))
+        return WindowMemory(jnp.asarray(windows), jnp.int32(filled), history)
+
+    def _nodes(self, prompts: Sequence[np.ndarray]) -> Any:
+        """The n-grams' contexts after some texts, int32[S], which depend on their last tokens alone."""
+        distinct, rows = _numbered(prompts)
+
+        def after(one: Any) -> jax.Array:
+            return jnp.asarray(np.array([one.states(tokens[-one.order :])[-1] for tokens in distinct])[rows])
+
+        return jax.tree.map(after, self.counts)
 
     @functools.cached_property
     def _table(self) -> Table | None:
         return device_put(jax.tree.map(make_table, self.counts))
 
-    def _read(self, tokens: np.ndarray, states: Any) -> Carry:
-        """The carry after reading tokens from the start of a text; `states` are the contexts after each."""
-        carry = self.model.initial_carry(1)
-        missing = -len(tokens) % CHUNK
-        blocks = np.pad(tokens, (0, missing)).reshape(-1, CHUNK)
-        rows = jax.tree.map(lambda states: np.pad(states, (0, missing)).reshape(-1, CHUNK), states)
+    @reproducible
+    def _read(self, tokens: np.ndarray, start: int = 0, carry: Carry | None = None) -> Carry:
+        """The carry after reading a text's tokens; from `start` on, if the carry after those before is given."""
+        carry = self.model.initial_carry(1) if carry is None else carry
+        count = len(tokens) - start
+        missing = -count % CHUNK
+        blocks = np.pad(tokens[start:], (0, missing)).reshape(-1, CHUNK)
+
+        def contexts(one: Any) -> np.ndarray:
+            """After each token that is read."""
+            known = min(start, one.order)
+            return np.pad(one.states(tokens[start - known :])[known + 1 :], (0, missing)).reshape(-1, CHUNK)
+
+        states = jax.tree.map(contexts, self.counts)
         for number, block in enumerate(blocks):
-            given = prior_after(self.counts, jax.tree.map(operator.itemgetter(number), rows))
-            count = np.int32(min(CHUNK, len(tokens) - number * CHUNK))
-            carry = prefill(self.model, self.params, carry, block, count, given)
+            given = prior_after(self.counts, jax.tree.map(operator.itemgetter(number), states))
+            carry = prefill(self.model, self.params, carry, block, np.int32(min(CHUNK, count - number * CHUNK)), given)
         return carry
 
     def _cut(self, prompt: str, config: SampleConfig, chunks: Iterator[np.ndarray], column: int) -> Iterator[str]:

@@ -19,6 +19,7 @@ DOCUMENTS = sorted(
 COMMANDS = {
     "train": ["jaxlm train", "python -m jaxlm train", "python train.py"],
     "sample": ["jaxlm sample", "python -m jaxlm sample", "python sample.py"],
+    "write": ["jaxlm write", "python -m jaxlm write"],
     "evaluate": ["jaxlm evaluate", "python -m jaxlm evaluate"],
     "runs": ["jaxlm runs", "python -m jaxlm runs"],
     "export": ["jaxlm export", "python -m jaxlm export"],

@@ -60,7 +60,7 @@ ORDER = {
         "trainer",
         "evaluation",
     ],
-    "cli": ["output", "terminal", "python", "guard", "parser", "options", "generate", "commands"],
+    "cli": ["output", "terminal", "python", "guard", "parser", "options", "generate", "write", "commands"],
 }
 """The rooms of a wing; each imports only from those before it."""
 

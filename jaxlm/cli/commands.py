@@ -21,14 +21,17 @@ from jaxlm.cli.options import (
     RUNS,
     SAMPLE,
     TRAIN,
+    WRITE,
     EvaluateFlags,
     ExportFlags,
     ImportFlags,
     RunsFlags,
     SampleFlags,
     TrainFlags,
+    WriteFlags,
 )
 from jaxlm.cli.output import show
+from jaxlm.cli.write import write_in_turns
 from jaxlm.config import TrainConfig, changed, checkpoints_folder, settings_in, started
 from jaxlm.errors import InputError, RunError, did_you_mean, first_line, reject_idle
 
@@ -41,6 +44,11 @@ def train(argv: Sequence[str] | None = None) -> int:
 def sample(argv: Sequence[str] | None = None) -> int:
     """`jaxlm sample`, `python sample.py`: returns the exit status."""
     return _run(SAMPLE, lambda given: generate(changed(SampleFlags(), given)), argv)
+
+
+def write(argv: Sequence[str] | None = None) -> int:
+    """`jaxlm write`: returns the exit status."""
+    return _run(WRITE, lambda given: write_in_turns(changed(WriteFlags(), given)), argv)
 
 
 def evaluate(argv: Sequence[str] | None = None) -> int:
@@ -71,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = {
         "train": train,
         "sample": sample,
+        "write": write,
         "evaluate": evaluate,
         "runs": runs,
         "export": export,

@@ -37,7 +37,7 @@ TINTS = ((0.693147, ""), (2.302585, "32"), (4.605170, "33"), (float("inf"), "31"
 
 def generate(flags: SampleFlags) -> None:
     """Generates texts, and shows or stores them."""
-    config, output = _typed(flags), _target(flags.output)
+    config, output = _typed(flags), None if flags.output is None else target("output", flags.output)
     if flags.show_probabilities and (flags.json or output):
         other = "json" if flags.json else "output"
         reject_idle("show_probabilities", True, f"with {invocation.setting(other)}", "leave out one of the two")
@@ -98,15 +98,20 @@ def _typed(flags: SampleFlags) -> SampleConfig:
         prompt = _unescaped("prompt", prompt) if is_typed and prompt else prompt
         stops = tuple(_unescaped("stop_strings", stop) for stop in stops)
     if flags.prompt_file is not None:
-        name = f"prompt_file {flags.prompt_file}"
-        try:
-            with open(flags.prompt_file, "rb") as file:
-                prompt = _read(file, name)
-        except OSError as error:
-            raise InputError(f"{name}: cannot be read ({error.strerror}); expected a text file") from error
+        prompt = read_prompt(flags.prompt_file)
     elif prompt == PIPED_PROMPT and not is_typed:
         prompt = _read(sys.stdin, "prompt")
     return dataclasses.replace(config, prompt=prompt, stop_strings=stops)
+
+
+def read_prompt(path: str) -> str:
+    """The text of a prompt's file."""
+    name = f"prompt_file {path}"
+    try:
+        with open(path, "rb") as file:
+            return _read(file, name)
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read ({error.strerror}); expected a text file") from error
 
 
 def _read(stream: IO[bytes] | IO[str] | None, name: str) -> str:
@@ -141,14 +146,12 @@ def _unescaped(name: str, text: str) -> str:
     return _ESCAPE.sub(character, text)
 
 
-def _target(output: str | None) -> Path | None:
-    """The file to write, behind any links.
+def target(name: str, output: str) -> Path:
+    """The file to write, behind any links; `name` is what errors call it.
 
     Raises:
       InputError: no file can be written there.
     """
-    if output is None:
-        return None
     path = Path(os.path.realpath(output))
     try:
         is_other = not stat.S_ISREG(path.stat().st_mode)
@@ -156,10 +159,10 @@ def _target(output: str | None) -> Path | None:
         is_other = False
     if is_other:
         found = "a folder" if path.is_dir() else "something that is not a file"
-        raise InputError(f"output {output}: found {found} there, expected a file, or nothing yet; choose another")
+        raise InputError(f"{name} {output}: found {found} there, expected a file, or nothing yet; choose another")
     if not os.access(path.parent, os.W_OK | os.X_OK) or not path.parent.is_dir():
         folder = invocation.shown(path.parent)
-        raise InputError(f"output {output}: found no folder {folder} to write into, expected one; choose another")
+        raise InputError(f"{name} {output}: found no folder {folder} to write into, expected one; choose another")
     return path
 
 

@@ -1,7 +1,7 @@
 """The commands' options: the settings in config, and those of the command line alone."""
 
 import dataclasses
-from typing import get_args
+from typing import Any, get_args
 
 from jaxlm.cli.parser import Command
 from jaxlm.config import (
@@ -14,9 +14,11 @@ from jaxlm.config import (
     EvaluateConfig,
     Gates,
     Impl,
+    Mode,
     SampleConfig,
     Size,
     TrainConfig,
+    Unknown,
     WatchConfig,
     implementation,
     mixing,
@@ -24,11 +26,13 @@ from jaxlm.config import (
     setting,
 )
 from jaxlm.errors import (
+    check_temperature,
     corpus_sources,
     file_path,
     file_paths,
     one_of,
     optional,
+    stop_strings,
     which_epoch,
     whole_number,
     yes_or_no,
@@ -47,6 +51,23 @@ def _checkpoints(group: str) -> str | None:
         unset="$JAXLM_CHECKPOINTS or checkpoints",
         metavar="FOLDER",
     )
+
+
+def _epoch() -> str:
+    return setting(  # Or a number, once it is checked.
+        "best",
+        "which of the checkpoints that are kept: best, last, or the end of an epoch by its number",
+        which_epoch,
+        MODEL,
+        metavar="N|last|best",
+    )
+
+
+def _sampled(name: str, **about: Any) -> Any:
+    """A setting of SampleConfig, in which some of its `Setting` may differ."""
+    [field] = [field for field in dataclasses.fields(SampleConfig) if field.name == name]
+    definition = dataclasses.replace(field.metadata["setting"], **about)
+    return dataclasses.field(default=field.default, metadata={"setting": definition})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,13 +160,51 @@ class SampleFlags(Checked):
     show_probabilities: bool = setting(
         False, "on a terminal, tint each character by how probable it was to the model", yes_or_no, WHERE
     )
-    epoch: str = setting(  # Or a number, once it is checked.
-        "best",
-        "which of the checkpoints that are kept: best, last, or the end of an epoch by its number",
-        which_epoch,
-        MODEL,
-        metavar="N|last|best",
+    epoch: str = _epoch()
+    where: Existing = Existing()
+
+
+@dataclasses.dataclass(frozen=True)
+class WriteFlags(Checked):
+    """The options of `write`."""
+
+    prompt: str | None = _sampled("prompt", help="text to begin with", unset="none")
+    prompt_file: str | None = setting(
+        None,
+        "a text file to begin with, such as one that was saved here; without the line end at its end",
+        optional(file_path),
+        GENERATE,
+        unset="none",
+        metavar="FILE",
     )
+    length: int = _sampled("length", help="the most characters of a continuation")
+    stop_strings: tuple[str, ...] | None = setting(
+        None,
+        "end a continuation after the first of these strings; --stop alone: only at its length",
+        optional(stop_strings),
+        GENERATE,
+        unset="at the end of a sentence",
+        flag="stop",
+    )
+    temperature: float = setting(
+        0.5,
+        "0 is greedy, 1 as learned, more is wilder",
+        lambda name, value: check_temperature(value),
+        GENERATE,
+        short="t",
+    )
+    seed: int | None = _sampled(
+        "seed", help="random seed of the first continuation; those after it count up; the same one repeats them exactly"
+    )
+    mode: Mode | None = _sampled("mode")
+    unknown: Unknown = _sampled("unknown", help="how to handle characters that the model has never seen")
+    mix_ngram: int = mixing(GENERATE)
+    impl: Impl = implementation(GENERATE)
+    top_k: int | None = _sampled("top_k")
+    top_p: float | None = _sampled("top_p")
+    min_p: float | None = _sampled("min_p")
+    no_repeat_ngram_size: int | None = _sampled("no_repeat_ngram_size")
+    epoch: str = _epoch()
     where: Existing = Existing()
 
 
@@ -240,6 +299,7 @@ TRAIN = Command(
     files="corpus",
 )
 SAMPLE = Command("sample", "Generate text with a trained model.", lambda given: SampleFlags())
+WRITE = Command("write", "Write a text in turns with a trained model.", lambda given: WriteFlags())
 EVALUATE = Command(
     "evaluate", "Evaluate a trained model, the best epoch of a run, on a text.", lambda given: EvaluateFlags()
 )
@@ -257,4 +317,4 @@ IMPORT = Command(
     places=("file",),
 )
 
-COMMANDS = {command.name: command for command in (TRAIN, SAMPLE, EVALUATE, RUNS, EXPORT, IMPORT)}
+COMMANDS = {command.name: command for command in (TRAIN, SAMPLE, WRITE, EVALUATE, RUNS, EXPORT, IMPORT)}

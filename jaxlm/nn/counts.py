@@ -31,7 +31,10 @@ class Predictions(Protocol):
 
 
 class Counts(Protocol):
-    """The n-grams of a text: `jaxlm.text.ngram.NGram`."""
+    """The n-grams of a text, with contexts of up to `order` tokens: `jaxlm.text.ngram.NGram`."""
+
+    @property
+    def order(self) -> int: ...
 
     def states(self, tokens: np.ndarray) -> np.ndarray: ...
 

@@ -381,6 +381,34 @@ def predict(model: LanguageModel, params: Params, memory: Memory, draw: Draw, ta
     return distribution(_read(memory, model, params, draw, table)[0], draw)
 
 
+@reproducible
+@functools.partial(jax.jit, static_argnames="model")
+def extend(
+    model: LanguageModel,
+    params: Params,
+    memory: Memory,
+    rows: jax.Array,
+    tokens: jax.Array,
+    table: Table | None = None,
+) -> tuple[Memory, jax.Array]:
+    """One step of a search among texts.
+
+    Args:
+      model: the network.
+      params: its parameters.
+      memory: of S texts.
+      rows: int32[S], the texts to extend; one may be extended several times.
+      tokens: int32[S], by which each is extended.
+      table: as of `generate`.
+
+    Returns:
+      (memory, probabilities, float32[S, V]): of the extended texts, and of their next tokens, as learned.
+    """
+    chosen = jax.tree.map(lambda leaf: leaf[rows] if leaf.ndim else leaf, memory)
+    logits, memory = chosen.append(tokens, table).read(model, params, table)
+    return memory, jax.nn.softmax(logits)
+
+
 def _read(
     memory: Memory, model: LanguageModel, params: Params, draw: Draw, table: Table | None
 ) -> tuple[jax.Array, Memory]:
