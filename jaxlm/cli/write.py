@@ -299,7 +299,8 @@ class Screen:
             rows += 1
         if rows >= size.lines:  # It has left the screen, which is filled anew.
             start = self._rows.pop()
-            self._rows.append(list(_rows(text, start, size.columns))[1 - size.lines :][0])
+            self._rows = [row for row in self._rows if row != ABOVE] + list(_rows(text, start, size.columns))
+            self._rows = [self._rows[1 - size.lines :][0]]
             rows = size.lines - 1
         self._up(rows)
         self._shown = text[: self._rows[-1]]
@@ -371,7 +372,7 @@ class Writer:
         elif line.startswith("/") and not line.startswith("//"):
             name, _, rest = line.partition(" ")
             if name not in SLASH_COMMANDS:
-                near = did_you_mean(name, SLASH_COMMANDS)
+                near = did_you_mean(name, SLASH_COMMANDS) if name != "/" else ""
                 raise InputError(f"{name}: no such command{near or '; /help lists them'}")
             SLASH_COMMANDS[name].act(self, rest)
         else:
@@ -547,7 +548,10 @@ def write_in_turns(flags: WriteFlags) -> None:
     note(f"{about}, seed {config.seed}")
     if _can_move(sys.stdin) and _can_move(sys.stdout):
         with contextlib.suppress(ImportError):  # Windows has none.
-            import readline  # noqa: F401 # `input` then edits lines.
+            import readline  # With it, `input` edits lines.
+
+            # Else each line of a paragraph that is pasted would be continued.
+            readline.parse_and_bind("set enable-bracketed-paste on")
         note("Type and press Enter: it continues. Enter alone goes on. /help lists the commands, Ctrl-D ends.")
         page: Page = Screen()
     else:
