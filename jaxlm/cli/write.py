@@ -299,8 +299,9 @@ class Screen:
             rows += 1
         if rows >= size.lines:  # It has left the screen, which is filled anew.
             start = self._rows.pop()
-            self._rows = [row for row in self._rows if row != ABOVE] + list(_rows(text, start, size.columns))
-            self._rows = [self._rows[1 - size.lines :][0]]
+            above = [row for row in self._rows if row != ABOVE]
+            left = [*above, *_rows(text, start, size.columns)]
+            self._rows = left[: max(len(left) - size.lines + 1, 0) + 1]
             rows = size.lines - 1
         self._up(rows)
         self._shown = text[: self._rows[-1]]
