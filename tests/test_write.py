@@ -246,9 +246,22 @@ def test_a_chosen_word_is_a_step():
     assert session.text == "ab, b"
 
 
+def test_a_continuation_ends_after_a_stop_string_too(piped, trained):
+    text = jaxlm.load(trained).generate("the fox", 400, seed=5, stop_strings="o", keep_stop=True)
+    assert text.endswith("o")
+    assert piped(b"the fox\n", "-l", "400", "--no-sentences", "--stop", "o")[0] == text + "\n"
+
+
 @pytest.mark.parametrize("end", [". ", ".\n", '." ', "?\u201d ", "\u3002", "! "])
-def test_a_continuation_ends_after_a_sentence_by_default(end):
+def test_what_ends_a_sentence(end):
     assert end in SENTENCE_ENDS
+
+
+def test_a_continuation_ends_with_a_sentence_by_default(piped, trained):
+    whole = jaxlm.load(trained).generate("the fox", 400, seed=5)
+    ends = [whole.find(end, 7) + len(end) for end in SENTENCE_ENDS if end in whole[7:]]
+    assert ends
+    assert piped(b"the fox\n", "-l", "400")[0] == whole[: min(ends)] + "\n"
 
 
 # A pipe.
@@ -274,8 +287,8 @@ def test_lines_from_a_pipe_are_answered_one_by_one(piped, trained):
     first = model.generate("the fox", 30, seed=5)
     second = model.generate(first + " box", 30, seed=6)
     third = model.generate(second, 30, seed=7, temperature=1.5)
-    assert piped(b"the fox\n box\r\n/t 1.5\n\n", "--stop") == (third + "\n", [])
-    assert piped(b"the fox", "--stop")[0] == first + "\n"
+    assert piped(b"the fox\n box\r\n/t 1.5\n\n", "--no-sentences") == (third + "\n", [])
+    assert piped(b"the fox", "--no-sentences")[0] == first + "\n"
     assert piped(b"", "-p", "the fox")[0] == "the fox\n"
 
 
@@ -347,7 +360,7 @@ def test_a_number_chooses_a_word_only_where_words_were_offered(piped, trained):
 def test_what_is_taken_back_is_printed_again_below(piped, trained):
     model = jaxlm.load(trained)
     first, second = (model.generate("the fox", 30, seed=seed) for seed in (5, 6))
-    assert piped(b"the fox\n/again\n/undo\n", "--stop")[0] == f"{first}\n{second}\nthe fox\n"
+    assert piped(b"the fox\n/again\n/undo\n", "--no-sentences")[0] == f"{first}\n{second}\nthe fox\n"
 
 
 def test_help_names_every_command(piped):
@@ -502,7 +515,7 @@ def assert_saved_as_shown(type_in, screen, folder):
 
 
 def test_on_a_terminal_the_text_stands_as_it_is_saved(trained, tmp_path):
-    options = ["--run", str(trained), "--seed", "5", "--stop", "-l", "55"]
+    options = ["--run", str(trained), "--seed", "5", "--no-sentences", "-l", "55"]
     with terminal(*options, folder=tmp_path, lines=60) as (type_in, screen, process):
         model = jaxlm.load(trained)
         first = model.generate("The quick", 55, seed=5)
@@ -533,7 +546,7 @@ def test_on_a_terminal_the_text_stands_as_it_is_saved(trained, tmp_path):
 
 
 def test_ctrl_c_stops_the_writing_and_not_the_program(trained, tmp_path):
-    options = ["--run", str(trained), "--seed", "5", "--stop", "-l", "1000000"]
+    options = ["--run", str(trained), "--seed", "5", "--no-sentences", "-l", "1000000"]
     with terminal(*options, folder=tmp_path, columns=80, lines=24) as (type_in, _, process):
         type_in("the fox\r", until=rb"the fox[^\x1b]{300}")
         type_in("\x03")
@@ -550,7 +563,7 @@ def test_ctrl_c_stops_the_writing_and_not_the_program(trained, tmp_path):
 
 
 def test_what_is_taken_back_leaves_a_screen_that_it_does_not_fit_on(trained, tmp_path):
-    options = ["--run", str(trained), "--seed", "5", "--stop", "-l", "500"]
+    options = ["--run", str(trained), "--seed", "5", "--no-sentences", "-l", "500"]
     with terminal(*options, folder=tmp_path, lines=6) as (type_in, screen, _):
         type_in("the fox\r")
         type_in("\r")

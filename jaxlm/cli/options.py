@@ -32,7 +32,6 @@ from jaxlm.errors import (
     file_paths,
     one_of,
     optional,
-    stop_strings,
     which_epoch,
     whole_number,
     yes_or_no,
@@ -178,13 +177,11 @@ class WriteFlags(Checked):
         metavar="FILE",
     )
     length: int = _sampled("length", help="the most characters of a continuation")
-    stop_strings: tuple[str, ...] | None = setting(
-        None,
-        "end a continuation after the first of these strings; --stop alone: only at its length",
-        optional(stop_strings),
-        GENERATE,
-        unset="at the end of a sentence",
-        flag="stop",
+    sentences: bool = setting(
+        True, "end a continuation at the end of a sentence, if that comes before its length", yes_or_no, GENERATE
+    )
+    stop_strings: tuple[str, ...] = _sampled(
+        "stop_strings", help="also end a continuation after the first of these strings"
     )
     temperature: float = setting(
         0.5,

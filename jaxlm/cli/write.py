@@ -526,7 +526,7 @@ def write_in_turns(flags: WriteFlags) -> None:
     if flags.prompt is not None and flags.prompt_file is not None:
         reject("prompt_file", flags.prompt_file, "none beside a prompt", "leave out one of the two")
     prompt = flags.prompt if flags.prompt_file is None else read_prompt(flags.prompt_file)
-    stops = SENTENCE_ENDS if flags.stop_strings is None else flags.stop_strings
+    stops = (*flags.stop_strings, *(SENTENCE_ENDS if flags.sentences else ()))
     config = SampleConfig(
         length=flags.length,
         temperature=(flags.temperature,),
