@@ -550,7 +550,7 @@ def test_without_a_command_it_says_what_it_can_do(capsys):
     [
         ("trian", "no such command; did you mean train?"),
         ("xyzzy", "no such command;"),
-        ("--corpus", "expected a command first, one of train, sample, evaluate, runs, export, import;"),
+        ("--corpus", "expected a command first, one of train, sample, write, evaluate, runs, export, import;"),
     ],
 )
 def test_another_command_is_answered_with_the_nearest(place, capsys, word, answer):
