@@ -267,11 +267,7 @@ def test_what_cannot_be_trained_on_or_into_is_refused_before_anything_is_written
         (cli.sample, "--prompt \udce9", "(U+DCE9)"),
         (cli.evaluate, "--corpus greek.txt", "'β' (U+03B2), '§' (U+00A7); expected"),
         (cli.evaluate, "--corpus one.txt", "text: found only 1 of the model's tokens in it, expected 2 or more"),
-        (
-            cli.evaluate,
-            "--corpus",
-            "corpus: found (), expected a name or a path; leave it out for the run's validation",
-        ),
+        (cli.evaluate, "--corpus", "--corpus: expected a value after it; see"),
         (cli.evaluate, "--corpus good.txt --impl cudnn", "impl: found cudnn on a machine whose device is CPU"),
         (
             cli.evaluate,
