@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # `as`, since only that exports a name to strict type checkers.
+    from jaxlm.cli.notebook import Notebook as Notebook
     from jaxlm.cli.python import resume as resume
     from jaxlm.cli.python import train as train
     from jaxlm.cli.terminal import Terminal as Terminal
@@ -46,6 +47,7 @@ _HOMES = {
     "InputError": "errors",
     "LanguageModel": "nn.model",
     "ModelConfig": "config",
+    "Notebook": "cli.notebook",
     "Plan": "runs.reporter",
     "Reporter": "runs.reporter",
     "Run": "runs.run",

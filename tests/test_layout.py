@@ -60,7 +60,20 @@ ORDER = {
         "trainer",
         "evaluation",
     ],
-    "cli": ["output", "terminal", "python", "guard", "parser", "options", "generate", "write", "commands"],
+    "cli": [
+        "output",
+        "words",
+        "terminal",
+        "curve",
+        "notebook",
+        "python",
+        "guard",
+        "parser",
+        "options",
+        "generate",
+        "write",
+        "commands",
+    ],
 }
 """The rooms of a wing; each imports only from those before it."""
 

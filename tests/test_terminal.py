@@ -12,7 +12,8 @@ from rich.console import Console
 import jaxlm
 from jaxlm import invocation
 from jaxlm.cli import terminal as terminal_room
-from jaxlm.cli.terminal import duration
+from jaxlm.cli import words
+from jaxlm.cli.words import duration
 from jaxlm.runs.reporter import EpochMetrics, Plan
 from jaxlm.runs.run import Progress
 
@@ -162,7 +163,7 @@ def told(trained, events, *, epochs=12, patience=None, best=None):
         best=best,
         finished=False,
     )
-    terminal._best = best and (best.epoch, best.judged)
+    terminal._meter, terminal._standing = words.Meter(plan), words.Standing(best)
     events(terminal, plan.run)
     return output.getvalue().splitlines()
 

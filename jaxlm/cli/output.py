@@ -20,7 +20,12 @@ def show(text: str, stream: IO[str] | None) -> str:
     """
     if stream is None or not is_terminal(stream):
         return text
-    return _CONTROLS.sub(lambda found: _mark(found[0], getattr(stream, "encoding", None) or "utf-8"), text)
+    return visible(text, getattr(stream, "encoding", None) or "utf-8")
+
+
+def visible(text: str, encoding: str = "utf-8") -> str:
+    """Text whose control characters are visible stand-ins, which the encoding has, and have no effect."""
+    return _CONTROLS.sub(lambda found: _mark(found[0], encoding), text)
 
 
 def _mark(character: str, encoding: str) -> str:

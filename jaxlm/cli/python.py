@@ -1,23 +1,35 @@
 """Training from Python, with the output of the commands."""
 
+import contextlib
 import os
 import threading
 from collections.abc import Sequence
 from typing import Any
 
+from jaxlm.cli.notebook import Notebook, in_notebook
 from jaxlm.cli.terminal import Terminal
-from jaxlm.config import Recipe, Size, TrainConfig, WatchConfig, changed, settings_in, started, with_settings
+from jaxlm.config import (
+    Recipe,
+    Size,
+    TrainConfig,
+    WatchConfig,
+    changed,
+    checkpoints_folder,
+    settings_in,
+    started,
+    with_settings,
+)
 from jaxlm.config import settings as settings_of
 from jaxlm.errors import InputError, reject_idle
 from jaxlm.generator import TextGenerator
 from jaxlm.runs import trainer
 from jaxlm.runs.reporter import Reporter
-from jaxlm.runs.run import Run, find
+from jaxlm.runs.run import Run, find, locate
 
 Source = str | os.PathLike[str]
 
 _SHOWN = Reporter()
-"""Stands for a Terminal, which is created when it is needed."""
+"""Stands for a Notebook or a Terminal, which is created when it is needed."""
 
 
 def train(
@@ -34,15 +46,18 @@ def train(
 ) -> TextGenerator:
     """Trains a model, saving as it goes: `train("my.txt", recipe="stream", epochs=5, hidden=256)`.
 
-    Ctrl-C stops the run: it completes the steps under way, saves, and raises; `resume` resumes it.
+    Ctrl-C stops the run: it completes the steps under way, saves, and raises; `resume` resumes it. So does the same
+    call again if it names the run: a notebook's cell may be run as often as one likes.
 
     Args:
       corpus: names of corpora, files and folders, as for `jaxlm train`; or all settings as a TrainConfig.
       recipe: book, the default, or stream.
       size: for the stream recipe: small, medium or large; small if left out.
-      run: the name of the new run's directory, or a path; by default made from corpus and recipe.
+      run: the name of the run's directory, or a path; by default a new one, made from corpus and recipe. A run of
+        that name is resumed if it has these settings, except those that `resume` may change, and refused otherwise.
       checkpoints: the folder of runs; `$JAXLM_CHECKPOINTS` or `checkpoints` if left out.
-      reporter: receives the run's events; by default a Terminal, which prints. None is silent.
+      reporter: receives the run's events; by default a Notebook in a notebook's kernel, else a Terminal, which prints.
+        None is silent.
       stop: saves and stops the run once it is set, also from another thread.
       start_from: a run, as in `load`, whose weights to start from; its settings then are the defaults.
       **settings: any other settings of TrainConfig, ModelConfig and WatchConfig by name.
@@ -67,7 +82,25 @@ def train(
         config = started(parent.record.config, recipe, size, {"corpus": corpus, **settings})
     else:
         config = settings_of(recipe or "book", size, corpus=corpus, **settings)
+    if begun := _begun(run, checkpoints, parent):
+        asked = {name: value for name, _, value in settings_in(config)}
+        return trainer.resume(begun, reporter=shown, stop=stop, **asked)
     return trainer.train(config, run=run, checkpoints=checkpoints, reporter=shown, stop=stop, start_from=parent)
+
+
+def _begun(run: Source | None, checkpoints: Source | None, parent: Run | None) -> Run | None:
+    """The run of this name that started from this parent, if it can be trained further."""
+    if run is None:
+        return None
+    path = locate(run, checkpoints_folder() if checkpoints is None else os.path.expanduser(checkpoints))
+    if not os.path.lexists(path):
+        return None
+    with contextlib.suppress(InputError):  # Training says what is there instead.
+        found = Run.open(path)
+        found.check_trainable()
+        if found.record.parent == (parent.path.name if parent else ""):
+            return found
+    return None
 
 
 def resume(
@@ -100,10 +133,10 @@ def resume(
 
 
 def _reporter(reporter: Reporter | None, settings: dict[str, Any]) -> Reporter | None:
-    """The reporter to use; takes the settings of a Terminal out of these."""
+    """The reporter to use; takes the settings of WatchConfig out of these."""
     watched = {name: settings.pop(name) for name, _, _ in settings_in(WatchConfig()) if name in settings}
     if reporter is _SHOWN:
-        return Terminal(changed(WatchConfig(), watched))
+        return (Notebook if in_notebook() else Terminal)(changed(WatchConfig(), watched))
     for name, value in watched.items():
         reject_idle(name, value, "with a reporter of your own", "leave it out")
     return reporter
