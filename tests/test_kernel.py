@@ -16,7 +16,7 @@ class Kernel:
         self.manager, self.client = manager, client
 
     def run(self, code, interrupt_when=None):
-        """The text that a cell prints, and the name of the error that ends it; interrupted once that says so."""
+        """The text that a cell shows, and the name of the error that ends it; interrupted once that says so."""
         cell, text, error = self.client.execute(code), "", None
         end, again = time.monotonic() + 100, float("inf")
         while time.monotonic() < end:
@@ -31,8 +31,8 @@ class Kernel:
             if message["parent_header"].get("msg_id") != cell:
                 continue
             content = message["content"]
-            if message["msg_type"] == "stream":
-                text += content["text"]
+            if message["msg_type"] in ("stream", "display_data", "update_display_data"):
+                text += content["text"] if "text" in content else content["data"]["text/plain"]
                 if interrupt_when and interrupt_when(text):
                     interrupt_when, again = None, time.monotonic() + 10
                     self.manager.interrupt_kernel()
@@ -75,3 +75,17 @@ def test_an_interrupted_command_or_run_leaves_the_kernel_alive(kernel, trained):
     assert "\x1b[2K" not in text  # No line is drawn over.
 
     assert kernel.run("print(signal.getsignal(signal.SIGINT) is before, x)") == ("True 1\n", None)
+
+
+@pytest.mark.filterwarnings("default")
+def test_an_interrupted_cell_says_how_to_resume_and_run_again_it_does(kernel, corpus):
+    cell = (
+        "import jaxlm\n"
+        f"jaxlm.train({str(corpus)!r}, run='fox', epochs=100_000, length=10, batch=32, hidden=16, temperature=())"
+    )
+    text, error = kernel.run(cell, interrupt_when=lambda text: "Epoch 2/" in text)
+    assert error == "KeyboardInterrupt", text
+    assert "To resume: jaxlm.resume('checkpoints/fox'), or run the cell again if it has run='fox'" in text
+    text, error = kernel.run(cell, interrupt_when=lambda text: "Resuming from step " in text)
+    assert error == "KeyboardInterrupt", text
+    assert "Stopped and saved at step " in text

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import contents
 
 import jaxlm
 
@@ -37,6 +38,33 @@ def test_no_reporter_is_silent_and_one_s_own_shows_what_it_likes(small, tmp_path
     with pytest.raises(jaxlm.InputError, match=r"temperature: 0\.3 has no effect with a reporter of your own"):
         jaxlm.train(small, run="other", checkpoints=tmp_path, reporter=jaxlm.Reporter(), temperature=0.3)
     assert not (tmp_path / "other").exists()
+
+
+def test_a_call_that_names_a_run_may_be_repeated_and_trains_it_once(small, corpus, tmp_path, capsys):
+    model = jaxlm.train(small, run="fox", checkpoints=tmp_path, temperature=())
+    again = jaxlm.train(small, run="fox", checkpoints=tmp_path, temperature=())
+    assert again.generate("fox", 50, seed=1) == model.generate("fox", 50, seed=1)
+    assert f"Trained 2 of 2 epochs already. To train longer: jaxlm.resume({str(tmp_path / 'fox')!r}, epochs=4)" in (
+        capsys.readouterr().out
+    )
+    jaxlm.train(small, run="fox", checkpoints=tmp_path, reporter=None, epochs=3)
+    assert [line["epoch"] for line in jaxlm.Run.open(tmp_path / "fox").metrics()] == [1, 2, 3]
+
+
+def test_a_call_that_names_a_run_of_other_settings_or_another_text_or_parent_changes_nothing(small, corpus, tmp_path):
+    jaxlm.train(small, run="fox", checkpoints=tmp_path, reporter=None)
+    before = contents(tmp_path / "fox")
+    with pytest.raises(jaxlm.InputError, match=r"run .*fox: .* found hidden 8 instead of 16; leave that out, or train"):
+        jaxlm.train(small, run="fox", checkpoints=tmp_path, reporter=None, hidden=8)
+    with pytest.raises(jaxlm.InputError, match=r"nothing is ever overwritten; resume it \(jaxlm\.resume"):
+        jaxlm.train(small, run="fox", checkpoints=tmp_path, reporter=None, start_from=tmp_path / "fox")
+    corpus.write_text(corpus.read_text() * 2)
+    with pytest.raises(jaxlm.InputError, match=r"not the same text as the 1,032 that run .*fox was trained on"):
+        jaxlm.train(small, run="fox", checkpoints=tmp_path, reporter=None)
+    assert contents(tmp_path / "fox") == before
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(jaxlm.InputError, match="found something that is not a run there"):
+        jaxlm.train(small, run="mine", checkpoints=tmp_path, reporter=None)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ POINTS = 200
 """About how many points a line has."""
 
 # Both can be told from a white page and from a black one; text and axes take the page's own colour.
-TRAINING, VALIDATION = "#3b82c4", "#d9730d"
+_TRAINING, _VALIDATION = "#3b82c4", "#d9730d"
 
-WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM = 640, 220, 48, 10, 36
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _BOTTOM = 640, 220, 48, 10, 36
 """The picture, and its margins for the axes, in pixels."""
 
 
@@ -71,7 +71,7 @@ class Curve:
         low, high = min(losses), max(losses)
         room = 0.05 * (high - low) or 0.05
         low, high = low - room, high + room
-        width, height = WIDTH - LEFT - RIGHT, HEIGHT - BOTTOM
+        width, height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _BOTTOM
 
         def place(point: tuple[float, float]) -> tuple[float, float]:
             return point[0] / self._whole * width, (high - point[1]) / (high - low) * height
@@ -86,30 +86,30 @@ class Curve:
         grid, names = [], []
         for tick in _ticks(low, high, 4):
             y = place((0, tick))[1]
-            grid.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="currentColor" opacity="0.15"/>')
-            names.append(label(LEFT - 6, y + 4, f"{tick:.4g}", "end"))
+            grid.append(f'<path d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}" stroke="currentColor" opacity="0.15"/>')
+            names.append(label(_LEFT - 6, y + 4, f"{tick:.4g}", "end"))
         for tick in _ticks(0, self._whole, 8):
             if tick == int(tick):
-                names.append(label(LEFT + place((tick, low))[0], height + 16, f"{tick:.0f}", "middle"))
-        names.append(label(LEFT + width / 2, HEIGHT - 4, "epochs", "middle"))
-        drawn = [line(self.training, TRAINING), line(validation, VALIDATION)]
+                names.append(label(_LEFT + place((tick, low))[0], height + 16, f"{tick:.0f}", "middle"))
+        names.append(label(_LEFT + width / 2, _HEIGHT - 4, "epochs", "middle"))
+        drawn = [line(self.training, _TRAINING), line(validation, _VALIDATION)]
         drawn += [
-            _dot(*place(point), VALIDATION, f"epoch {point[0]:.0f}: {point[1]:.4f}") for point in _thinned(validation)
+            _dot(*place(point), _VALIDATION, f"epoch {point[0]:.0f}: {point[1]:.4f}") for point in _thinned(validation)
         ]
         said = f"training loss {self.training[-1][1]:.3f}"
-        names.append(label(WIDTH - RIGHT, 14, f"{said} nats", "end", TRAINING))
+        names.append(label(_WIDTH - _RIGHT, 14, f"{said} nats", "end", _TRAINING))
         if validation:
             best = min(validation, key=lambda point: point[1])
             x, y = place(best)
-            drawn.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="7" fill="none" stroke="{VALIDATION}"/>')
+            drawn.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="7" fill="none" stroke="{_VALIDATION}"/>')
             text = f"validation loss {validation[-1][1]:.3f} nats, best {best[1]:.3f} in epoch {best[0]:.0f}"
-            names.append(label(WIDTH - RIGHT, 30, text, "end", VALIDATION))
+            names.append(label(_WIDTH - _RIGHT, 30, text, "end", _VALIDATION))
             said += f", {text}"
         return (
-            f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{said}" '
-            f'style="width:100%;max-width:{WIDTH}px;font-size:12px">{"".join(grid)}'
+            f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{said}" '
+            f'style="width:100%;max-width:{_WIDTH}px;font-size:12px">{"".join(grid)}'
             # An inner picture cuts off what lies outside.
-            f'<svg x="{LEFT}" width="{width + RIGHT}" height="{height}">{"".join(drawn)}</svg>{"".join(names)}</svg>'
+            f'<svg x="{_LEFT}" width="{width + _RIGHT}" height="{height}">{"".join(drawn)}</svg>{"".join(names)}</svg>'
         )
 
 

@@ -44,7 +44,7 @@ class Notebook(Reporter):
                 "reporter: found no IPython, which jaxlm.Notebook shows a run with; outside of notebooks, leave it out"
             ) from error
         self._display = IPython.display.display
-        self._watch = watch or WatchConfig()
+        self.watch = watch or WatchConfig()
         self._clear()
 
     def _clear(self) -> None:
@@ -96,8 +96,8 @@ class Notebook(Reporter):
         self._state = ""
         self._update()
         samples = []
-        for temperature in self._watch.temperature:
-            pieces = generator.pieces(length=self._watch.sample_length, temperature=temperature, seed=config.seed)
+        for temperature in self.watch.temperature:
+            pieces = generator.pieces(length=self.watch.sample_length, temperature=temperature, seed=config.seed)
             samples.append((temperature, "".join(pieces)))
         self._samples, self._ending = samples, hint
         self._update()
