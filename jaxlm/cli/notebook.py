@@ -22,8 +22,8 @@ SHOWN_SECONDS = 0.5
 
 def in_notebook() -> bool:
     """Whether the code runs in a notebook's kernel, and not in a terminal."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    return hasattr(shell, "kernel")
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
 class Notebook(Reporter):
