@@ -20,7 +20,8 @@ MAY_IMPORT = {
     "text": GROUND,
     "nn": GROUND,
     "generator": GROUND | {"text", "nn"},
-    "runs": GROUND | {"text", "nn", "generator"},
+    "page": GROUND | {"text", "nn", "generator"},
+    "runs": GROUND | {"text", "nn", "generator", "page"},
     "cli": GROUND | {"text", "nn", "generator", "runs"},
     "__main__": {"cli"},
 }
@@ -42,6 +43,7 @@ ORDER = {
         "dynamic",
         "sampling",
     ],
+    "page": ["assemble"],
     "runs": [
         "stop",
         "files",

@@ -33,6 +33,7 @@ from jaxlm.nn import sharding
 from jaxlm.nn.ambient import device_put
 from jaxlm.nn.model import LanguageModel, Params, build_model
 from jaxlm.nn.training import TrainState, abstract_state
+from jaxlm.page.assemble import Story, assemble
 from jaxlm.runs.arrays import Items
 from jaxlm.runs.bundled import bundled
 from jaxlm.runs.files import (
@@ -470,6 +471,52 @@ class Run:
                 copy.shown,
             )
         return copy
+
+    def samples(self) -> list[dict[str, Any]]:
+        """The texts that were generated after each epoch; none are kept yet."""
+        return []
+
+    def page(self, path: str | os.PathLike[str], *, float32: bool = False) -> Path:
+        """Writes a web page with the best checkpoint in it, which runs the model and shows how it learned.
+
+        It is one file that needs nothing else, neither Python nor a network. If the network takes n-grams, it holds the
+        training text, from which they follow; that is told.
+
+        Args:
+          path: the file to write; what is there is replaced.
+          float32: whether to keep the weights as they are; by default they are rounded to float16, for half the size.
+
+        Returns:
+          The file's path.
+
+        Raises:
+          InputError: this run has no good checkpoint, or a weight is too large for float16.
+          RunError: the file cannot be written; nothing was.
+        """
+        generator, progress = self.generator()
+        record = self.record
+        story = Story(
+            name=self.path.name,
+            config=record.config,
+            corpus=record.corpus,
+            characters=record.characters,
+            created=record.created,
+            epoch=progress.epoch,
+            metrics=self.metrics(),
+            samples=self.samples(),
+        )
+        html = assemble(generator, story, self.ids(), float32)
+        file = Path(os.path.realpath(os.path.expanduser(path)))
+        try:
+            write_text(file, html)
+        except OSError as error:
+            raise RunError(f"output {path}: cannot be written ({error.strerror}); nothing was") from error
+        if self.text:
+            log.warning(
+                "%s: holds the training text, whose n-grams the network takes; whoever gets it can read that text",
+                invocation.shown(file),
+            )
+        return file
 
 
 def line_end_of(vocab: Vocab) -> int:

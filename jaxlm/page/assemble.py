@@ -1,0 +1,241 @@
+"""Makes the page of a run: one file with the network's weights and the code that runs it, in need of nothing else.
+
+The page's own policy lets it load nothing, and run no script but those that are put in here, by their SHA-256. What
+comes from a run (texts, names) is JSON that no browser reads as markup, and is shown as text only.
+"""
+
+import base64
+import dataclasses
+import hashlib
+import json
+import math
+import re
+import shlex
+import zlib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import jaxlm
+from jaxlm.config import SIZES, Size, TrainConfig, recipe_settings, settings_in
+from jaxlm.errors import InputError
+from jaxlm.generator import TextGenerator
+from jaxlm.nn.ambient import device_get
+from jaxlm.nn.lstm import GATES
+from jaxlm.nn.model import count_parameters
+
+SCRIPTS = ("random", "sampling", "model", "counts", "text", "writer", "load", "learning", "view", "app")
+"""The page's scripts, each after those that it uses."""
+
+LARGEST_HALF = float(np.finfo(np.float16).max)
+
+
+@dataclasses.dataclass(frozen=True)
+class Story:
+    """What a run says of itself, as its page tells it.
+
+    Attributes:
+      name: of its directory.
+      config: all settings.
+      corpus: the corpus's name.
+      characters: its length.
+      created: when the run started, ISO 8601.
+      epoch: the epoch whose weights these are.
+      metrics: a record for each epoch.
+      samples: a record for each text that was generated after an epoch.
+    """
+
+    name: str
+    config: TrainConfig
+    corpus: str
+    characters: int
+    created: str
+    epoch: int
+    metrics: Sequence[Mapping[str, Any]]
+    samples: Sequence[Mapping[str, Any]]
+
+
+def assemble(generator: TextGenerator, story: Story, text: np.ndarray, float32: bool = False) -> str:
+    """The page of a trained model.
+
+    Args:
+      generator: the model; not an average of several.
+      story: where it comes from.
+      text: the training text, unsigned int[N], which the page counts; of no use to a network without n-grams.
+      float32: whether to keep the weights as they are; by default they are rounded to float16.
+
+    Returns:
+      HTML, in ASCII.
+
+    Raises:
+      InputError: a weight is too large for float16.
+    """
+    weights = pack(device_get(generator.params))
+    model = generator.model.config
+    values = {
+        "version": jaxlm.__version__,
+        "name": story.name,
+        "view": "text",  # How the page shows what is written: as it is.
+        "vocab": {
+            **generator.vocab.to_json(),
+            "wordCharacters": "".join(re.findall(r"\w", "".join(generator.vocab.tokens))),
+        },
+        "lowercase": generator.lowercase,
+        "normalize": generator.normalize,
+        "seedText": generator.seed_text,
+        "length": generator.length,
+        "mode": generator.mode,
+        "model": {
+            "vocabulary": generator.model.vocabulary,
+            "hidden": model.hidden,
+            "layers": model.layers,
+            "embedding": model.embedding,
+            "ngram": model.ngram,
+            "gates": getattr(model, "gates", "sigmoid"),
+        },
+        "weights": {
+            "type": "float32" if float32 else "float16",
+            "sizes": [[name, leaf.size] for name, leaf in weights.items()],
+            "base64": _base64(_stored(weights, float32)),
+        },
+        "text": {"itemSize": text.itemsize, "base64": _base64(zlib.compress(text.tobytes(), 9))}
+        if model.ngram
+        else None,
+        "epoch": story.epoch,
+        "metrics": [_plain(line) for line in story.metrics],
+        "samples": [_plain(line) for line in story.samples],
+        "facts": facts(story, count_parameters(generator.params), len(generator.vocab)),
+        "command": command(story.config),
+    }
+    return _fill(values)
+
+
+def pack(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """A network's parameters as the page's script takes them: the four gates of a layer side by side."""
+
+    def gates(layer: Mapping[str, Any], side: str, leaf: str) -> np.ndarray:
+        return np.concatenate([layer[side + gate][leaf] for gate in GATES], axis=-1)
+
+    packed = {}
+    for name, leaves in params.items():
+        if name.startswith("lstm_"):
+            packed[f"{name}.input"] = gates(leaves, "i", "kernel")
+            packed[f"{name}.recurrent"] = gates(leaves, "h", "kernel")
+            packed[f"{name}.bias"] = gates(leaves, "h", "bias")
+        elif name == "embed":
+            packed[name] = leaves["embedding"]
+        elif isinstance(leaves, Mapping):
+            packed |= {f"{name}.{leaf}": value for leaf, value in leaves.items()}
+        else:
+            packed[name] = leaves
+    return packed
+
+
+def _stored(weights: Mapping[str, np.ndarray], float32: bool) -> bytes:
+    if not float32:
+        name, largest = max(
+            ((name, float(np.abs(leaf).max())) for name, leaf in weights.items()), key=lambda one: one[1]
+        )
+        if largest > LARGEST_HALF:
+            raise InputError(
+                f"weights: found {largest:g} in {name}, which float16 cannot hold; keep them in float32 (--float32)"
+            )
+    kind = "<f4" if float32 else "<f2"
+    return b"".join(leaf.astype(kind).tobytes() for leaf in weights.values())
+
+
+def facts(story: Story, parameters: int, vocabulary: int) -> list[tuple[str, str]]:
+    """What the page says of a run, named; what the run did not keep is said to be missing."""
+    config, missing = story.config, "not kept by this run"
+    model = config.model
+    network = f"{model.layers} x LSTM({model.hidden})"
+    network += f", embedding of {model.embedding}" if model.embedding else ", one-hot tokens"
+    network += f", counts of n-grams of up to {model.ngram + 1} tokens" if model.ngram else ""
+    seconds = [line["seconds"] for line in story.metrics if "seconds" in line]
+    last = story.metrics[-1] if story.metrics else {}
+    own = next((line for line in story.metrics if line.get("epoch") == story.epoch), {})
+    held_out = own.get("validation_loss")
+    return [
+        ("Trained on", f"{story.corpus}, {story.characters:,} characters"),
+        ("Held out", f"the last {config.validation:.3g} of it" if config.validation else "nothing"),
+        ("Network", network),
+        ("Parameters", f"{parameters:,}"),
+        ("Tokens", f"{vocabulary:,} ({config.tokens})"),
+        ("Recipe", config.recipe),
+        ("Weights of", f"epoch {story.epoch} of {last.get('epoch', story.epoch)}"),
+        ("Training loss", f"{own['loss']:.4f} nats a token" if "loss" in own else missing),
+        ("Held-out loss", f"{held_out:.4f} nats a token" if held_out is not None else missing),
+        ("Time", f"{sum(seconds):,.0f} s" if seconds else missing),
+        ("Device", missing),
+        ("Started", story.created[:10]),
+        ("Page by", f"jaxlm {jaxlm.__version__}"),
+    ]
+
+
+def command(config: TrainConfig) -> str:
+    """The command that trains such a run again; of files, it names no folders, which are nobody else's business."""
+    sizes: list[Size | None] = [*SIZES] if config.recipe == "stream" else [None]
+
+    def changes(size: Size | None) -> list[tuple[str, Any]]:
+        usual = {name: value for name, _, value in settings_in(recipe_settings(config.recipe, size))}
+        own = [(name, value) for name, _, value in settings_in(config) if name != "corpus"]
+        return [(name, value) for name, value in own if value != usual[name]]
+
+    size = min(sizes, key=lambda size: len(changes(size)))
+    flags = {name: f"--{about.flag or name.replace('_', '-')}" for name, about, _ in settings_in(config)}
+    words = [
+        "jaxlm",
+        "train",
+        *(["--corpus", *(Path(source).name for source in config.corpus)] if config.corpus else []),
+    ]
+    words += ["--recipe", "stream"] if config.recipe == "stream" else []
+    words += ["--size", size] if size not in (None, "small") else []
+    for name, value in changes(size):
+        if isinstance(value, bool):
+            words.append(flags[name] if value else f"--no-{flags[name][2:]}")
+        elif value is not None:
+            words += [flags[name], str(value)]
+    return shlex.join(words)
+
+
+def _plain(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record without numbers that JSON lacks."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in record.items()
+    }
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")
+
+
+def _fill(values: Mapping[str, Any]) -> str:
+    """The page that holds some values."""
+    style, scripts = _part("page.css"), [_part(f"{name}.js") for name in SCRIPTS]
+    policy = [
+        "default-src 'none'",
+        f"script-src {' '.join(map(_source, scripts))}",
+        f"style-src {_source(style)}",
+        "base-uri 'none'",
+        "form-action 'none'",
+    ]
+    # Nothing in it ends the element or opens another; ASCII, so that no character is a line end to JavaScript alone.
+    text = json.dumps(values, allow_nan=False, ensure_ascii=True).replace("<", "\\u003c")
+    parts = {
+        "policy": "; ".join(policy),
+        "style": f"<style>{style}</style>",
+        "values": f'<script type="application/json" id="values">{text}</script>',
+        "scripts": "\n".join(f"<script>{script}</script>" for script in scripts),
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _part("page.html"))
+
+
+def _part(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text("utf-8")
+
+
+def _source(content: str) -> str:
+    return f"'sha256-{_base64(hashlib.sha256(content.encode()).digest())}'"

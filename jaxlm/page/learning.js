@@ -1,0 +1,129 @@
+"use strict";
+// How a run learned: curves of its losses, and what it wrote after each epoch.
+
+const WIDTH = 720, HEIGHT = 260, LEFT = 46, RIGHT = 84, TOP = 12, BOTTOM = 34;
+
+class Learning {
+  constructor(values) {
+    this.metrics = values.metrics;
+    this.samples = values.samples;
+    this.best = values.epoch;
+    this.slider = document.getElementById("epoch");
+    const epochs = new Set([...this.metrics, ...this.samples].map(({ epoch }) => epoch));
+    this.epochs = [...epochs].sort((one, other) => one - other);
+    this.drawCurves(document.getElementById("curves"));
+    this.slider.closest("div").hidden = this.epochs.length < 2;
+    this.slider.min = 0;
+    this.slider.max = Math.max(0, this.epochs.length - 1);
+    this.slider.value = Math.max(0, this.epochs.indexOf(this.best));
+    this.slider.addEventListener("input", () => this.show());
+    this.show();
+  }
+
+  drawCurves(place) {
+    const known = this.metrics.filter(({ loss }) => Number.isFinite(loss));
+    if (!known.length) {
+      place.append(missing("This run kept no losses, so that there are no curves."));
+      return;
+    }
+    const held = this.metrics.filter((line) => Number.isFinite(line.validation_loss));
+    const losses = [...known.map(({ loss }) => loss), ...held.map((line) => line.validation_loss)];
+    const low = Math.min(...losses);
+    const high = Math.max(Math.max(...losses), low + 1e-3);
+    const [first, last] = [known[0].epoch, Math.max(known.at(-1).epoch, known[0].epoch + 1)];
+    this.x = (epoch) => LEFT + ((epoch - first) / (last - first)) * (WIDTH - LEFT - RIGHT);
+    const y = (loss) => TOP + ((high - loss) / (high - low)) * (HEIGHT - TOP - BOTTOM);
+    const drawing = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img" });
+    drawing.setAttribute("aria-label", "Loss by epoch, in nats a token");
+    for (let i = 0; i <= 4; i++) {
+      const loss = low + ((high - low) * i) / 4;
+      drawing.append(svg("line", { class: "axis", x1: LEFT, x2: WIDTH - RIGHT, y1: y(loss), y2: y(loss) }));
+      drawing.append(svg("text", { x: LEFT - 6, y: y(loss) + 4, "text-anchor": "end" }, loss.toFixed(2)));
+    }
+    const step = Math.ceil((last - first + 1) / 12);
+    for (let epoch = first; epoch <= last; epoch += step) {
+      drawing.append(svg("text", { x: this.x(epoch), y: HEIGHT - BOTTOM + 17, "text-anchor": "middle" }, String(epoch)));
+    }
+    drawing.append(svg("text", { x: WIDTH - RIGHT, y: HEIGHT - 2, "text-anchor": "end" }, "epoch; loss in nats a token"));
+    const ends = [];
+    for (const [kind, name, lines, key] of [["train", "training", known, "loss"], ["held", "held out", held, "validation_loss"]]) {
+      if (!lines.length) continue;
+      const points = lines.map((line) => `${this.x(line.epoch).toFixed(1)},${y(line[key]).toFixed(1)}`);
+      drawing.append(svg("path", { class: kind, d: `M${points.join("L")}` }));
+      const end = y(lines.at(-1)[key]);
+      const near = ends.find((other) => Math.abs(other - end) < 14);
+      const label = near === undefined ? end : near + (end >= near ? 14 : -14);
+      ends.push(label);
+      drawing.append(svg("text", { class: kind, x: WIDTH - RIGHT + 8, y: label + 4 }, name));
+      const best = lines.find(({ epoch }) => epoch === this.best);
+      if (best && (kind === "held" || !held.length)) {
+        drawing.append(svg("circle", { cx: this.x(best.epoch), cy: y(best[key]), r: 4 }));
+      }
+    }
+    this.cursor = svg("line", { class: "cursor", y1: TOP, y2: HEIGHT - BOTTOM });
+    drawing.append(this.cursor);
+    place.append(drawing);
+    if (!held.length) place.append(missing("Nothing was held out from training, so that there is one curve."));
+  }
+
+  show() {
+    const epoch = this.epochs[this.slider.value];
+    document.querySelector("output[for=epoch]").value = epoch ?? "";
+    const line = this.metrics.find((one) => one.epoch === epoch);
+    const part = (name, loss) => (Number.isFinite(loss) ? `${name} ${loss.toFixed(4)}` : "");
+    const parts = line ? [part("training loss", line.loss), part("held-out loss", line.validation_loss)] : [];
+    if (epoch === this.best) parts.push("the best epoch, whose weights this page has");
+    document.getElementById("losses").textContent = parts.filter(Boolean).join(" · ");
+    if (this.cursor && epoch !== undefined) {
+      this.cursor.setAttribute("x1", this.x(epoch));
+      this.cursor.setAttribute("x2", this.x(epoch));
+    }
+    const shown = this.samples.filter((sample) => sample.epoch === epoch);
+    const place = document.getElementById("samples");
+    if (shown.length) place.replaceChildren(...shown.map((sample) => this.sample(sample)));
+    else {
+      const what = this.samples.length ? `no samples of epoch ${epoch}` : "no samples, so that what it wrote after each epoch is not here";
+      place.replaceChildren(missing(`This run kept ${what}.`));
+    }
+  }
+
+  sample({ temperature, seed, text, surprise, copied, copied_from: from }) {
+    const card = document.createElement("article");
+    const title = document.createElement("h2");
+    title.textContent = `Temperature ${temperature}`;
+    const body = document.createElement("div");
+    body.className = "text";
+    body.dir = "auto";
+    const characters = [...text];
+    const span = Number.isInteger(from) && copied > 0 ? [from, from + copied] : [0, 0];
+    const mark = document.createElement("mark");
+    mark.textContent = visible(characters.slice(...span).join(""));
+    const [before, after] = [characters.slice(0, span[0]), characters.slice(span[1])].map((part) => visible(part.join("")));
+    body.append(before, mark, after);
+    const note = document.createElement("p");
+    note.className = "small";
+    const parts = [];
+    if (Number.isFinite(surprise)) parts.push(`mean surprise ${surprise.toFixed(2)} nats`);
+    if (Number.isInteger(copied)) parts.push(`longest copied span, underlined: ${copied} characters`);
+    parts.push(`seed ${seed}`);
+    note.textContent = parts.join(" · ");
+    card.append(title, body, note);
+    return card;
+  }
+}
+
+/** An element of a drawing. */
+function svg(name, attributes, text = "") {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  element.textContent = text;
+  return element;
+}
+
+/** A line that says what a page does not have. */
+function missing(text) {
+  const line = document.createElement("p");
+  line.className = "missing";
+  line.textContent = text;
+  return line;
+}
