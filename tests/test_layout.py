@@ -74,6 +74,7 @@ ORDER = {
         "options",
         "generate",
         "write",
+        "page",
         "commands",
     ],
 }

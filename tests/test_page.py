@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shlex
 import shutil
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 from helpers import TEXT
 
 import jaxlm
+from jaxlm.cli import main
 from jaxlm.config import TrainConfig
 from jaxlm.generator import TextGenerator
 from jaxlm.nn.model import LanguageModel
@@ -236,3 +238,411 @@ def test_unknown_characters_are_named_as_python_names_them(visit):
             list(np.frombuffer(prompt.encode("utf-16-le", "surrogatepass"), np.uint16).tolist()),
         )
         assert found == str(error.value).split("; expected")[0]
+
+
+@pytest.fixture(scope="module")
+def fox():
+    """A small model and its page."""
+    model, ids = generator(hidden=12, ngram=3)
+    return model, assemble(model, STORY, ids, float32=True)
+
+
+def set_to(page, name, value):
+    page.evaluate(
+        """([name, value]) => {
+          const input = document.getElementById(name);
+          input.value = value;
+          input.dispatchEvent(new Event("input", { bubbles: true }));
+        }""",
+        [name, value],
+    )
+
+
+def write(page, **settings):
+    for name, value in settings.items():
+        set_to(page, name.replace("_", "-"), value)
+    page.wait_for_selector("#start:enabled")
+    page.click("#start")
+    finished(page)
+
+
+def finished(page):
+    page.wait_for_selector("#stop:disabled")
+    page.wait_for_selector("#more:enabled")
+
+
+def shown(page):
+    """The text, without the prompt."""
+    return page.evaluate("[...document.querySelectorAll('#text b')].map((piece) => piece.textContent).join('')")
+
+
+def bars(page, kind):
+    """The widths of the likeliest tokens' bars of a kind, in percent."""
+    return page.evaluate(f"[...document.querySelectorAll('#likely .{kind}')].map((bar) => parseFloat(bar.style.width))")
+
+
+def test_what_is_shown_is_what_python_generates(visit, fox):
+    model, html = fox
+    page = visit(html)
+    write(page, prompt="The quick ", temperature=0.9, length=150, seed=7)
+    assert "The quick " + shown(page) == model.generate("The quick ", 150, temperature=0.9, seed=7)
+    write(page, top_k=3, min_p=0.05)
+    expected = model.generate("The quick ", 150, temperature=0.9, seed=7, top_k=3, min_p=0.05)
+    assert "The quick " + shown(page) == expected
+    assert page.text_content("#command") == (
+        "jaxlm sample --run fox -p 'The quick ' -t 0.9 -l 150 --seed 7 --top-k 3 --min-p 0.05"
+    )
+
+
+def test_a_word_at_the_end_is_cut_and_comes_back(visit):
+    model, ids = generator(hidden=8, kind="word", words=20)
+    page = visit(assemble(model, STORY, ids, float32=True))
+    write(page, prompt="quick", temperature=1, length=100, seed=2)
+    assert "quick" + shown(page) == model.generate("quick", 100, temperature=1, seed=2)
+    page.click("#more")
+    finished(page)
+    assert "quick" + shown(page) == model.generate("quick", 200, temperature=1, seed=2)
+
+
+def test_writing_stops_and_goes_on_as_if_it_had_not_stopped(visit, fox):
+    model, html = fox
+    page = visit(html)
+    set_to(page, "pace", "slow")
+    set_to(page, "length", 1000)
+    page.wait_for_selector("#start:enabled")
+    page.click("#start")
+    page.wait_for_selector("#text b:nth-of-type(4)")
+    page.click("#stop")
+    finished(page)
+    before = len(shown(page))
+    assert before < 1000
+    set_to(page, "pace", "fast")
+    page.click("#more")
+    finished(page)
+    assert model.seed_text + shown(page) == model.generate(length=before + 1000, temperature=0.5, seed=1)
+
+
+def test_another_text_has_the_next_seed(visit, fox):
+    model, html = fox
+    page = visit(html)
+    write(page, length=50)
+    page.click("#another")
+    finished(page)
+    assert page.input_value("#seed") == "2"
+    assert model.seed_text + shown(page) == model.generate(length=50, temperature=0.5, seed=2)
+
+
+def test_another_token_is_chosen_and_written_on_from(visit, fox):
+    model, html = fox
+    page = visit(html)
+    write(page, prompt="The quick ", temperature=1, length=50, seed=3)
+    before = shown(page)
+    page.locator("#text b").nth(9).click()
+    row = page.locator("#likely button:not(.written)").first
+    token = row.locator(".token").text_content().replace("␣", " ")
+    assert token != before[9]
+    row.click()
+    finished(page)
+    prompt = "The quick " + before[:9] + token
+    assert page.input_value("#prompt") == prompt
+    assert "The quick " + shown(page) == model.generate(prompt, 50, temperature=1, seed=3)
+
+
+def test_the_text_goes_on_from_a_place_that_is_held(visit, fox):
+    model, html = fox
+    page = visit(html)
+    write(page, prompt="The quick ", temperature=1, length=50, seed=3)
+    before = shown(page)
+    page.locator("#text b").nth(9).click()
+    page.click("#more")
+    finished(page)
+    prompt = "The quick " + before[:10]
+    assert "The quick " + shown(page) == model.generate(prompt, 50, temperature=1, seed=3)
+
+
+def test_the_likeliest_tokens_are_those_of_python_and_move_with_the_sliders(visit, fox):
+    model, html = fox
+    page = visit(html)
+    write(page, prompt="The quick ", temperature=1, length=50)
+    page.locator("#text b").nth(0).click()
+    learned, likely = bars(page, "learned"), model.next_token("The quick ")
+    np.testing.assert_allclose(learned[:10], [100 * share for share in list(likely.values())[:10]], atol=1e-3)
+    assert bars(page, "drawn") == learned
+    set_to(page, "temperature", 0.5)
+    assert bars(page, "learned") == learned
+    cooler = model.next_token("The quick ", temperature=0.5)
+    np.testing.assert_allclose(
+        bars(page, "drawn")[:10], [100 * cooler[token] for token in list(likely)[:10]], atol=1e-3
+    )
+    set_to(page, "temperature", 0)
+    assert bars(page, "drawn")[:10] == [100] + [0] * 9
+    set_to(page, "temperature", 1)
+    set_to(page, "top-k", 2)
+    assert bars(page, "drawn")[1] > 0
+    assert bars(page, "drawn")[2:10] == [0] * 8
+
+
+def test_the_page_shows_what_the_counts_and_what_the_network_say(visit, fox):
+    model, html = fox
+    page = visit(html)
+    page.wait_for_selector("#likely button")
+    ids = model.vocab.encode(model.seed_text)
+    counted = model.counts.after(model.counts.states(ids)[-1:]).rows()[0]
+    first = [model.vocab.ids[token] for token in list(model.next_token(model.seed_text))[:10]]
+    np.testing.assert_allclose(bars(page, "counts"), 100 * counted[first], atol=1e-3)
+    assert max(abs(np.array(bars(page, "lstm")) - bars(page, "counts"))) > 1
+    assert "the whole training text" in page.text_content("#contents")
+
+
+def test_surprise_is_what_python_computes(visit, fox):
+    model, html = fox
+    page = visit(html)
+    write(page, prompt="The quick ", temperature=1.5, length=200, seed=5)
+    surprises = [surprise for _, surprise in model.surprises("The quick ", shown(page))]
+    levels = [sum(surprise >= least for least in (0.7, 1.4, 2.3, 3.2, 4.6, 6.9)) for surprise in surprises]
+    classes = page.evaluate("[...document.querySelectorAll('#text b')].map((piece) => piece.className)")
+    assert classes == [f"s{level}" if level else "" for level in levels]
+    assert len(set(classes)) > 4
+
+
+def test_everything_works_by_keyboard(visit, fox):
+    page = visit(fox[1])
+    page.wait_for_selector("#start:enabled")
+    page.focus("#prompt")
+    page.keyboard.press("Control+Enter")
+    finished(page)
+    page.focus("#text")
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    here = "[...document.querySelectorAll('#text b')].findIndex((piece) => piece.classList.contains('here'))"
+    assert page.evaluate(here) == 1
+    page.keyboard.press("Escape")
+    assert page.evaluate(here) == -1
+    page.keyboard.press("ArrowLeft")
+    assert page.evaluate(here) == page.locator("#text b").count() - 1
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.closest('#likely') !== null")
+    page.focus("#tab-write")
+    page.keyboard.press("ArrowRight")
+    assert page.is_visible("#learn")
+    assert not page.is_visible("#write")
+    assert page.evaluate("document.activeElement.id") == "tab-learn"
+
+
+def test_every_control_has_a_name(visit, fox):
+    page = visit(fox[1])
+    page.wait_for_selector("#likely button")
+    nameless = """[...document.querySelectorAll("input, select, textarea, button")]
+      .filter((control) => !control.labels?.length && !control.ariaLabel && !control.textContent.trim())
+      .map((control) => control.outerHTML)"""
+    assert page.evaluate(nameless) == []
+
+
+def luminance(colour):
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return np.dot([0.2126, 0.7152, 0.0722], linear)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_contrasts_with_what_is_behind_it(scheme, visit, fox):
+    page = visit(fox[1], color_scheme=scheme)
+    value = "(name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim()"
+    names = ("ink", "quiet", "accent", "accent-ink", "paper", "panel", "held", "drawn")
+    colours = {name: page.evaluate(value, name) for name in names}
+    colours = {name: "#" + "".join(2 * c for c in v[1:]) if len(v) == 4 else v for name, v in colours.items()}
+    tint = [int(channel) for channel in page.evaluate(value, "surprise").split(",")]
+    panel = [int(colours["panel"][i : i + 2], 16) for i in (1, 3, 5)]
+    colours["tinted"] = "#" + "".join(
+        f"{round(0.55 * one + 0.45 * other):02x}" for one, other in zip(tint, panel, strict=True)
+    )
+    pairs = [(text, back) for text in ("ink", "quiet", "accent") for back in ("paper", "panel")]
+    pairs += [("accent-ink", "accent"), ("ink", "tinted"), ("held", "paper"), ("drawn", "paper")]
+    for text, back in pairs:
+        dark, light = sorted((luminance(colours[text]), luminance(colours[back])))
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, back)
+
+
+METRICS = [
+    {"epoch": 1, "loss": 2.5, "validation_loss": 2.6, "seconds": 3.0},
+    {"epoch": 2, "loss": 2.0, "validation_loss": 2.3, "seconds": 2.0},
+    {"epoch": 3, "loss": 1.5, "validation_loss": 2.4, "seconds": 2.0},
+]
+
+SAMPLES = [
+    {
+        "epoch": epoch,
+        "temperature": temperature,
+        "seed": 4,
+        "text": f"😀 of epoch {epoch} at {temperature}, copied",
+        "surprise": 1.25,
+        "copied": 5,
+        "copied_at": 17,
+        "copied_from": 5,
+    }
+    for epoch in (1, 2, 3)
+    for temperature in (0.2, 1.0)
+]
+
+
+def test_the_slider_over_epochs_moves_through_samples_and_curves(visit, fox):
+    model, _ = fox
+    _, ids = generator(hidden=12, ngram=3)
+    page = visit(assemble(model, dataclasses.replace(STORY, metrics=METRICS, samples=SAMPLES), ids))
+    page.click("#tab-learn")
+    cards = "[...document.querySelectorAll('#samples .text')].map((card) => card.textContent)"
+    assert page.evaluate(cards) == ["😀 of epoch 2 at 0.2, copied", "😀 of epoch 2 at 1.0, copied"]
+    assert "held-out loss 2.3000 · the best epoch" in page.text_content("#losses")
+    marked = page.evaluate("[...document.querySelectorAll('#samples mark')].map((mark) => mark.textContent)")
+    assert marked == ["epoch"] * 2
+    places = []
+    for place, epoch in enumerate((1, 2, 3)):
+        set_to(page, "epoch", place)
+        assert page.evaluate(cards)[0] == f"😀 of epoch {epoch} at 0.2, copied"
+        assert page.text_content("output[for=epoch]") == str(epoch)
+        places.append(float(page.get_attribute("#curves .cursor", "x1")))
+    assert places == sorted(set(places))
+    assert page.locator("#curves path").count() == 2
+    circle = page.locator("#curves circle")
+    assert float(circle.get_attribute("cx")) == places[1]
+    assert "underlined: 5 characters" in page.text_content("#samples")
+
+
+def test_a_run_without_samples_or_a_held_out_part_makes_a_page_that_says_so(visit, fox):
+    model, html = fox
+    page = visit(html)
+    page.click("#tab-learn")
+    assert "kept no losses" in page.text_content("#curves")
+    assert "kept no samples" in page.text_content("#samples")
+    assert not page.is_visible("#epoch")
+    _, ids = generator(hidden=12, ngram=3)
+    metrics = [{name: line[name] for name in ("epoch", "loss")} for line in METRICS]
+    page = visit(assemble(model, dataclasses.replace(STORY, metrics=metrics, samples=SAMPLES[:2]), ids))
+    page.click("#tab-learn")
+    assert "Nothing was held out" in page.text_content("#curves")
+    assert page.locator("#curves path").count() == 1
+    assert "no samples of epoch 2" in page.text_content("#samples")
+    page.click("#tab-facts")
+    assert (
+        page.locator("dt", has_text="Device").evaluate("(term) => term.nextSibling.textContent")
+        == "not kept by this run"
+    )
+
+
+def test_the_command_makes_the_same_run_again():
+    from jaxlm.cli.options import TRAIN
+    from jaxlm.cli.parser import read
+    from jaxlm.config import changed, settings
+    from jaxlm.page.assemble import command
+
+    configs = [
+        TrainConfig(corpus=("/home/me/fox.txt",)),
+        settings("book", corpus=("fox.txt",), lowercase=False, epochs=3, hidden=32, stride=2),
+        settings("stream", "medium", corpus=("a b.txt", "c.txt"), tokens="word", validation=0.2),
+        settings("stream", "small", corpus=("-x.txt",), ngram=0, normalize=False, seed=5),
+    ]
+    for config in configs:
+        line = command(config)
+        assert "/home" not in line
+        given = read(TRAIN, shlex.split(line)[2:])
+        found = changed(TRAIN.defaults(given), given).config
+        names = tuple(os.path.basename(source) for source in config.corpus)
+        assert found == dataclasses.replace(config, corpus=names)
+
+
+HOSTILE = (
+    "</script><script>hacked=1</script><img src=x onerror=hacked=1>&lt;\u2028\u2029\x00\x07\ud800\u202e\u2066<!--]]>"
+)
+
+
+def test_hostile_texts_stay_texts(visit):
+    text = (HOSTILE + " ") * 9
+    model, ids = generator(text, hidden=8, ngram=2)
+    model = dataclasses.replace(model, seed_text=HOSTILE)
+    story = Story(
+        HOSTILE,
+        TrainConfig(corpus=(HOSTILE,)),
+        HOSTILE,
+        9,
+        HOSTILE,
+        2,
+        METRICS,
+        [{**SAMPLES[2], "text": HOSTILE, "seed": HOSTILE}],
+    )
+    page = visit(assemble(model, story, ids, float32=True))
+    assert page.evaluate("() => ready.then(({ values }) => values.seedText === values.name)")
+    write(page, temperature=1, length=200)
+    page.locator("#text b").nth(5).click()
+    page.locator("#likely button").first.click()
+    finished(page)
+    for tab in ("learn", "facts"):
+        page.click(f"#tab-{tab}")
+    assert page.evaluate("typeof hacked") == "undefined"
+    assert page.locator("img").count() == 0
+    assert page.locator("script").count() == assemble(model, STORY, ids).count("<script")
+    seen = page.inner_text("body") + page.evaluate("document.getElementById('text').textContent")
+    assert "␀" in seen
+    assert "⟨U+202E⟩" in seen
+    assert "⟨U+D800⟩" in seen
+    assert not set("\u202e\u2066\x00\u2028") & set(seen)
+
+
+def test_a_page_lets_nothing_in_or_out(browser, fox, tmp_path):
+    file = tmp_path / "page.html"
+    strange = "<script>hacked = 1</script><img src='https://example.org/x.png' onerror='hacked = 1'>"
+    file.write_text(fox[1].replace("<main>", f"<main>{strange}"))
+    context = browser.new_context()
+    page = context.new_page()
+    refused, sent = [], []
+    page.on("requestfailed", lambda request: refused.append((request.url, request.failure)))
+    page.on("requestfinished", lambda request: sent.append(request.url))
+    page.goto(file.as_uri())
+    assert page.evaluate("fetch('https://example.org/').then(() => 'sent', () => 'refused')") == "refused"
+    assert page.evaluate("() => ready.then((generator) => generator.values.name)") == "fox"
+    assert page.evaluate("typeof hacked") == "undefined"
+    context.close()
+    assert sent == [file.as_uri()]
+    assert ("https://example.org/x.png", "csp") in refused
+
+
+@pytest.mark.parametrize("text", [TEXT, KOREAN, "الكلب البني السريع يقفز فوق الثعلب الكسول " * 20])
+def test_a_phone_s_width_is_enough(text, visit):
+    model, ids = generator(text, hidden=8, ngram=2)
+    page = visit(
+        assemble(model, dataclasses.replace(STORY, name="x" * 90, metrics=METRICS, samples=SAMPLES), ids),
+        viewport={"width": 360, "height": 740},
+        is_mobile=True,
+        has_touch=True,
+    )
+    write(page, temperature=1, length=200)
+    for tab in ("write", "learn", "facts"):
+        page.click(f"#tab-{tab}")
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
+    assert shown(page)
+
+
+def test_jaxlm_page_writes_the_page_of_a_run(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["page", str(trained)]) == 0
+    page = (tmp_path / "fox.html").read_text("ascii")
+    assert page.startswith("<!doctype html>")
+    assert '"type": "float16"' in page
+    assert "fox, as a page of" in capsys.readouterr().err
+    assert main(["page", str(trained)]) == 0  # Again.
+    (tmp_path / "fox.html").write_text("mine")
+    assert main(["page", str(trained)]) == 2
+    assert "a file fox.html that is not a page of jaxlm" in capsys.readouterr().err
+    assert (tmp_path / "fox.html").read_text() == "mine"
+    opened = []
+    monkeypatch.setattr("webbrowser.open", lambda url: opened.append(url) or True)
+    assert main(["page", str(trained), "-o", "fox.html", "--open", "--float32"]) == 0
+    assert opened == [(tmp_path / "fox.html").as_uri()]
+    assert '"type": "float32"' in (tmp_path / "fox.html").read_text()
+
+
+def test_a_page_that_cannot_be_written_leaves_nothing(trained, tmp_path):
+    with pytest.raises(
+        jaxlm.RunError, match=r"output .*: cannot be written \(No such file or directory\); nothing was"
+    ):
+        jaxlm.Run.open(trained).page(tmp_path / "missing" / "fox.html")
+    assert list(tmp_path.iterdir()) == []

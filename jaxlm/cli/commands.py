@@ -18,6 +18,7 @@ from jaxlm.cli.options import (
     EVALUATE,
     EXPORT,
     IMPORT,
+    PAGE,
     RUNS,
     SAMPLE,
     TRAIN,
@@ -25,12 +26,14 @@ from jaxlm.cli.options import (
     EvaluateFlags,
     ExportFlags,
     ImportFlags,
+    PageFlags,
     RunsFlags,
     SampleFlags,
     TrainFlags,
     WriteFlags,
 )
 from jaxlm.cli.output import show
+from jaxlm.cli.page import write_page
 from jaxlm.cli.write import write_in_turns
 from jaxlm.config import TrainConfig, changed, checkpoints_folder, settings_in, started
 from jaxlm.errors import InputError, RunError, did_you_mean, first_line, reject_idle
@@ -54,6 +57,11 @@ def write(argv: Sequence[str] | None = None) -> int:
 def evaluate(argv: Sequence[str] | None = None) -> int:
     """`jaxlm evaluate`: returns the exit status."""
     return _run(EVALUATE, lambda given: _evaluate(changed(EvaluateFlags(), given)), argv)
+
+
+def page(argv: Sequence[str] | None = None) -> int:
+    """`jaxlm page`: returns the exit status."""
+    return _run(PAGE, lambda given: write_page(changed(PageFlags(), given)), argv)
 
 
 def runs(argv: Sequence[str] | None = None) -> int:
@@ -81,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "sample": sample,
         "write": write,
         "evaluate": evaluate,
+        "page": page,
         "runs": runs,
         "export": export,
         "import": import_,

@@ -41,6 +41,12 @@ WHERE = "Where things go"
 MODEL = "Which model"
 
 
+def _run() -> str | None:
+    return setting(
+        None, "name of a run, or a path to it", optional(file_path), MODEL, unset="the newest", metavar="RUN"
+    )
+
+
 def _checkpoints(group: str) -> str | None:
     return setting(
         None,
@@ -216,6 +222,27 @@ class EvaluateFlags(Checked):
 
 
 @dataclasses.dataclass(frozen=True)
+class PageFlags(Checked):
+    """The options of `page`."""
+
+    run: str | None = _run()
+    checkpoints: str | None = _checkpoints(MODEL)
+    output: str | None = setting(
+        None,
+        "the file to write, replacing it",
+        optional(file_path),
+        WHERE,
+        unset="the run's name, .html",
+        short="o",
+        metavar="FILE",
+    )
+    open: bool = setting(False, "open the page in a browser", yes_or_no, WHERE)
+    float32: bool = setting(
+        False, "keep the weights as they are, for twice the size; else they are rounded to float16", yes_or_no, WHERE
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class RunsFlags(Checked):
     """The options of `runs`."""
 
@@ -227,9 +254,7 @@ class RunsFlags(Checked):
 class ExportFlags(Checked):
     """The options of `export`."""
 
-    run: str | None = setting(
-        None, "name of a run, or a path to it", optional(file_path), MODEL, unset="the newest", metavar="RUN"
-    )
+    run: str | None = _run()
     checkpoints: str | None = _checkpoints(MODEL)
     destination: str | None = setting(
         None,
@@ -300,6 +325,12 @@ WRITE = Command("write", "Write a text in turns with a trained model.", lambda g
 EVALUATE = Command(
     "evaluate", "Evaluate a trained model, the best epoch of a run, on a text.", lambda given: EvaluateFlags()
 )
+PAGE = Command(
+    "page",
+    "Write a run as one web page, which runs the model and shows how it learned.",
+    lambda given: PageFlags(),
+    places=("run",),
+)
 RUNS = Command("runs", "List your runs, newest first.", lambda given: RunsFlags())
 EXPORT = Command(
     "export",
@@ -314,4 +345,4 @@ IMPORT = Command(
     places=("file",),
 )
 
-COMMANDS = {command.name: command for command in (TRAIN, SAMPLE, WRITE, EVALUATE, RUNS, EXPORT, IMPORT)}
+COMMANDS = {command.name: command for command in (TRAIN, SAMPLE, WRITE, EVALUATE, PAGE, RUNS, EXPORT, IMPORT)}

@@ -7,7 +7,12 @@ const SHOWN = 10; // The most probable tokens.
 const KEPT = 2 ** 23; // The most numbers in the predictions that are kept.
 
 const byId = (id) => document.getElementById(id);
-const percent = (share) => (share >= 0.0995 ? `${(100 * share).toFixed(0)}\u2009%` : share < 0.00005 ? "0" : `${(100 * share).toPrecision(2)}\u2009%`);
+
+/** A probability in a few characters. */
+function percent(share) {
+  if (share < 0.0001) return share ? "<0.01\u2009%" : "0";
+  return `${(100 * share).toFixed(share < 0.1 ? 2 : 1)}\u2009%`;
+}
 
 /** What is written, token by token, and the answers to the page's settings. */
 class Desk {
@@ -56,13 +61,18 @@ class Desk {
 
   /** Writes what follows the prompt. */
   async start() {
+    if (await this.readPrompt()) await this.write();
+  }
+
+  /** Reads the prompt; where it cannot be read, says why. As `begin`. */
+  async readPrompt() {
     byId("error").textContent = "";
     try {
-      const ids = this.generator.encode(byId("prompt").value);
-      if (await this.begin(ids, [])) await this.write();
+      return await this.begin(this.generator.encode(byId("prompt").value), []);
     } catch (error) {
       if (!(error instanceof InputError)) throw error;
       byId("error").textContent = error.message;
+      return false;
     }
   }
 
@@ -74,6 +84,8 @@ class Desk {
   async begin(ids, pieces) {
     const turn = ++this.turn;
     byId("status").textContent = "Reading\u2026";
+    byId("stop").disabled = false;
+    byId("more").disabled = true;
     this.prompt = ids;
     this.pieces = pieces;
     this.growing = null;
@@ -87,6 +99,8 @@ class Desk {
     const growing = await this.generator.text(all, this.seed(), byId("mode").value);
     if (turn !== this.turn) return false;
     this.growing = growing;
+    byId("status").textContent = "";
+    this.finish();
     return true;
   }
 
@@ -98,7 +112,7 @@ class Desk {
   /** Writes as many more characters as the settings say. */
   async write() {
     const turn = ++this.turn;
-    this.wanted += Number(byId("length").value);
+    this.wanted = Math.min(this.wanted, this.written) + Number(byId("length").value);
     if (this.pieces.length) this.view.cut(this.pieces.at(-1).text); // Of which the last characters were left out.
     byId("stop").disabled = false;
     byId("more").disabled = true;
@@ -149,7 +163,7 @@ class Desk {
 
   finish() {
     byId("stop").disabled = true;
-    byId("more").disabled = false;
+    byId("more").disabled = !this.growing;
     this.showLikely();
   }
 
@@ -245,7 +259,7 @@ class Desk {
     button.type = "button";
     button.title = isWritten ? "Written here; choose it to go on from here" : "Write on from here with this";
     if (isWritten) button.className = "written";
-    const [label, bars, shares] = ["token", "bars", "share"].map((kind) => {
+    const [label, bars, ...shares] = ["token", "bars", "share", "share"].map((kind) => {
       const part = document.createElement("span");
       part.className = kind;
       button.append(part);
@@ -260,7 +274,8 @@ class Desk {
       bars.append(bar);
     }
     const [[, learned], [, drawn]] = parts;
-    shares.append(percent(learned[id]), document.createElement("br"), percent(drawn[id]));
+    shares[0].textContent = percent(learned[id]);
+    shares[1].textContent = percent(drawn[id]);
     const said = { learned: "as learned", drawn: "at these settings", counts: "by the counts", lstm: "by the LSTM" };
     const words = parts.map(([kind, shareOf]) => `${said[kind]} ${percent(shareOf[id])}`);
     const spoken = { " ": "space", "\n": "line end", "\t": "tab" }[token] ?? name;
@@ -357,7 +372,6 @@ const ready = (async () => {
   new Learning(values);
   await pause();
   const generator = await loadGenerator(values);
-  byId("status").textContent = "";
-  new Desk(generator);
+  await new Desk(generator).readPrompt();
   return generator;
 })();

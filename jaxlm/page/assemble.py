@@ -30,6 +30,9 @@ from jaxlm.nn.model import count_parameters
 SCRIPTS = ("random", "sampling", "model", "counts", "text", "writer", "load", "learning", "view", "app")
 """The page's scripts, each after those that it uses."""
 
+BEGINNING = "<!doctype html>\n<!-- Written by jaxlm,"
+"""By which a page is known."""
+
 LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
@@ -160,7 +163,7 @@ def facts(story: Story, parameters: int, vocabulary: int) -> list[tuple[str, str
     held_out = own.get("validation_loss")
     return [
         ("Trained on", f"{story.corpus}, {story.characters:,} characters"),
-        ("Held out", f"the last {config.validation:.3g} of it" if config.validation else "nothing"),
+        ("Held out", f"the last {100 * config.validation:.3g} % of it" if config.validation else "nothing"),
         ("Network", network),
         ("Parameters", f"{parameters:,}"),
         ("Tokens", f"{vocabulary:,} ({config.tokens})"),
@@ -186,11 +189,7 @@ def command(config: TrainConfig) -> str:
 
     size = min(sizes, key=lambda size: len(changes(size)))
     flags = {name: f"--{about.flag or name.replace('_', '-')}" for name, about, _ in settings_in(config)}
-    words = [
-        "jaxlm",
-        "train",
-        *(["--corpus", *(Path(source).name for source in config.corpus)] if config.corpus else []),
-    ]
+    words = ["jaxlm", "train", *(f"--corpus={Path(source).name}" for source in config.corpus or ())]
     words += ["--recipe", "stream"] if config.recipe == "stream" else []
     words += ["--size", size] if size not in (None, "small") else []
     for name, value in changes(size):

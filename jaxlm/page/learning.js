@@ -73,7 +73,7 @@ class Learning {
     const part = (name, loss) => (Number.isFinite(loss) ? `${name} ${loss.toFixed(4)}` : "");
     const parts = line ? [part("training loss", line.loss), part("held-out loss", line.validation_loss)] : [];
     if (epoch === this.best) parts.push("the best epoch, whose weights this page has");
-    document.getElementById("losses").textContent = parts.filter(Boolean).join(" · ");
+    document.getElementById("losses").textContent = parts.filter(Boolean).join(" \u00b7 ");
     if (this.cursor && epoch !== undefined) {
       this.cursor.setAttribute("x1", this.x(epoch));
       this.cursor.setAttribute("x2", this.x(epoch));
@@ -106,7 +106,7 @@ class Learning {
     if (Number.isFinite(surprise)) parts.push(`mean surprise ${surprise.toFixed(2)} nats`);
     if (Number.isInteger(copied)) parts.push(`longest copied span, underlined: ${copied} characters`);
     parts.push(`seed ${seed}`);
-    note.textContent = parts.join(" · ");
+    note.textContent = parts.join(" \u00b7 ");
     card.append(title, body, note);
     return card;
   }
