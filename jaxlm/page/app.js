@@ -1,7 +1,8 @@
 "use strict";
 // The page: its settings, what is written, and what could stand at each place.
 
-const FRAME = 12; // Milliseconds of writing between two frames.
+const FRAME = 25; // Milliseconds of writing between two frames.
+const GLANCE = 100; // Milliseconds for which the likeliest tokens stay as they are while the page writes.
 const SLOW = 40; // Milliseconds a token, to read along.
 const SHOWN = 10; // The most probable tokens.
 const KEPT = 2 ** 23; // The most numbers in the predictions that are kept.
@@ -118,6 +119,7 @@ class Desk {
     byId("more").disabled = true;
     this.showCommand();
     const began = performance.now();
+    let glanced = began;
     let count = 0;
     while (turn === this.turn && this.written < this.wanted) {
       const isSlow = byId("pace").value === "slow";
@@ -128,7 +130,10 @@ class Desk {
       } while (this.written < this.wanted && performance.now() < until);
       const rate = (1000 * count) / (performance.now() - began);
       byId("status").textContent = isSlow ? "" : `${Math.round(rate).toLocaleString("en")} tokens a second`;
-      if (this.held === null) this.showLikely();
+      if (this.held === null && (isSlow || performance.now() > glanced + GLANCE)) {
+        this.showLikely();
+        glanced = performance.now();
+      }
       await (isSlow ? new Promise((resolve) => setTimeout(resolve, SLOW)) : pause());
     }
     if (turn !== this.turn) return;
