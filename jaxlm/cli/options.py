@@ -238,7 +238,7 @@ class PageFlags(Checked):
     )
     open: bool = setting(False, "open the page in a browser", yes_or_no, WHERE)
     float32: bool = setting(
-        False, "keep the weights as they are, for twice the size; else they are rounded to float16", yes_or_no, WHERE
+        False, "keep the weights as they are, for twice the size; else they are rounded to 16 bits", yes_or_no, WHERE
     )
 
 

@@ -358,7 +358,7 @@ function fillPage(values) {
     byId("legend").append(part);
   }
   const carried = values.text ? "the whole training text, which it counts when it opens, and which whoever has it can read" : "nothing of the training text but the samples";
-  byId("contents").textContent = `This page holds the weights in ${values.weights.type}, and ${carried}. It asks for nothing from outside.`;
+  byId("contents").textContent = `This page holds the weights in ${values.precision}, and ${carried}. It asks for nothing from outside.`;
   for (const [name, fact] of values.facts) {
     const [term, text] = [document.createElement("dt"), document.createElement("dd")];
     term.textContent = name;

@@ -21,7 +21,6 @@ import numpy as np
 
 import jaxlm
 from jaxlm.config import SIZES, Size, TrainConfig, recipe_settings, settings_in
-from jaxlm.errors import InputError
 from jaxlm.generator import TextGenerator
 from jaxlm.nn.ambient import device_get
 from jaxlm.nn.lstm import GATES
@@ -33,7 +32,8 @@ SCRIPTS = ("random", "sampling", "model", "counts", "text", "writer", "load", "l
 BEGINNING = "<!doctype html>\n<!-- Written by jaxlm,"
 """By which a page is known."""
 
-LARGEST_HALF = float(np.finfo(np.float16).max)
+STEPS = 2**15 - 1
+"""The magnitudes that a rounded weight can have, besides 0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,13 +68,10 @@ def assemble(generator: TextGenerator, story: Story, text: np.ndarray, float32: 
       generator: the model; not an average of several.
       story: where it comes from.
       text: the training text, unsigned int[N], which the page counts; of no use to a network without n-grams.
-      float32: whether to keep the weights as they are; by default they are rounded to float16.
+      float32: whether to keep the weights as they are; by default matrices are `rounded`.
 
     Returns:
       HTML, in ASCII.
-
-    Raises:
-      InputError: a weight is too large for float16.
     """
     weights = pack(device_get(generator.params))
     model = generator.model.config
@@ -97,19 +94,16 @@ def assemble(generator: TextGenerator, story: Story, text: np.ndarray, float32: 
             "layers": model.layers,
             "embedding": model.embedding,
             "ngram": model.ngram,
-            "gates": getattr(model, "gates", "sigmoid"),
+            "gates": model.gates,
         },
-        "weights": {
-            "type": "float32" if float32 else "float16",
-            "sizes": [[name, leaf.size] for name, leaf in weights.items()],
-            "base64": _base64(_stored(weights, float32)),
-        },
+        "weights": _stored(weights, float32),
         "text": {"itemSize": text.itemsize, "base64": _base64(zlib.compress(text.tobytes(), 9))}
         if model.ngram
         else None,
         "epoch": story.epoch,
         "metrics": [_plain(line) for line in story.metrics],
         "samples": [_plain(line) for line in story.samples],
+        "precision": "32 bits, as they are" if float32 else "16 bits, to which they are rounded",
         "facts": facts(story, count_parameters(generator.params), len(generator.vocab)),
         "command": command(story.config),
     }
@@ -137,17 +131,40 @@ def pack(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return packed
 
 
-def _stored(weights: Mapping[str, np.ndarray], float32: bool) -> bytes:
-    if not float32:
-        name, largest = max(
-            ((name, float(np.abs(leaf).max())) for name, leaf in weights.items()), key=lambda one: one[1]
-        )
-        if largest > LARGEST_HALF:
-            raise InputError(
-                f"weights: found {largest:g} in {name}, which float16 cannot hold; keep them in float32 (--float32)"
-            )
-    kind = "<f4" if float32 else "<f2"
-    return b"".join(leaf.astype(kind).tobytes() for leaf in weights.values())
+def rounded(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A matrix in 16 bits a number: whole numbers times a scale for each column.
+
+    Probabilities change a tenth as much as with float16, which spends bits on a range that weights do not have.
+
+    Args:
+      matrix: float32[M, N].
+
+    Returns:
+      (int16[M, N], float32[N]).
+    """
+    largest = np.abs(matrix).max(0)
+    scales = np.where(largest > 0, largest / STEPS, 1).astype(np.float32)
+    return np.round(matrix / scales).clip(-STEPS, STEPS).astype(np.int16), scales
+
+
+def _stored(weights: Mapping[str, np.ndarray], float32: bool) -> dict[str, Any]:
+    """Weights as the page's script reads them: name, shape and kind of each, and all numbers of a kind in a row."""
+    exact, whole, shapes = [], [], []
+    for name, leaf in weights.items():
+        matrix = leaf.reshape(-1, leaf.shape[-1])
+        is_rounded = not float32 and min(matrix.shape) > 1
+        if is_rounded:
+            numbers, scales = rounded(matrix)
+            whole.append(numbers)
+            exact.append(scales)
+        else:
+            exact.append(matrix)
+        shapes.append([name, *matrix.shape, is_rounded])
+    return {"shapes": shapes, "exact": _joined(exact, "<f4"), "rounded": _joined(whole, "<i2")}
+
+
+def _joined(arrays: Sequence[np.ndarray], kind: str) -> str:
+    return _base64(b"".join(array.astype(kind).tobytes() for array in arrays))
 
 
 def facts(story: Story, parameters: int, vocabulary: int) -> list[tuple[str, str]]:

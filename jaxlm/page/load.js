@@ -9,28 +9,22 @@ function bytesOf(base64) {
   return bytes;
 }
 
-/** float16 numbers, given by their bits, as float32 ones. */
-function floatsOf(halves) {
-  const floats = new Float32Array(halves.length);
-  for (let i = 0; i < halves.length; i++) {
-    const half = halves[i];
-    const exponent = (half >> 10) & 31;
-    const fraction = half & 1023;
-    const size = exponent ? (1024 + fraction) * 2 ** (exponent - 25) : fraction * 2 ** -24;
-    floats[i] = half & 0x8000 ? -size : size;
-  }
-  return floats;
-}
-
-/** The weights by name; all lie in a row, in the order of `sizes`. */
-function weightsOf({ type, base64, sizes }) {
-  const { buffer } = bytesOf(base64); // Little-endian, as every browser's machine is.
-  const numbers = type === "float16" ? floatsOf(new Uint16Array(buffer)) : new Float32Array(buffer);
+/** The weights by name; jaxlm/page/assemble.py says how they are stored. */
+function weightsOf({ shapes, exact, rounded }) {
+  // Little-endian, as every machine with a browser is.
+  const floats = new Float32Array(bytesOf(exact).buffer);
+  const integers = new Int16Array(bytesOf(rounded).buffer);
   const weights = {};
   let place = 0;
-  for (const [name, size] of sizes) {
-    weights[name] = numbers.subarray(place, place + size);
-    place += size;
+  let integerPlace = 0;
+  for (const [name, rows, columns, isRounded] of shapes) {
+    const first = place;
+    place += isRounded ? columns : rows * columns;
+    weights[name] = floats.subarray(first, place);
+    if (!isRounded) continue;
+    const scales = weights[name];
+    const numbers = integers.subarray(integerPlace, (integerPlace += rows * columns));
+    weights[name] = Float32Array.from(numbers, (number, i) => number * scales[i % columns]);
   }
   return weights;
 }

@@ -484,13 +484,13 @@ class Run:
 
         Args:
           path: the file to write; what is there is replaced.
-          float32: whether to keep the weights as they are; by default they are rounded to float16, for half the size.
+          float32: whether to keep the weights as they are; by default they are rounded to 16 bits, for half the size.
 
         Returns:
           The file's path.
 
         Raises:
-          InputError: this run has no good checkpoint, or a weight is too large for float16.
+          InputError: this run has no good checkpoint.
           RunError: the file cannot be written; nothing was.
         """
         generator, progress = self.generator()
