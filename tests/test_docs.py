@@ -21,6 +21,7 @@ COMMANDS = {
     "sample": ["jaxlm sample", "python -m jaxlm sample", "python sample.py"],
     "write": ["jaxlm write", "python -m jaxlm write"],
     "evaluate": ["jaxlm evaluate", "python -m jaxlm evaluate"],
+    "page": ["jaxlm page", "python -m jaxlm page"],
     "runs": ["jaxlm runs", "python -m jaxlm runs"],
     "export": ["jaxlm export", "python -m jaxlm export"],
     "import": ["jaxlm import", "python -m jaxlm import"],

@@ -19,7 +19,7 @@ from jaxlm.page.assemble import Story, assemble, command, rounded
 from jaxlm.text.ngram import NGram
 from jaxlm.text.vocab import Vocab
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = next(filter(None, map(shutil.which, ("google-chrome", "chromium", "chromium-browser"))), None)
 
 KOREAN = "나랏말싸미 듕귁에 달아 문자와로 서르 사맛디 아니할쎄 이런 전차로 어린 백셩이 니르고져 홇배 이셔도 😀 " * 20
 
@@ -68,11 +68,11 @@ def visit(browser, tmp_path):
     assert heard == []
 
 
-def generator(text=TEXT, kind="char", mode="state", lowercase=False, normalize=False, words=0, **network):
+def generator(text=TEXT, kind="char", mode="state", lowercase=False, normalize=False, words=0, lines=False, **network):
     """A model with random weights, large enough for distributions of all kinds."""
     config = jaxlm.ModelConfig(**{"hidden": 24, **network})
     vocab = Vocab.build(kind, text, words=words)
-    model = LanguageModel(len(vocab), config, "fused")
+    model = LanguageModel(len(vocab), config, "fused", line_end=vocab.ids["\n"] if lines else None)
     keys = iter(jax.random.split(jax.random.key(0), 100))
     shapes = model.abstract_params()
     params = jax.tree.map(lambda leaf: 0.6 * jax.random.normal(next(keys), leaf.shape), shapes)
@@ -109,6 +109,8 @@ MODELS = {
     "bytes": {"kind": "byte", "text": KOREAN},
     "words": {"kind": "word", "words": 20, "embedding": 6},
     "Korean": {"text": KOREAN, "embedding": 8},
+    "lines": {"text": TEXT.replace(". ", "\n"), "lines": True, "layers": 2},
+    "lines in a window": {"text": TEXT.replace(". ", "\n"), "lines": True, "mode": "window", "ngram": 2},
     "hard gates": {"gates": "hard_sigmoid", "layers": 2},
     "lowercase": {"text": TEXT.lower(), "lowercase": True, "normalize": True},
     "counts": {"ngram": 4},
@@ -481,6 +483,7 @@ SAMPLES = [
         "epoch": epoch,
         "temperature": temperature,
         "seed": 4,
+        "prompt": "😀 of ",
         "text": f"😀 of epoch {epoch} at {temperature}, copied",
         "surprise": 1.25,
         "copied": 5,
@@ -502,6 +505,7 @@ def test_the_slider_over_epochs_moves_through_samples_and_curves(visit, fox):
     assert "held-out loss 2.3000 · the best epoch" in page.text_content("#losses")
     marked = page.evaluate("[...document.querySelectorAll('#samples mark')].map((mark) => mark.textContent)")
     assert marked == ["epoch"] * 2
+    assert page.locator("#samples .given").all_text_contents() == ["😀 of "] * 2
     places = []
     for place, epoch in enumerate((1, 2, 3)):
         set_to(page, "epoch", place)
@@ -545,7 +549,9 @@ def test_the_command_makes_the_same_run_again():
         TrainConfig(corpus=("/home/me/fox.txt",)),
         settings("book", corpus=("fox.txt",), lowercase=False, epochs=3, hidden=32, stride=2),
         settings("stream", "medium", corpus=("a b.txt", "c.txt"), tokens="word", validation=0.2),
-        settings("stream", "small", corpus=("-x.txt",), ngram=0, normalize=False, seed=5),
+        settings(
+            "stream", "small", corpus=("-x.txt", "-"), glob=("*.py", "-a"), patience=3, ngram=0, normalize=False, seed=5
+        ),
     ]
     for config in configs:
         line = command(config)

@@ -348,7 +348,7 @@ function fillPage(values) {
   byId("top-k").max = byId("top-k").value = values.model.vocabulary;
   const modes = { state: "all that was read", window: `the last ${values.length} tokens` };
   for (const [mode, text] of Object.entries(modes)) byId("mode").add(new Option(text, mode, false, mode === values.mode));
-  const kinds = [["learned", "as learned"], ["drawn", "at these settings"]];
+  const kinds = [["learned", "as learned"], ["drawn", "as set"]];
   if (values.model.ngram) kinds.push(["counts", "counts"], ["lstm", "LSTM"]);
   for (const [kind, text] of kinds) {
     const part = document.createElement("span");

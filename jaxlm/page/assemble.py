@@ -25,6 +25,7 @@ from jaxlm.generator import TextGenerator
 from jaxlm.nn.ambient import device_get
 from jaxlm.nn.lstm import GATES
 from jaxlm.nn.model import count_parameters
+from jaxlm.text.corpus import PUBLISHED
 
 SCRIPTS = ("random", "sampling", "model", "counts", "text", "writer", "load", "learning", "view", "app")
 """The page's scripts, each after those that it uses."""
@@ -95,6 +96,7 @@ def assemble(generator: TextGenerator, story: Story, text: np.ndarray, float32: 
             "embedding": model.embedding,
             "ngram": model.ngram,
             "gates": model.gates,
+            "lineEnd": generator.model.line_end,
         },
         "weights": _stored(weights, float32),
         "text": {"itemSize": text.itemsize, "base64": _base64(zlib.compress(text.tobytes(), 9))}
@@ -178,9 +180,10 @@ def facts(story: Story, parameters: int, vocabulary: int) -> list[tuple[str, str
     last = story.metrics[-1] if story.metrics else {}
     own = next((line for line in story.metrics if line.get("epoch") == story.epoch), {})
     held_out = own.get("validation_loss")
+    held_out_part = f"of its {config.units}" if config.units else "of it, the end"
     return [
         ("Trained on", f"{story.corpus}, {story.characters:,} characters"),
-        ("Held out", f"the last {100 * config.validation:.3g} % of it" if config.validation else "nothing"),
+        ("Held out", f"{100 * config.validation:.3g} % {held_out_part}" if config.validation else "nothing"),
         ("Network", network),
         ("Parameters", f"{parameters:,}"),
         ("Tokens", f"{vocabulary:,} ({config.tokens})"),
@@ -197,21 +200,25 @@ def facts(story: Story, parameters: int, vocabulary: int) -> list[tuple[str, str
 
 def command(config: TrainConfig) -> str:
     """The command that trains such a run again; of files, it names no folders, which are nobody else's business."""
+    sources = config.corpus or ()
+    left_out = {"corpus", *(["glob"] if all(source in PUBLISHED for source in sources) else [])}  # Of folders.
     sizes: list[Size | None] = [*SIZES] if config.recipe == "stream" else [None]
 
     def changes(size: Size | None) -> list[tuple[str, Any]]:
         usual = {name: value for name, _, value in settings_in(recipe_settings(config.recipe, size))}
-        own = [(name, value) for name, _, value in settings_in(config) if name != "corpus"]
+        own = [(name, value) for name, _, value in settings_in(config) if name not in left_out]
         return [(name, value) for name, value in own if value != usual[name]]
 
     size = min(sizes, key=lambda size: len(changes(size)))
     flags = {name: f"--{about.flag or name.replace('_', '-')}" for name, about, _ in settings_in(config)}
-    words = ["jaxlm", "train", *(f"--corpus={Path(source).name}" for source in config.corpus or ())]
+    words = ["jaxlm", "train", *(f"--corpus={Path(source).name}" for source in sources)]
     words += ["--recipe", "stream"] if config.recipe == "stream" else []
     words += ["--size", size] if size not in (None, "small") else []
     for name, value in changes(size):
         if isinstance(value, bool):
             words.append(flags[name] if value else f"--no-{flags[name][2:]}")
+        elif isinstance(value, tuple):
+            words += [f"{flags[name]}={one}" for one in value]
         elif value is not None:
             words += [flags[name], str(value)]
     return shlex.join(words)

@@ -1,7 +1,7 @@
 "use strict";
 // How a run learned: curves of its losses, and what it wrote after each epoch.
 
-const WIDTH = 720, HEIGHT = 260, LEFT = 46, RIGHT = 84, TOP = 12, BOTTOM = 34;
+const WIDEST = 720, HEIGHT = 260, LEFT = 46, RIGHT = 84, TOP = 12, BOTTOM = 34;
 
 class Learning {
   constructor(values) {
@@ -30,21 +30,22 @@ class Learning {
     const losses = [...known.map(({ loss }) => loss), ...held.map((line) => line.validation_loss)];
     const low = Math.min(...losses);
     const high = Math.max(Math.max(...losses), low + 1e-3);
+    // As wide as the page when it is opened, so that a phone's letters are as large as any.
+    const width = Math.min(WIDEST, document.documentElement.clientWidth - 32);
     const [first, last] = [known[0].epoch, Math.max(known.at(-1).epoch, known[0].epoch + 1)];
-    this.x = (epoch) => LEFT + ((epoch - first) / (last - first)) * (WIDTH - LEFT - RIGHT);
+    this.x = (epoch) => LEFT + ((epoch - first) / (last - first)) * (width - LEFT - RIGHT);
     const y = (loss) => TOP + ((high - loss) / (high - low)) * (HEIGHT - TOP - BOTTOM);
-    const drawing = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img" });
+    const drawing = svg("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img" });
     drawing.setAttribute("aria-label", "Loss by epoch, in nats a token");
-    for (let i = 0; i <= 4; i++) {
-      const loss = low + ((high - low) * i) / 4;
-      drawing.append(svg("line", { class: "axis", x1: LEFT, x2: WIDTH - RIGHT, y1: y(loss), y2: y(loss) }));
-      drawing.append(svg("text", { x: LEFT - 6, y: y(loss) + 4, "text-anchor": "end" }, loss.toFixed(2)));
+    for (const loss of marks(low, high)) {
+      drawing.append(svg("line", { class: "axis", x1: LEFT, x2: width - RIGHT, y1: y(loss), y2: y(loss) }));
+      drawing.append(svg("text", { x: LEFT - 6, y: y(loss) + 4, "text-anchor": "end" }, String(loss)));
     }
-    const step = Math.ceil((last - first + 1) / 12);
+    const step = Math.ceil(((last - first + 1) * 50) / width);
     for (let epoch = first; epoch <= last; epoch += step) {
       drawing.append(svg("text", { x: this.x(epoch), y: HEIGHT - BOTTOM + 17, "text-anchor": "middle" }, String(epoch)));
     }
-    drawing.append(svg("text", { x: WIDTH - RIGHT, y: HEIGHT - 2, "text-anchor": "end" }, "epoch; loss in nats a token"));
+    drawing.append(svg("text", { x: width - RIGHT, y: HEIGHT - 2, "text-anchor": "end" }, "epoch; loss in nats a token"));
     const ends = [];
     for (const [kind, name, lines, key] of [["train", "training", known, "loss"], ["held", "held out", held, "validation_loss"]]) {
       if (!lines.length) continue;
@@ -54,7 +55,7 @@ class Learning {
       const near = ends.find((other) => Math.abs(other - end) < 14);
       const label = near === undefined ? end : near + (end >= near ? 14 : -14);
       ends.push(label);
-      drawing.append(svg("text", { class: kind, x: WIDTH - RIGHT + 8, y: label + 4 }, name));
+      drawing.append(svg("text", { class: kind, x: width - RIGHT + 8, y: label + 4 }, name));
       const best = lines.find(({ epoch }) => epoch === this.best);
       if (best && (kind === "held" || !held.length)) {
         drawing.append(svg("circle", { cx: this.x(best.epoch), cy: y(best[key]), r: 4 }));
@@ -87,7 +88,7 @@ class Learning {
     }
   }
 
-  sample({ temperature, seed, text, surprise, copied, copied_from: from }) {
+  sample({ temperature, seed, prompt = "", text, surprise, copied, copied_from: from }) {
     const card = document.createElement("article");
     const title = document.createElement("h2");
     title.textContent = `Temperature ${temperature}`;
@@ -95,11 +96,17 @@ class Learning {
     body.className = "text";
     body.dir = "auto";
     const characters = [...text];
+    const given = [...prompt].length;
     const span = Number.isInteger(from) && copied > 0 ? [from, from + copied] : [0, 0];
-    const mark = document.createElement("mark");
-    mark.textContent = visible(characters.slice(...span).join(""));
-    const [before, after] = [characters.slice(0, span[0]), characters.slice(span[1])].map((part) => visible(part.join("")));
-    body.append(before, mark, after);
+    // Each change of how the text is shown begins a new part.
+    const borders = [...new Set([0, given, ...span, characters.length])].sort((one, other) => one - other);
+    for (const [i, end] of borders.slice(1).entries()) {
+      const start = borders[i];
+      const part = document.createElement(start >= span[0] && end <= span[1] ? "mark" : "span");
+      if (end <= given) part.className = "given";
+      part.textContent = visible(characters.slice(start, end).join(""));
+      body.append(part);
+    }
     const note = document.createElement("p");
     note.className = "small";
     const parts = [];
@@ -110,6 +117,17 @@ class Learning {
     card.append(title, body, note);
     return card;
   }
+}
+
+/** Round numbers between two, about four. */
+function marks(low, high) {
+  const rough = (high - low) / 4;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * [1, 2, 5, 10].find((one) => one * power >= rough);
+  const digits = Math.max(0, -Math.floor(Math.log10(step)));
+  const found = [];
+  for (let i = Math.ceil(low / step); i * step <= high; i++) found.push((i * step).toFixed(digits));
+  return found;
 }
 
 /** An element of a drawing. */

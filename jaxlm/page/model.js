@@ -98,7 +98,8 @@ class Layer {
 
 class LanguageModel {
   /**
-   * @param {{vocabulary: number, hidden: number, layers: number, embedding: number, ngram: number, gates: string}} config
+   * @param {{vocabulary: number, hidden: number, layers: number, embedding: number, ngram: number, gates: string,
+   *   lineEnd: ?number}} config
    * @param {Object<string, Float32Array>} weights - by name, as jaxlm/page/assemble.py packs them.
    */
   constructor(config, weights) {
@@ -130,11 +131,12 @@ class LanguageModel {
   }
 
   /**
-   * Reads a token: changes the carry.
+   * Reads a token: changes the carry, which is reset first where the token begins a line that is a document of its own.
    *
    * @param {?{probabilities: Float32Array, totals: Int32Array}} prior - what the counts say of the token after it.
    */
   read(carry, token, prior) {
+    if (token === this.config.lineEnd) Object.assign(carry, this.start());
     const [first, ...others] = this.layers;
     first.step(carry[0], (sums) => this.addToken(first.input, token, prior, sums));
     others.forEach((layer, i) => layer.step(carry[i + 1], (sums) => layer.input.addProduct(carry[i].h, sums)));
