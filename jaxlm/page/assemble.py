@@ -13,7 +13,6 @@ import re
 import shlex
 import zlib
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from jaxlm.nn.lstm import GATES
 from jaxlm.nn.model import count_parameters
 from jaxlm.text.corpus import PUBLISHED
 
-SCRIPTS = ("random", "sampling", "model", "counts", "text", "writer", "load", "learning", "view", "app")
+CODE = ("random", "sampling", "model", "counts", "text", "writer", "load", "learning", "view", "app")
 """The page's scripts, each after those that it uses."""
 
 BEGINNING = "<!doctype html>\n<!-- Written by jaxlm,"
@@ -237,7 +236,7 @@ def _base64(content: bytes) -> str:
 
 def _fill(values: Mapping[str, Any]) -> str:
     """The page that holds some values."""
-    style, scripts = _part("page.css"), [_part(f"{name}.js") for name in SCRIPTS]
+    style, scripts = _part("page.css"), [_part(f"{name}.js") for name in CODE]
     policy = [
         "default-src 'none'",
         f"script-src {' '.join(map(_source, scripts))}",
@@ -257,7 +256,7 @@ def _fill(values: Mapping[str, Any]) -> str:
 
 
 def _part(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text("utf-8")
+    return Path(__file__).with_name(name).read_text("utf-8")
 
 
 def _source(content: str) -> str:
