@@ -294,6 +294,8 @@ def test_an_installed_package_generates_with_its_model_in_an_empty_folder(source
     place, *lines = built(sys.executable, "-c", USE_OF_THE_MODEL, **where).stdout.splitlines()
     assert Path(place) == installed / "jaxlm" / "__init__.py"
     assert "".join(lines) == done.stdout.rstrip("\n")
+    built(installed / "bin" / "jaxlm", "page", "nietzsche", "-o", tmp_path / "page.html", **where)
+    assert (tmp_path / "page.html").stat().st_size > 2e6
     assert list(empty.iterdir()) == []
     assert {path: path.stat().st_mtime_ns for path in model.rglob("*")} == before
 

@@ -242,7 +242,9 @@ class Desk {
     const { place, piece, prediction } = this.looked();
     const before = this.pieces.slice(Math.max(0, place - 24), place).map(({ text }) => text).join("");
     const shown = [...(this.decoded(this.prompt.slice(-24)) + before)].slice(-24).join("");
-    byId("place").textContent = this.growing ? `After \u201c\u2026${named(shown).replaceAll("\u2423", " ")}\u201d` : "What comes next";
+    const quote = document.createElement("bdi"); // Of its own direction.
+    quote.textContent = named(shown).replaceAll("\u2423", " ");
+    byId("place").replaceChildren(...(this.growing ? ["After \u201c\u2026", quote, "\u201d"] : ["What comes next"]));
     if (!prediction) {
       byId("likely").replaceChildren(...(piece ? [missing("This is too long ago to be remembered.")] : []));
       return;
