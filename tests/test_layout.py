@@ -59,6 +59,7 @@ ORDER = {
         "exchange",
         "mixing",
         "reporter",
+        "samples",
         "trainer",
         "evaluation",
     ],
@@ -165,7 +166,7 @@ def test_the_network_knows_no_strings_and_no_files_and_the_generator_no_files(mo
 
 @pytest.mark.parametrize("module", ROOMS, ids=str)
 def test_only_runs_knows_what_lies_in_a_run_s_directory(module):
-    names = {"config.json", "vocab.json", "metrics.jsonl", "progress.json"}
+    names = {"config.json", "vocab.json", "metrics.jsonl", "samples.jsonl", "progress.json"}
     constants = {node.value for node in ast.walk(parse(module)) if isinstance(node, ast.Constant)}
     if module.parts[0] != "runs":
         assert constants & names == set()

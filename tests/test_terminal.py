@@ -284,27 +284,19 @@ def test_a_stopped_run_says_how_to_go_on_and_that_it_does(small, tmp_path, one_a
     assert f"To train longer: python train.py --resume --run '{path}' --epochs 4\n" in output.getvalue()
 
 
-class SignalAfter(io.StringIO):
-    """Sends signals to its own process once so many pieces were written after a title."""
-
-    def __init__(self, title, pieces, *signals):
-        super().__init__()
-        self.title, self.pieces, self.signals = title, pieces, signals
-
-    def write(self, text):
-        written = super().write(text)
-        if self.title in self.getvalue():
-            self.pieces -= 1
-            if self.pieces == 0:
-                for number in self.signals:
-                    signal.raise_signal(number)
-        return written
-
-
 @pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT], [signal.SIGHUP], [signal.SIGTERM] * 2])
 @pytest.mark.parametrize("pieces", [1, 4])
-def test_samples_of_any_length_are_not_waited_for(small, tmp_path, signals, pieces):
-    output = SignalAfter("--- temperature", pieces, *signals)
+def test_samples_of_any_length_are_not_waited_for(small, tmp_path, monkeypatch, signals, pieces):
+    output, draw = io.StringIO(), jaxlm.TextGenerator.pieces
+
+    def interrupted(*arguments, **settings):
+        for number, piece in enumerate(draw(*arguments, **settings)):
+            if number == pieces:
+                for each in signals:
+                    signal.raise_signal(each)
+            yield piece
+
+    monkeypatch.setattr(jaxlm.TextGenerator, "pieces", interrupted)
     watched = jaxlm.WatchConfig(temperature=(1.0,), sample_length=10**8)
     with pytest.raises((KeyboardInterrupt, SystemExit)) as stopped:
         jaxlm.train(small, run="fox", checkpoints=tmp_path, reporter=jaxlm.Terminal(watched, Console(file=output)))

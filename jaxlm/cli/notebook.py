@@ -92,14 +92,11 @@ class Notebook(Reporter):
         config = self._plan.run.record.config
         self._curve.epoch(metrics.epoch, metrics.validation_loss)
         self._epoch = words.epoch_ended(metrics, config, self._standing.after(metrics))
-        hint = self._standing.impatience(metrics, config)
-        self._state = ""
+        self._state, self._ending = "", self._standing.impatience(metrics, config)
         self._update()
-        samples = []
-        for temperature in self.watch.temperature:
-            pieces = generator.pieces(length=self.watch.sample_length, temperature=temperature, seed=config.seed)
-            samples.append((temperature, "".join(pieces)))
-        self._samples, self._ending = samples, hint
+
+    def samples(self, samples: list[dict[str, Any]]) -> None:
+        self._samples = [(sample["temperature"], sample["text"]) for sample in samples]
         self._update()
 
     def diverged(self, reason: str, progress: Progress, learning_rate: float) -> None:

@@ -1,7 +1,7 @@
 """What a run prints while it trains."""
 
 import time
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 from rich import progress as bars
 from rich.console import Console
@@ -36,7 +36,7 @@ class Terminal(Reporter):
     """
 
     def __init__(self, watch: WatchConfig | None = None, console: Console | None = None) -> None:
-        self._watch = watch or WatchConfig()
+        self.watch = watch or WatchConfig()
         # In Jupyter, rich would put each piece of a text into its own block.
         self._console = console or Console(force_jupyter=False)
         self._console.file = cast(TextIO, Output(self._console.file))
@@ -119,14 +119,12 @@ class Terminal(Reporter):
         self._print(words.epoch_ended(metrics, config, self._standing.after(metrics)), "bold")
         if (hint := self._standing.impatience(metrics, config)) and self._is_first("patience"):
             self._print(hint, "yellow")
-        for temperature in self._watch.temperature:
-            self._print(f"--- temperature {temperature:g}", "cyan")
-            pieces = generator.pieces(length=self._watch.sample_length, temperature=temperature, seed=config.seed)
-            try:
-                for piece in pieces:
-                    self._write(piece)
-            finally:
-                self._write("\n")
+        self._shown_at = time.monotonic()
+
+    def samples(self, samples: list[dict[str, Any]]) -> None:
+        for sample in samples:
+            self._print(f"--- temperature {sample['temperature']:g}", "cyan")
+            self._write(f"{sample['text']}\n")
         self._shown_at = time.monotonic()
 
     def stopped(self, run: Run, step: int) -> None:

@@ -1,7 +1,9 @@
 """Reporters: how a run shows its progress."""
 
 import dataclasses
+from typing import Any
 
+from jaxlm.config import WatchConfig
 from jaxlm.generator import TextGenerator
 from jaxlm.runs.run import Run
 from jaxlm.runs.storage import Progress
@@ -68,7 +70,13 @@ class EpochMetrics:
 
 
 class Reporter:
-    """Receives a run's events. Every method does nothing; subclasses override those they need."""
+    """Receives a run's events. Every method does nothing; subclasses override those they need.
+
+    Attributes:
+      watch: the texts that the run generates after each epoch, and keeps, for `Run.samples`; by default none.
+    """
+
+    watch = WatchConfig(temperature=())
 
     def download(self, done: int, total: int) -> None:
         """A corpus is being downloaded: bytes so far, and the total."""
@@ -84,6 +92,9 @@ class Reporter:
 
         Since nothing is left to save, a signal that stops the run interrupts this method with an exception.
         """
+
+    def samples(self, samples: list[dict[str, Any]]) -> None:
+        """Texts of the epoch's model are kept; each is as `Run.samples` returns it. May be interrupted likewise."""
 
     def diverged(self, reason: str, progress: Progress, learning_rate: float) -> None:
         """The run diverged; it rolls back to `progress`, and continues with a lower learning rate."""

@@ -1,9 +1,9 @@
-"""A run's directory: checkpoints/<run>/{config.json, vocab.json, text.ids, metrics.jsonl, <step>/}.
+"""A run's directory: checkpoints/<run>/{config.json, vocab.json, text.ids, metrics.jsonl, samples.jsonl, <step>/}.
 
 It holds everything needed to resume the run or to generate with it, on any machine. config.json seals what a run says
 of itself: it holds the SHA-256 of its own values, of the vocabulary's and of text.ids, and is refused if they differ.
 text.ids, the training text as tokens, is there only if the network takes its n-grams. `storage` states the guarantees
-for checkpoints and metrics.
+for checkpoints, metrics and samples.
 """
 
 import contextlib
@@ -146,6 +146,7 @@ class Run:
         ids: np.ndarray | None = None,
         checkpoint: tuple[Items, Progress] | None = None,
         metrics: Sequence[dict[str, Any]] = (),
+        samples: Sequence[dict[str, Any]] = (),
         texts: Mapping[str, str] | None = None,
     ) -> "Run":
         """Creates the directory of a new run, whole or not at all.
@@ -157,6 +158,7 @@ class Run:
           ids: the training text, int[N]; it is stored if the network takes its n-grams.
           checkpoint: the first one, if the run begins with one.
           metrics: the epochs before it.
+          samples: the texts that were shown after them.
           texts: other files that it shall hold, by name.
 
         Raises:
@@ -187,6 +189,8 @@ class Run:
                     saver = Saver(new.storage)
                     saver.add_metrics(*metrics)
                     saver.save(*checkpoint)
+                    if samples:
+                        saver.add_samples(*samples)
                 new.path.rename(path)
                 place = path
                 flush(path.parent)
@@ -323,6 +327,19 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl, one per epoch; where the file has been damaged, from the last checkpoint."""
         return self.storage.metrics()
+
+    def samples(self) -> list[dict[str, Any]]:
+        """The texts that were shown after each epoch, as `metrics` are read; none of older runs, or if none were asked.
+
+        Each has `epoch`, `step`, `temperature`, `seed`, and:
+
+        - `prompt`, and `text`, the prompt and its continuation, of which the rest is said;
+        - `surprise`, how little the model expected it: the mean of -log of its tokens' probabilities at temperature 1,
+          in nats; None if nothing was generated;
+        - `copied`, the characters of the longest span of it that stands in the training text word for word;
+          `copied_from`, where that begins in `text`; and `copied_at`, where it first does in the training text.
+        """
+        return self.storage.samples()
 
     def remove_if_untrained(self) -> None:
         """Deletes the directory if no step has a checkpoint, so that a run that failed early leaves nothing."""
@@ -462,9 +479,11 @@ class Run:
           RunError: the disk is full; nothing is left at `path`.
         """
         params, progress = self.weights()
-        ids, metrics = self.ids(), self.metrics()
+        ids, checkpoint = self.ids(), ({"params": params}, progress)
         place = Path(os.path.expanduser(path))
-        copy = Run.create(place, self.record, self.vocab, ids, ({"params": params}, progress), metrics, texts)
+        copy = Run.create(
+            place, self.record, self.vocab, ids, checkpoint, metrics=self.metrics(), samples=self.samples(), texts=texts
+        )
         if self.text:
             log.warning(
                 "%s: holds the training text, whose n-grams the network takes; whoever gets it can read that text",

@@ -1,7 +1,8 @@
-"""The checkpoints of a run and the figures of its epochs, on disk.
+"""The checkpoints of a run, and the figures and samples of its epochs, on disk.
 
     <run>/metrics.jsonl          a line for each epoch
-    <run>/<step>/                a checkpoint: what Orbax saved, a copy of metrics.jsonl so far, and progress.json
+    <run>/samples.jsonl          a line for each text that was shown after an epoch; no file if none was
+    <run>/<step>/                a checkpoint: what Orbax saved, copies of both so far, and progress.json
 
 What holds at any moment, whatever is killed, cut off or full:
 
@@ -23,7 +24,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ import jax
 import numpy as np
 
 from jaxlm import invocation
-from jaxlm.errors import Diverged, InputError, RunError, first_line, optional, real_number, whole_number
+from jaxlm.errors import Diverged, InputError, RunError, first_line, optional, plain_text, real_number, whole_number
 from jaxlm.runs import arrays
 from jaxlm.runs.arrays import Items, Unreadable
 from jaxlm.runs.files import (
@@ -56,7 +57,10 @@ log = logging.getLogger("jaxlm")
 PROGRESS = "progress.json"
 """The file that seals a checkpoint."""
 
-CONFIG, METRICS = "config.json", "metrics.jsonl"
+CONFIG, METRICS, SAMPLES = "config.json", "metrics.jsonl", "samples.jsonl"
+
+HISTORIES = METRICS, SAMPLES
+"""The files that grow with the epochs; each line has the step that it belongs to."""
 
 CONFIG_LIMIT = MEBIBYTE
 
@@ -66,11 +70,11 @@ SAVING, DELETED = ".saving-", ".deleted-"
 _STRAYS = re.compile(
     # Written by versions before format 2: names with orbax and two with .tmp.
     rf"{re.escape(SAVING)}.*|{re.escape(DELETED)}.*|.*\.orbax-checkpoint-tmp.*"
-    r"|\.(config\.json|vocab\.json|metrics\.jsonl|progress\.json)(\.[0-9a-f]{8})?\.tmp"
+    r"|\.(config\.json|vocab\.json|metrics\.jsonl|samples\.jsonl|progress\.json)(\.[0-9a-f]{8})?\.tmp"
 )
 """Names of what a kill leaves behind."""
 
-PROGRESS_LIMIT, METRICS_LIMIT = 4 * MEBIBYTE, 64 * MEBIBYTE
+PROGRESS_LIMIT, HISTORY_LIMIT = 4 * MEBIBYTE, 64 * MEBIBYTE
 """The largest files that are read as such, in bytes."""
 
 LISTED = 10
@@ -109,7 +113,7 @@ class Progress:
 
 
 class Storage:
-    """The checkpoints and the metrics in a run's directory."""
+    """The checkpoints, the metrics and the samples in a run's directory."""
 
     def __init__(self, path: Path, seal: dict[str, str]) -> None:
         """Takes the directory, and what progress.json must say to belong to this run."""
@@ -194,23 +198,30 @@ class Storage:
 
         Where the file has been damaged, they come from the last checkpoint, with a warning.
         """
+        return self._history(METRICS)
+
+    def samples(self) -> list[dict[str, Any]]:
+        """The lines of samples.jsonl, one per text; read as `metrics` are. None of a run that was told to keep none."""
+        return [values for values in self._history(SAMPLES) if _is_sample(values)]
+
+    def _history(self, name: str) -> list[dict[str, Any]]:
         # In this order, since a trainer writes a line before its checkpoint.
-        saved, lines = self._saved_lines(), self._lines(METRICS)
-        if lines[: len(saved)] != saved and saved == self._saved_lines():
+        saved, lines = self._saved_lines(name), self._lines(name)
+        if lines[: len(saved)] != saved and saved == self._saved_lines(name):
             log.warning(
                 "%s: %s has changed since it was saved; its %d epochs are taken from the last checkpoint",
                 invocation.shown(self.path),
-                METRICS,
-                len(saved),
+                name,
+                len({values["step"] for line in saved if (values := _record(line))}),
             )
             lines = saved
-        return [values for line in lines if (values := _epoch(line))]
+        return [values for line in lines if (values := _record(line))]
 
     def roll_back(self, step: int) -> None:
-        """Makes `step` the last: sets aside later checkpoints as damaged-<step>, and drops later epochs' metrics.
+        """Makes `step` the last: sets aside later checkpoints as damaged-<step>, and drops later epochs' lines.
 
         Also deletes what a kill has left behind, sets aside earlier checkpoints that have been damaged, and repairs
-        metrics.jsonl.
+        metrics.jsonl and samples.jsonl.
 
         Raises:
           RunError: the disk refused it.
@@ -225,19 +236,24 @@ class Storage:
                 if other > step or not self._is_whole(other):
                     target = self._set_aside(path)
                     log.warning("%s: checkpoint %s is set aside as %s", where, other, target.name)
-            lines, saved = self._lines(METRICS), self._saved_lines()
-            kept = [line for line in lines if (values := _epoch(line)) and values["step"] <= step]
-            path = self.path / METRICS
-            is_odd = os.path.lexists(path) and (path.is_symlink() or not path.is_file())
-            if is_odd or lines[: len(saved)] != saved:
-                kept = saved
-                aside = ""
-                if os.path.lexists(path):
-                    aside = f"; the damaged file is set aside as {self._set_aside(path).name}"
-                log.warning("%s: %s is rebuilt from checkpoint %s%s", where, METRICS, step, aside)
-            if kept != lines or is_odd:
-                write_text(self.path / METRICS, "".join(kept))
+            for name in HISTORIES:
+                self._trim(name, step)
             flush(self.path)
+
+    def _trim(self, name: str, step: int) -> None:
+        """Drops the lines after a step; rebuilds a file that is damaged."""
+        lines, saved = self._lines(name), self._saved_lines(name)
+        kept = [line for line in lines if (values := _record(line)) and values["step"] <= step]
+        path = self.path / name
+        is_odd = os.path.lexists(path) and (path.is_symlink() or not path.is_file())
+        if is_odd or lines[: len(saved)] != saved:
+            kept = saved
+            aside = ""
+            if os.path.lexists(path):
+                aside = f"; the damaged file is set aside as {self._set_aside(path).name}"
+            log.warning("%s: %s is rebuilt from checkpoint %s%s", invocation.shown(self.path), name, step, aside)
+        if kept != lines or is_odd:
+            write_text(path, "".join(kept))
 
     def _sealed(self) -> dict[int, tuple[Progress, dict[str, str]]]:
         """The progress and the files' digests of each checkpoint whose progress.json is good, by step."""
@@ -282,7 +298,7 @@ class Storage:
         try:
             _, files = self._read_progress(step)
             for name, stated in files.items():
-                if name != METRICS and file_digest(self.path / str(step) / name, sys.maxsize, name) != stated:
+                if name not in HISTORIES and file_digest(self.path / str(step) / name, sys.maxsize, name) != stated:
                     return False
         except Damaged:
             return False
@@ -309,25 +325,25 @@ class Storage:
             raise Damaged(f"its files, of {found:,} bytes, are too small for a model of {claimed:,} bytes")
         for name, stated in files.items():
             # Items that are not restored need not be good.
-            if name.partition("/")[0] in {"params", "training", METRICS} - like.keys():
+            if name.partition("/")[0] in {"params", "training", *HISTORIES} - like.keys():
                 continue
             if file_digest(path / name, limit, name) != stated:
                 raise Damaged(f"{name} has changed since it was saved")
         return arrays.restore(path, like)
 
-    def _saved_lines(self) -> list[str]:
-        """The lines of metrics.jsonl that the last good checkpoint has saved."""
+    def _saved_lines(self, history: str) -> list[str]:
+        """The lines of metrics.jsonl, or samples.jsonl, that the last good checkpoint has saved."""
         for step, (_, files) in sorted(self._sealed().items(), reverse=True):
-            path = self.path / str(step) / METRICS
+            path = self.path / str(step) / history
             with contextlib.suppress(Damaged, OSError):
-                if METRICS in files and file_digest(path, METRICS_LIMIT, METRICS) == files[METRICS]:
-                    return self._lines(f"{step}/{METRICS}")
+                if history in files and file_digest(path, HISTORY_LIMIT, history) == files[history]:
+                    return self._lines(f"{step}/{history}")
         return []
 
     def _lines(self, name: str) -> list[str]:
-        """The lines of a file of metrics; none where it is missing, or not a file."""
+        """The lines of metrics.jsonl, samples.jsonl or a copy; none where it is missing, or not a file."""
         try:
-            content = read_bytes(self.path / name, METRICS_LIMIT)
+            content = read_bytes(self.path / name, HISTORY_LIMIT)
         except Damaged:
             return []
         return content.decode("utf-8", "replace").splitlines(keepends=True)
@@ -346,14 +362,14 @@ class Storage:
 
 
 class Saver:
-    """Saves the checkpoints of a run and the metrics of its epochs, and deletes checkpoints no longer needed."""
+    """Saves a run's checkpoints, metrics and samples, and deletes checkpoints no longer needed."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._path = storage.path
         self._good = storage.good()  # The other checkpoints are left alone.
         self._config = read_bytes(self._path / CONFIG, CONFIG_LIMIT)
-        self._lines = storage._lines(METRICS)
+        self._lines = {name: storage._lines(name) for name in HISTORIES}
 
     @property
     def best(self) -> Progress | None:
@@ -361,15 +377,41 @@ class Saver:
         return best_epoch(self._good)
 
     def add_metrics(self, *epochs: dict[str, Any]) -> None:
-        """Appends lines to metrics.jsonl.
+        """Appends lines to metrics.jsonl; each has its step.
 
         Raises:
           RunError: they cannot be written.
         """
-        lines = [json.dumps(values) + "\n" for values in epochs]
-        with self._disk(METRICS):
-            append_text(self._path / METRICS, "".join(lines))
-        self._lines += lines
+        self._append(METRICS, epochs)
+
+    def add_samples(self, *samples: dict[str, Any]) -> None:
+        """Appends lines to samples.jsonl, each with its step, and seals them with the last checkpoint.
+
+        It is saved before, since samples take time. After a kill in between, their absence shows that they are missing.
+
+        Raises:
+          RunError: they cannot be written.
+        """
+        self._append(SAMPLES, samples)
+        step = max(self._good, default=None)
+        if step is None or (place := self._path / str(step)).is_symlink():
+            return
+        with self._disk(SAMPLES):
+            write_text(place / SAMPLES, "".join(self._lines[SAMPLES]))
+            progress, files = self._storage._read_progress(step)
+            files[SAMPLES] = file_digest(place / SAMPLES, HISTORY_LIMIT, SAMPLES)
+            self._storage._write_seal(place, progress, files)
+
+    def _append(self, name: str, records: Sequence[dict[str, Any]]) -> None:
+        lines = [json.dumps(values) + "\n" for values in records]
+        if not lines:
+            return
+        if sum(map(len, self._lines[name] + lines)) > HISTORY_LIMIT:
+            log.warning("%s: %s is full, so nothing is added to it", invocation.shown(self._path), name)
+            return
+        with self._disk(name):
+            append_text(self._path / name, "".join(lines))
+        self._lines[name] += lines
 
     def save(self, items: Items, progress: Progress) -> None:
         """Saves a checkpoint and reads it back.
@@ -398,7 +440,9 @@ class Saver:
             with self._disk(f"checkpoint {step}"):
                 delete(path)
                 arrays.save(path, items)
-                write_text(path / METRICS, "".join(self._lines))
+                for name, lines in self._lines.items():
+                    if lines or name == METRICS:  # Not every run keeps samples.
+                        write_text(path / name, "".join(lines))
                 flush_tree(path)
                 self._check(path, items, step)
                 files = {name: file_digest(path / name, size, name) for name, size in regular_files(path)}
@@ -438,7 +482,7 @@ class Saver:
                     self._storage._write_seal(place, progress, files)
             self._good[step] = progress
         self._storage.roll_back(step)
-        self._lines = self._storage._lines(METRICS)
+        self._lines = {name: self._storage._lines(name) for name in HISTORIES}
 
     @contextlib.contextmanager
     def _disk(self, name: str) -> Iterator[None]:
@@ -569,13 +613,36 @@ def _is_sealable(name: object) -> bool:
     return isinstance(name, str) and re.fullmatch(rf"((params|training)(/{part})+|{part})", name, re.ASCII) is not None
 
 
-def _epoch(line: str) -> dict[str, Any] | None:
-    """The values in a line of metrics.jsonl; None if it is not such a line, as after a kill."""
+def _record(line: str) -> dict[str, Any] | None:
+    """The values in a line of metrics.jsonl or samples.jsonl; None if it is not such a line, as after a kill."""
     try:
         values = json.loads(line)
     except (ValueError, RecursionError):
         return None
     return values if isinstance(values, dict) and isinstance(values.get("step"), int) else None
+
+
+_SAMPLE_CHECKS = {
+    "epoch": _whole,
+    "step": _whole,
+    "temperature": _finite,
+    "seed": _whole,
+    "prompt": plain_text,
+    "text": plain_text,
+    "surprise": optional(_finite),
+    "copied": _whole,
+    "copied_at": _whole,
+    "copied_from": _whole,
+}
+"""The fields of a sample, and what they may be."""
+
+
+def _is_sample(values: dict[str, Any]) -> bool:
+    """Whether a line of samples.jsonl has all that its readers count on: a run may come from a stranger."""
+    try:
+        return all(check(field, values[field]) == values[field] for field, check in _SAMPLE_CHECKS.items())
+    except (KeyError, InputError):
+        return False
 
 
 def _explain(damaged: dict[int, Damaged]) -> str:

@@ -37,6 +37,7 @@ from jaxlm.runs import arrays
 from jaxlm.runs.data import SEED_LENGTH, Data, own_corpus, read_corpus, reading, seed_text, split
 from jaxlm.runs.reporter import EpochMetrics, Plan, Reporter
 from jaxlm.runs.run import InUse, NameTaken, Record, Run, find, locate, now, refuse, unused_path
+from jaxlm.runs.samples import draw_samples
 from jaxlm.runs.stop import Stop, stop_on_signals
 from jaxlm.runs.storage import CONFIG, Progress, Saver, disk_of
 from jaxlm.text.batches import Windows, smallest_ids
@@ -296,6 +297,10 @@ class Trainer:
         steps = compiled_steps(
             self._training_model, config, self._steps * config.epochs, RATE_CUT**progress.cuts, self._mesh
         )
+        if progress.judged is not None:  # Whatever ended the run may have come before its samples.
+            with self._stop.nothing_to_save():
+                self._sample(self._generator(device_put(host_state.weights)), progress, saver)
+            self._end_if_asked(progress.step)
         while not self._is_finished(progress.epoch, saver.best):
             began = time.monotonic()
             tally = self._tally(progress, saver.best)
@@ -303,6 +308,7 @@ class Trainer:
             host_state = to_host(state, config.batch)
             weights = device_put(host_state.weights)
             validation = self._validate(weights, tally.step)
+            generator = self._generator(weights)
             metrics = self._metrics(progress.epoch + 1, tally, validation, time.monotonic() - began)
             progress = Progress(
                 step=tally.step, epoch=metrics.epoch, loss=tally.loss, validation=validation, cuts=progress.cuts
@@ -312,9 +318,25 @@ class Trainer:
             self._save(saver, host_state, progress)
             if not self._stop.asked:
                 with self._stop.nothing_to_save():
-                    self._reporter.epoch(metrics, run.generator_of(self._model, weights, self._data.counts))
+                    self._reporter.epoch(metrics, generator)
+                    self._sample(generator, progress, saver)
             self._end_if_asked(progress.step)
         self._reporter.end(run, progress, saver.best)
+
+    def _generator(self, weights: Params) -> TextGenerator:
+        return self._run.generator_of(self._model, weights, self._data.counts)
+
+    def _sample(self, generator: TextGenerator, progress: Progress, saver: Saver) -> None:
+        """Generates the texts that the reporter watches, and keeps them; those of this epoch that are not kept yet."""
+        kept = {sample["temperature"] for sample in self._run.samples() if sample["step"] == progress.step}
+        wanted = tuple(temperature for temperature in self._reporter.watch.temperature if temperature not in kept)
+        if not wanted:
+            return
+        watch = dataclasses.replace(self._reporter.watch, temperature=wanted)
+        drawn = draw_samples(generator, watch, self._config.seed, self._data.text)
+        samples = [{"epoch": progress.epoch, "step": progress.step, **sample} for sample in drawn]
+        saver.add_samples(*samples)
+        self._reporter.samples(samples)
 
     def _train_epoch(self, steps: Steps, state: TrainState, epoch: int, tally: "_Tally", saver: Saver) -> TrainState:
         """Trains the rest of an epoch, saving as it goes."""

@@ -2,12 +2,82 @@
 
 import itertools
 import unicodedata
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxlm.text.suffixes import sorted_suffixes
 
 APOSTROPHES = "'\N{RIGHT SINGLE QUOTATION MARK}"
+
+
+SEEDS = 16, 8, 4, 2, 1
+"""Lengths of strings that any longer copy begins with."""
+
+HASH_BITS, FACTOR = 20, 0x9E3779B97F4A7C15
+"""The size of a table of hashes, and an odd number, 2**64 divided by the golden ratio, that spreads them over it."""
+
+
+class Copy(NamedTuple):
+    """The longest span of a text that stands in another word for word: the first such span, where it first stands.
+
+    Attributes:
+      length: its characters; 0 if the texts have none in common.
+      start: where it begins in the text.
+      at: where it begins in the other one.
+    """
+
+    length: int
+    start: int
+    at: int
+
+
+def longest_copy(text: str, source: str) -> Copy:
+    """The longest span of a text that stands in another.
+
+    The maximum of `longest_copies`, but in a time that grows with `source` as reading it does: about 10 ms for a
+    megabyte.
+    """
+    for seed in SEEDS:
+        # Long copies are rare, so little of the source has strings of the text in it.
+        longest = longest_copies(text, _with_strings_of(text, source, seed))
+        if len(longest) and (length := int(longest.max())) >= seed:
+            start = int(longest.argmax())
+            return Copy(length, start, source.find(text[start : start + length]))
+    return Copy(0, 0, 0)
+
+
+def _with_strings_of(text: str, source: str, length: int) -> str:
+    """The parts of `source` where strings of `length` characters of `text` stand, apart from each other.
+
+    By hashes, so that there may be more, but never less.
+    """
+    table = np.zeros(2**HASH_BITS, bool)
+    table[_hashes(text, length)] = True
+    found = table[_hashes(source, length)]
+    part = np.zeros(len(source), bool)
+    part[: len(found)] = found
+    width = 1
+    while width < length:  # Each length is a power of two.
+        part[width:] |= part[:-width].copy()
+        width *= 2
+    border = next(chr(code) for code in range(len(text) + 1) if chr(code) not in text)
+    codes = np.where(part, _codes(source), ord(border))
+    part[1:] |= part[:-1].copy()  # One character after each part, which is the border.
+    return codes[part].astype(np.uint32).tobytes().decode("utf-32-le", "surrogatepass")
+
+
+def _hashes(text: str, length: int) -> np.ndarray:
+    """A hash, int64[N - length + 1], of the string of `length` characters, a power of two, from each position on."""
+    hashes, width, factor = _codes(text).astype(np.uint64), 1, FACTOR
+    while width < length:
+        hashes = hashes[:-width] * np.uint64(factor) + hashes[width:]
+        width, factor = 2 * width, factor**2 % 2**64
+    return (hashes * np.uint64(FACTOR) >> np.uint64(64 - HASH_BITS)).astype(np.int64)
+
+
+def _codes(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
 
 def longest_copies(text: str, source: str) -> np.ndarray:
@@ -23,7 +93,7 @@ def longest_copies(text: str, source: str) -> np.ndarray:
     Returns:
       int64[N]: for each position of `text`, the most characters from there on that stand in `source` side by side.
     """
-    codes = np.frombuffer((source + text).encode("utf-32-le", "surrogatepass"), np.uint32)
+    codes = _codes(source + text)
     present = np.zeros(0x110000, bool)
     present[codes] = True
     codes = np.cumsum(present)[codes]

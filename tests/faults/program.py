@@ -312,7 +312,9 @@ def verdict(result):
     return "line"
 
 
-SMALL = "train.py fox.txt --hidden 8 --batch 16 --temperature --run run"
+WATCHED = "--temperature 0.5 --sample-length 6"
+
+SMALL = f"train.py fox.txt --hidden 8 --batch 16 {WATCHED} --run run"
 
 TRAININGS = {
     "book": f"{SMALL} --epochs 3 --length 10",
@@ -326,7 +328,7 @@ TRAININGS = {
 
 RUN = "checkpoints/run"
 
-RESUME = "train.py --resume --temperature --run run"
+RESUME = f"train.py --resume {WATCHED} --run run"
 
 SAMPLE = "sample.py --length 20 --seed 1 --run"
 """Generates text with the run whose name follows."""
@@ -379,6 +381,7 @@ def state(run):
         found[f"{name} progress"] = dataclasses.asdict(progress)
     lines = [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
     found["metrics"] = [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+    found["samples"] = opened.samples()
     return found
 
 

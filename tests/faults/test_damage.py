@@ -178,12 +178,12 @@ def test_a_damaged_file(row, original, command):
     row.run(trials, trial)
 
 
-SEALED = ["config.json", "vocab.json", "text.ids", "progress.json", "metrics.jsonl"]
+SEALED = ["config.json", "vocab.json", "text.ids", "progress.json", "metrics.jsonl", "samples.jsonl"]
 
 
 @pytest.mark.parametrize("name", SEALED)
 def test_every_bit(row, original, name, heard):
-    """Each bit of config.json, vocab.json, text.ids, progress.json, metrics.jsonl flipped"""
+    """Each bit of config.json, vocab.json, text.ids, progress.json, metrics.jsonl, samples.jsonl flipped"""
     with original.copied() as place:
         path = place / RUN
         file = path / (f"{original.last}/{name}" if name == "progress.json" else name)
@@ -213,7 +213,7 @@ def test_every_bit(row, original, name, heard):
 def figures(path):
     """What a run says of itself."""
     run = Run.open(path)
-    return (run.record, run.vocab, run.format, run.ids().tolist()), run.storage.good(), run.metrics()
+    return (run.record, run.vocab, run.format, run.ids().tolist()), run.storage.good(), (run.metrics(), run.samples())
 
 
 @in_parts

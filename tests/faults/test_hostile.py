@@ -124,7 +124,7 @@ class Hostile:
 FILES = [
     "config.json", "vocab.json", "metrics.jsonl", ".lock", "STEP/progress.json", "STEP/metrics.jsonl",
     "STEP/_CHECKPOINT_METADATA", "STEP/params/_METADATA", "STEP/params/manifest.ocdbt", "DATA",
-    "STEP/training/_METADATA",
+    "STEP/training/_METADATA", "samples.jsonl", "STEP/samples.jsonl",
 ]  # fmt: skip
 
 TEXTS = [name for name in FILES if name not in (".lock", "STEP/params/manifest.ocdbt", "DATA")]
@@ -327,8 +327,8 @@ KINDS = {
         f"planted: {name} -> {target}": planted(name, target)
         for name in (
             ".config.json.tmp", ".metrics.jsonl.tmp", ".vocab.json.tmp", "STEP/.progress.json.tmp", ".lock",
-            "metrics.jsonl", "config.json", "damaged-metrics.jsonl", ".saving-12", ".saving-16", ".deleted-8",
-            ".deleted-4", "damaged-12", "12", "16", "12.orbax-checkpoint-tmp", ".new-0",
+            "metrics.jsonl", "samples.jsonl", "config.json", "damaged-metrics.jsonl", ".saving-12", ".saving-16",
+            ".deleted-8", ".deleted-4", "damaged-12", "12", "16", "12.orbax-checkpoint-tmp", ".new-0",
         )
         for target in ("file", "folder", "new")
     },
