@@ -28,6 +28,8 @@ if TYPE_CHECKING:  # `as`, since only that exports a name to strict type checker
     from jaxlm.generator import TextGenerator as TextGenerator
     from jaxlm.nn.model import LanguageModel as LanguageModel
     from jaxlm.nn.sampling import reweight as reweight
+    from jaxlm.plots import plot as plot
+    from jaxlm.runs.copies import copied as copied
     from jaxlm.runs.evaluation import Evaluation as Evaluation
     from jaxlm.runs.evaluation import evaluate as evaluate
     from jaxlm.runs.exchange import export as export
@@ -60,10 +62,12 @@ _HOMES = {
     "TextGenerator": "generator",
     "TrainConfig": "config",
     "WatchConfig": "config",
+    "copied": "runs.copies",
     "evaluate": "runs.evaluation",
     "export": "runs.exchange",
     "import_keras": "runs.exchange",
     "load": "runs.mixing",
+    "plot": "plots",
     "resume": "cli.python",
     "reweight": "nn.sampling",
     "train": "cli.python",

@@ -22,7 +22,8 @@ MAY_IMPORT = {
     "generator": GROUND | {"text", "nn"},
     "page": GROUND | {"text", "nn", "generator"},
     "runs": GROUND | {"text", "nn", "generator", "page"},
-    "cli": GROUND | {"text", "nn", "generator", "page", "runs"},
+    "plots": GROUND | {"text", "nn", "generator", "runs"},
+    "cli": GROUND | {"text", "nn", "generator", "page", "runs", "plots"},
     "__main__": {"cli"},
 }
 """Each wing of the house, and those below it. text and nn do not know each other."""
@@ -58,6 +59,7 @@ ORDER = {
         "data",
         "exchange",
         "mixing",
+        "copies",
         "reporter",
         "samples",
         "trainer",

@@ -19,6 +19,7 @@ from jaxlm.cli.options import (
     EXPORT,
     IMPORT,
     PAGE,
+    PLOT,
     RUNS,
     SAMPLE,
     TRAIN,
@@ -27,6 +28,7 @@ from jaxlm.cli.options import (
     ExportFlags,
     ImportFlags,
     PageFlags,
+    PlotFlags,
     RunsFlags,
     SampleFlags,
     TrainFlags,
@@ -69,6 +71,11 @@ def runs(argv: Sequence[str] | None = None) -> int:
     return _run(RUNS, lambda given: _runs(changed(RunsFlags(), given)), argv)
 
 
+def plot(argv: Sequence[str] | None = None) -> int:
+    """`jaxlm plot`: returns the exit status."""
+    return _run(PLOT, lambda given: _plot(changed(PlotFlags(), given)), argv)
+
+
 def export(argv: Sequence[str] | None = None) -> int:
     """`jaxlm export`: returns the exit status."""
     return _run(EXPORT, lambda given: _export(changed(ExportFlags(), given)), argv)
@@ -91,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "evaluate": evaluate,
         "page": page,
         "runs": runs,
+        "plot": plot,
         "export": export,
         "import": import_,
     }
@@ -262,6 +270,16 @@ def _runs(flags: RunsFlags) -> None:
     for row in table:
         cells = (cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True))
         print(show("  ".join(cells).rstrip(), sys.stdout), flush=True)
+
+
+def _plot(flags: PlotFlags) -> None:
+    from jaxlm.plots import plot as draw
+    from jaxlm.runs.run import Run, find
+
+    trained = flags.by == "temperature"
+    found = [Run.open(find(name, flags.checkpoints, trained=trained)) for name in flags.run or (None,)]
+    draw(*found, by=flags.by, path=flags.output)
+    note(f"Written: {flags.output}")
 
 
 def _export(flags: ExportFlags) -> None:

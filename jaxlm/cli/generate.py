@@ -19,6 +19,7 @@ from jaxlm.errors import InputError, RunError, reject, reject_idle
 
 if TYPE_CHECKING:  # `--help` need not wait for them.
     from jaxlm.generator import Text, TextGenerator
+    from jaxlm.runs.copies import Source
     from jaxlm.runs.storage import Progress
 
 PIPED_PROMPT = "-"
@@ -45,6 +46,11 @@ def generate(flags: SampleFlags) -> None:
 
     runs = open_trained(flags.where.run, flags.where.checkpoints)
     names = [run.shown for run in runs]
+    source = None
+    if flags.copied:
+        from jaxlm.runs.copies import Source
+
+        source = Source(runs)
     generator, progress = generator_of(runs, flags.mix_ngram, flags.impl, epoch=flags.epoch)
     texts = generator.texts(config)
     note(f"{describe(names, progress, flags.mix_ngram, flags.epoch == 'best')}, seed {texts[0].seed}")
@@ -53,14 +59,14 @@ def generate(flags: SampleFlags) -> None:
         several = {"run": names, "epoch": epochs}
         one = {"run": names[0], "epoch": epochs[0]}
         about = {**(several if len(runs) > 1 else one), "mix_ngram": flags.mix_ngram}
-        parts = _as_json(generator, texts, config, about)
+        parts = _as_json(generator, texts, config, about, source)
     elif flags.show_probabilities and _has_colours(sys.stdout):
         note("tints: probability of 1/2 or more none, 1/10 or more green, 1/100 or more yellow, less red")
-        parts = _tinted(generator, texts, config)
+        parts = _tinted(generator, texts, config, source)
     else:
         if flags.show_probabilities:
             note("no tints: standard output is no terminal with colours")
-        parts = (show(part, sys.stdout) if output is None else part for part in _as_text(texts, config))
+        parts = (show(part, sys.stdout) if output is None else part for part in _as_text(texts, config, source))
     if output is None:
         for part in parts:
             print(part, end="", flush=True)
@@ -166,12 +172,15 @@ def target(name: str, output: str) -> Path:
     return path
 
 
-def _as_text(texts: Sequence["Text"], config: SampleConfig) -> Iterator[str]:
+def _as_text(texts: Sequence["Text"], config: SampleConfig, source: "Source | None") -> Iterator[str]:
     """All texts in pieces, with lines between them that tell them apart; `lines` are told apart already."""
     for text, heading in zip(texts, _headings(texts, config), strict=True):
         yield heading
-        yield from text.pieces
-        yield "\n"
+        generated = ""
+        for number, piece in enumerate(text.pieces):
+            generated += piece if number else ""  # The prompt is first.
+            yield piece
+        yield f"\n{_copied(source, generated)}"
 
 
 def _headings(texts: Sequence["Text"], config: SampleConfig) -> Iterator[str]:
@@ -181,20 +190,39 @@ def _headings(texts: Sequence["Text"], config: SampleConfig) -> Iterator[str]:
         yield f"--- temperature {text.temperature:g}{own_seed}\n" if is_told else ""
 
 
-def _tinted(generator: "TextGenerator", texts: Sequence["Text"], config: SampleConfig) -> Iterator[str]:
+def _copied(source: "Source | None", generated: str) -> str:
+    """A line that says how much a generated text copies; empty unless that was asked for."""
+    if source is None:
+        return ""
+    copy = source.copy(generated)
+    span = f" ({generated[copy.start : copy.start + copy.length]!r})" if copy.length else ""
+    return (
+        f"--- longest span also in the training text: {copy.length} characters{span}; "
+        f"of a piece of that text in the rest of it: {source.usual(len(generated))} (median)\n"
+    )
+
+
+def _tinted(
+    generator: "TextGenerator", texts: Sequence["Text"], config: SampleConfig, source: "Source | None"
+) -> Iterator[str]:
     """As `_as_text`, with each character in the colour of its probability; each text as soon as it is complete."""
     for text, heading in zip(texts, _headings(texts, config), strict=True):
         prompt, *pieces = text.pieces
+        generated = "".join(pieces)
         yield heading + show(prompt, sys.stdout)
-        for characters, surprise in generator.surprises(text.prompt, "".join(pieces)):
+        for characters, surprise in generator.surprises(text.prompt, generated):
             colour = next(colour for most, colour in TINTS if surprise <= most)
             shown = show(characters, sys.stdout)
             yield f"\x1b[{colour}m{shown}\x1b[0m" if colour else shown
-        yield "\n"
+        yield f"\n{show(_copied(source, generated), sys.stdout)}"
 
 
 def _as_json(
-    generator: "TextGenerator", texts: Sequence["Text"], config: SampleConfig, about: dict[str, object]
+    generator: "TextGenerator",
+    texts: Sequence["Text"],
+    config: SampleConfig,
+    about: dict[str, object],
+    source: "Source | None",
 ) -> Iterator[str]:
     """An object for each text, in a line."""
     settings = {name: value for name, _, value in settings_in(config)}
@@ -212,6 +240,10 @@ def _as_json(
             **settings,
         }
         own = {"temperature": text.temperature, "seed": text.seed, "mode": config.mode or generator.mode}
+        if source:
+            copy = source.copy(generated)
+            own |= {"copied": copy.length, "copied_from": copy.start, "copied_at": copy.at}
+            own["copied_usually"] = source.usual(len(generated))
         yield json.dumps({**values, **own}) + "\n"
 
 

@@ -10,6 +10,7 @@ from jaxlm.config import (
     RECIPE,
     SHOWN,
     TEXT,
+    Axis,
     Checked,
     EvaluateConfig,
     Gates,
@@ -165,6 +166,12 @@ class SampleFlags(Checked):
     show_probabilities: bool = setting(
         False, "on a terminal, tint each character by how probable it was to the model", yes_or_no, WHERE
     )
+    copied: bool = setting(
+        False,
+        "tell of each text how much of it stands in the training text word for word: its longest such span",
+        yes_or_no,
+        WHERE,
+    )
     epoch: str = _epoch()
     where: Existing = Existing()
 
@@ -248,6 +255,25 @@ class RunsFlags(Checked):
 
     checkpoints: str | None = _checkpoints(WHERE)
     json: bool = setting(False, "print the list as JSON", yes_or_no, SHOWN)
+
+
+@dataclasses.dataclass(frozen=True)
+class PlotFlags(Checked):
+    """The options of `plot`."""
+
+    run: tuple[str, ...] | None = setting(
+        None, "names of runs, or paths to them", optional(file_paths), MODEL, unset="the newest", metavar="RUN"
+    )
+    checkpoints: str | None = _checkpoints(MODEL)
+    by: Axis = setting(
+        "epoch",
+        "epoch or seconds: the losses of the runs; temperature: the texts that one run generates at 0.1 to 1.5",
+        one_of(*get_args(Axis)),
+        SHOWN,
+    )
+    output: str = setting(
+        "plot.svg", "the picture to write, replacing it; a .png or .svg", file_path, WHERE, short="o", metavar="FILE"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -345,4 +371,13 @@ IMPORT = Command(
     places=("file",),
 )
 
-COMMANDS = {command.name: command for command in (TRAIN, SAMPLE, WRITE, EVALUATE, PAGE, RUNS, EXPORT, IMPORT)}
+PLOT = Command(
+    "plot",
+    "Draw how runs learned, or what the temperature does to a run's text. RUN means --run RUN.",
+    lambda given: PlotFlags(),
+    files="run",
+)
+
+COMMANDS = {
+    command.name: command for command in (TRAIN, SAMPLE, WRITE, EVALUATE, PLOT, PAGE, RUNS, EXPORT, IMPORT)
+}

@@ -47,7 +47,8 @@ class Command:
     @property
     def arguments(self) -> str:
         """The positional arguments, as `--help` shows them."""
-        return " [FILE ...]" if self.files else "".join(f" {place.upper()}" for place in self.places)
+        taken = next((option for option in options(self.defaults({})) if option.name == self.files), None)
+        return f" [{taken.about.metavar} ...]" if taken else "".join(f" {place.upper()}" for place in self.places)
 
 
 @dataclasses.dataclass(frozen=True)

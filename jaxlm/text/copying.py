@@ -149,6 +149,16 @@ def share_of_words(text: str, source: str) -> float:
     return sum(word in known for word in words) / len(words) if words else float("nan")
 
 
+def share_repeated(text: str, size: int = 4) -> float:
+    """The share of a text's runs of `size` successive words that stood in it before; nan if it has none.
+
+    Words are those of `share_of_words`. Like `variety`, for texts of one length.
+    """
+    words = _words(text, cut=True)
+    runs = [tuple(words[at : at + size]) for at in range(len(words) - size + 1)]
+    return 1 - len(set(runs)) / len(runs) if runs else float("nan")
+
+
 def variety(text: str) -> float:
     """The share of a text's pairs of successive words that are distinct, as distinct-2; nan if it has none.
 
