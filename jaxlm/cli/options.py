@@ -378,6 +378,4 @@ PLOT = Command(
     files="run",
 )
 
-COMMANDS = {
-    command.name: command for command in (TRAIN, SAMPLE, WRITE, EVALUATE, PLOT, PAGE, RUNS, EXPORT, IMPORT)
-}
+COMMANDS = {command.name: command for command in (TRAIN, SAMPLE, WRITE, EVALUATE, PLOT, PAGE, RUNS, EXPORT, IMPORT)}

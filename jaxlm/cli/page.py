@@ -5,9 +5,9 @@ import webbrowser
 from pathlib import Path
 
 from jaxlm import invocation
+from jaxlm.cli.generate import target
 from jaxlm.cli.guard import note
 from jaxlm.cli.options import PageFlags
-from jaxlm.cli.generate import target
 from jaxlm.errors import reject
 
 

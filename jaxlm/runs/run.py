@@ -491,10 +491,6 @@ class Run:
             )
         return copy
 
-    def samples(self) -> list[dict[str, Any]]:
-        """The texts that were generated after each epoch; none are kept yet."""
-        return []
-
     def page(self, path: str | os.PathLike[str], *, float32: bool = False) -> Path:
         """Writes a web page with the best checkpoint in it, which runs the model and shows how it learned.
 
