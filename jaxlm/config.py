@@ -41,6 +41,7 @@ Mode = Literal["window", "state"]
 Axis = Literal["epoch", "seconds", "temperature"]
 Unknown = Literal["error", "skip"]
 Units = Literal["lines", "files"]
+NotationName = Literal["text", "abc"]
 Protocol = Literal["carried", "cold-256", "window-60"]
 Baseline = Literal["ngram"]
 Optimizer = Literal["rmsprop", "adam"]
@@ -239,7 +240,7 @@ class TrainConfig(Checked):
         TEXT,
         source=BOOK_SAYS,
     )
-    lowercase: bool = setting(True, "lowercase the corpus and prompts", yes_or_no, TEXT, source=BOOK_SAYS)
+    lowercase: bool = setting(True, "lowercase the corpus and prompts; not tunes", yes_or_no, TEXT, source=BOOK_SAYS)
     normalize: bool = setting(
         True,
         "normalize the corpus and prompts to Unicode's composed form, NFC",
@@ -260,6 +261,14 @@ class TrainConfig(Checked):
     )
     skip_unreadable: bool = setting(
         False, "leave out files that cannot be read", yes_or_no, TEXT, source=OURS, resumable=True
+    )
+    notation: NotationName | None = setting(
+        None,
+        "read the files as this, and of a folder only such files; abc: tunes",
+        optional(one_of(*get_args(NotationName))),
+        TEXT,
+        source=OURS,
+        unset="what their endings say",
     )
     tokens: Tokens = setting(
         "char",
@@ -702,8 +711,8 @@ def from_json(values: Mapping[str, Any]) -> TrainConfig:
         return {name: value for name, value in values.items() if name not in RETIRED or value != RETIRED[name]}
 
     try:
-        # Runs older than these settings did not normalize, and read fewer kinds of files.
-        values = {"normalize": False, "glob": ("*.txt", "*.text", "*.md"), **values}
+        # Runs older than these settings did not normalize, and read fewer kinds of files, all of them as text.
+        values = {"normalize": False, "glob": ("*.txt", "*.text", "*.md"), "notation": "text", **values}
         return TrainConfig(**{**current(values), "model": ModelConfig(**current(values.get("model", {})))})
     except (TypeError, AttributeError) as error:
         raise InputError(

@@ -17,6 +17,10 @@ class InputError(ValueError):
     """A mistake in the user's input; the command line prints it in one line and exits with 2."""
 
 
+class Unreadable(Exception):
+    """A file whose content cannot be read; says why in a few words that may follow "a file that"."""
+
+
 class RunError(RuntimeError):
     """A failure that is not the user's mistake; the command line prints it in one line and exits with 1."""
 

@@ -39,6 +39,7 @@ from jaxlm.cli.page import write_page
 from jaxlm.cli.write import write_in_turns
 from jaxlm.config import TrainConfig, changed, checkpoints_folder, settings_in, started
 from jaxlm.errors import InputError, RunError, did_you_mean, first_line, reject_idle
+from jaxlm.notations.notation import plural
 
 
 def train(argv: Sequence[str] | None = None) -> int:
@@ -48,7 +49,7 @@ def train(argv: Sequence[str] | None = None) -> int:
 
 def sample(argv: Sequence[str] | None = None) -> int:
     """`jaxlm sample`, `python sample.py`: returns the exit status."""
-    return _run(SAMPLE, lambda given: generate(changed(SampleFlags(), given)), argv)
+    return _run(SAMPLE, lambda given: generate(changed(SampleFlags(), given), "length" in given), argv)
 
 
 def write(argv: Sequence[str] | None = None) -> int:
@@ -234,6 +235,9 @@ def _evaluate(flags: EvaluateFlags) -> None:
         "Tokens scored": [f"{one.tokens:,}" for one in figures],
         "Tokens per second": [*(f"{one.tokens_per_second:,.0f}" for one in figures), "(once compiled)"],
     }
+    if any(one.nats_per_unit for one in figures):
+        per_unit = [f"{one.nats_per_unit:.4f}" for one in figures]
+        table |= {f"Nats per {found.unit}": [*per_unit, f"({plural(found.units, found.unit)})"]}
     if len(shown) == 1:
         del table["Evaluation"]
     if found.static.loss == found.static.nats_per_character:  # As for character tokens.

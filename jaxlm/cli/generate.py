@@ -16,6 +16,8 @@ from jaxlm.cli.options import SampleFlags
 from jaxlm.cli.output import is_terminal, show
 from jaxlm.config import SampleConfig, settings_in
 from jaxlm.errors import InputError, RunError, reject, reject_idle
+from jaxlm.notations.notation import Notation, Write, Written, plural
+from jaxlm.notations.registry import NOTATIONS
 
 if TYPE_CHECKING:  # `--help` need not wait for them.
     from jaxlm.generator import Text, TextGenerator
@@ -28,6 +30,9 @@ PIPED_PROMPT = "-"
 PROMPT_LIMIT = 64 * 2**20
 """The most bytes that are read as a prompt."""
 
+PIECE_LENGTH = 4000
+"""The most characters of a tune or drawing, by default."""
+
 ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 
 _ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.?))", re.DOTALL)
@@ -36,12 +41,13 @@ TINTS = ((0.693147, ""), (2.302585, "32"), (4.605170, "33"), (float("inf"), "31"
 """The most surprise of a character for each colour, in nats: those of 1/2, 1/10, 1/100. Plain, green, yellow, red."""
 
 
-def generate(flags: SampleFlags) -> None:
-    """Generates texts, and shows or stores them."""
+def generate(flags: SampleFlags, is_length_given: bool = True) -> None:
+    """Generates texts, and shows or stores them; whole tunes or drawings if `output` is a file of such."""
     config, output = _typed(flags), None if flags.output is None else target("output", flags.output)
     if flags.show_probabilities and (flags.json or output):
         other = "json" if flags.json else "output"
         reject_idle("show_probabilities", True, f"with {invocation.setting(other)}", "leave out one of the two")
+    from jaxlm.runs.data import notation_of
     from jaxlm.runs.mixing import generator_of, open_trained
 
     runs = open_trained(flags.where.run, flags.where.checkpoints)
@@ -51,6 +57,12 @@ def generate(flags: SampleFlags) -> None:
         from jaxlm.runs.copies import Source
 
         source = Source(runs)
+    notation = notation_of(runs[0])
+    write = None if flags.output is None else _writer(notation, names[0], flags.output)
+    if write is not None:
+        if flags.json:
+            reject_idle("json", True, f"with {invocation.setting('output', flags.output)}", "choose another ending")
+        config = _whole(config, notation, is_length_given)
     generator, progress = generator_of(runs, flags.mix_ngram, flags.impl, epoch=flags.epoch)
     texts = generator.texts(config)
     note(f"{describe(names, progress, flags.mix_ngram, flags.epoch == 'best')}, seed {texts[0].seed}")
@@ -71,13 +83,64 @@ def generate(flags: SampleFlags) -> None:
         for part in parts:
             print(part, end="", flush=True)
         return
-    from jaxlm.runs.files import write_text
+    from jaxlm.runs.files import write_bytes
 
-    whole = "".join(parts)
+    if write is None:
+        content = "".join(parts).encode("utf-8")
+    else:
+        pieces = ["".join(text.pieces) for text in texts]
+        written = write([piece.strip("\n") for piece in pieces])
+        content = written.content
+        cut = sum(len(piece) - len(text.prompt) >= config.length for text, piece in zip(texts, pieces, strict=True))
+        note(_told(notation, len(pieces), written, cut, config.length))
     try:
-        write_text(output, whole)
+        write_bytes(output, content)
     except OSError as error:
         raise RunError(f"output {flags.output}: cannot be written ({error.strerror}); nothing was") from error
+
+
+def _writer(notation: Notation, run: str, output: str) -> Write | None:
+    """What writes a file of this ending; None if it gets the text as it is.
+
+    Raises:
+      InputError: only another notation can be written so.
+      ModuleNotFoundError: what it needs is not installed.
+    """
+    suffix = Path(output).suffix.lower()
+    if write := notation.writers.get(suffix):
+        write(())  # What is missing is told before anything is generated.
+        return write
+    others = [other for other in NOTATIONS.values() if suffix in other.writers and not other.is_plain]
+    if others:
+        own = f"{notation.files} ({', '.join(notation.writers)}), or their text (.txt)" if notation.writers else "texts"
+        raise InputError(
+            f"output {output}: found the ending {suffix}, but run {run} writes {own}; choose another ending"
+        )
+    return None
+
+
+def _whole(config: SampleConfig, notation: Notation, is_length_given: bool) -> SampleConfig:
+    """The settings that generate whole pieces: each from its beginning to the separator at its end."""
+    length = config.length if is_length_given else PIECE_LENGTH
+    if config.lines:
+        return dataclasses.replace(config, length=length)
+    return dataclasses.replace(
+        config,
+        length=length,
+        prompt=notation.separator + (config.prompt or "").lstrip("\n"),
+        stop_strings=(*config.stop_strings, notation.separator),
+    )
+
+
+def _told(notation: Notation, count: int, written: Written, cut: int, length: int) -> str:
+    """What was written, in words, and how much of it is not well formed."""
+    told = plural(count, notation.piece)
+    if cut:
+        told += f", {cut:,} of them cut at {length:,} characters"
+    if written.malformed:
+        faults = ", ".join(f"{fault}: {times:,}" for fault, times in written.faults.items())
+        return f"{told}, {written.malformed:,} of them not well formed, written as far as they go ({faults})"
+    return f"{told}, all of them well formed"
 
 
 def describe(runs: Sequence[str], progress: Sequence["Progress"], mix_ngram: int, best: bool = True) -> str:

@@ -5,6 +5,9 @@ import time
 
 from jaxlm import invocation
 from jaxlm.config import TrainConfig
+from jaxlm.notations.notation import plural
+from jaxlm.notations.registry import PROSE
+from jaxlm.runs.data import notation_of
 from jaxlm.runs.reporter import EpochMetrics, Plan
 from jaxlm.runs.run import Run
 from jaxlm.runs.storage import Progress
@@ -35,6 +38,7 @@ def facts(plan: Plan) -> dict[str, str]:
         counts["Counts"] = f"{plan.counts:,} n-grams, with {reach}"
     return {
         "Corpus": f"{corpus.name}, {len(corpus.text):,} characters",
+        **_notation(plan),
         **_reading(plan),
         **({"Weights": f"started from those of {record.parent}"} if record.parent else {}),
         f"Distinct {KINDS[config.tokens]}": f"{len(plan.run.vocab):,}",
@@ -44,6 +48,15 @@ def facts(plan: Plan) -> dict[str, str]:
         "Run": plan.run.shown,
         "Seed text": repr(record.seed_text),
     }
+
+
+def _notation(plan: Plan) -> dict[str, str]:
+    """What the corpus is, if it is no prose."""
+    notation, text = notation_of(plan.run), plan.corpus.text
+    if notation is PROSE:
+        return {}
+    pieces, units = text.count(notation.separator), notation.count(text)
+    return {"Notation": f"{notation.files}: {plural(pieces, notation.piece)}, {plural(units, notation.unit)}"}
 
 
 def _reading(plan: Plan) -> dict[str, str]:

@@ -5,13 +5,15 @@ import itertools
 import random
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from jaxlm.config import TrainConfig, Units
+from jaxlm.config import NotationName, TrainConfig, Units
 from jaxlm.errors import InputError
 from jaxlm.nn.counts import Prior, prior_of
+from jaxlm.notations.notation import Notation
+from jaxlm.notations.registry import NOTATIONS, PROSE
 from jaxlm.runs.run import Run, line_end_of
 from jaxlm.text.batches import Streams, Windows, split_text, split_units
 from jaxlm.text.corpus import Corpus, DownloadError, Received, load_corpus
@@ -35,7 +37,24 @@ def read_corpus(config: TrainConfig, progress: Received | None = None) -> Corpus
         normalize=config.normalize,
         glob=config.glob,
         skip_unreadable=config.skip_unreadable,
+        notation=config.notation,
         progress=progress,
+    )
+
+
+def notation_of(run: Run) -> Notation:
+    """The notation of a run's text; of older runs, prose."""
+    return NOTATIONS[run.record.config.notation or PROSE.name]
+
+
+def read_as(config: TrainConfig, corpus: Corpus) -> TrainConfig:
+    """A run's settings, with what its corpus was read from and as."""
+    is_prose = corpus.notation == PROSE.name
+    return dataclasses.replace(
+        config,
+        corpus=corpus.sources,
+        notation=cast(NotationName, corpus.notation),
+        lowercase=config.lowercase and is_prose,
     )
 
 
@@ -82,11 +101,14 @@ def own_corpus(
     return corpus
 
 
-def seed_text(text: str, length: int, units: Units | None = None) -> str:
-    """The prompt of a run's samples: `length` characters of its corpus; a line end if its lines are documents.
+def seed_text(text: str, length: int, units: Units | None = None, notation: Notation = PROSE) -> str:
+    """The prompt of a run's samples: `length` characters of its corpus; what is before a new tune or line, if its
+    corpus consists of them.
 
     Source: Deep Learning with Python, 8.1, which draws the start this way, after random.seed(42).
     """
+    if notation.separator:
+        return notation.separator
     if units == "lines":
         return "\n"
     start = random.Random(42).randint(0, max(0, len(text) - length - 1))

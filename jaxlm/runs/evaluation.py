@@ -14,7 +14,8 @@ from jaxlm.errors import InputError
 from jaxlm.nn import dynamic, scoring
 from jaxlm.nn.counts import NetworkCounts, Prior, prior_of
 from jaxlm.nn.metrics import bits_per_character, perplexity
-from jaxlm.runs.data import Part, joined, own_corpus, resets, split
+from jaxlm.notations.registry import PROSE
+from jaxlm.runs.data import Part, joined, notation_of, own_corpus, resets, split
 from jaxlm.runs.mixing import Trained, generator_of, mixable, open_trained
 from jaxlm.runs.run import Run
 from jaxlm.runs.storage import Progress
@@ -37,6 +38,7 @@ class Figures:
       perplexity: exp(loss).
       tokens: the number of tokens scored.
       tokens_per_second: once compiled.
+      nats_per_unit: the same loss, per note or point; None of prose, and if there is none.
     """
 
     loss: float
@@ -45,6 +47,7 @@ class Figures:
     perplexity: float
     tokens: int
     tokens_per_second: float
+    nats_per_unit: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +64,8 @@ class Evaluation:
       static: the figures of the model as trained.
       dynamic: the figures under dynamic evaluation; None unless asked for.
       baseline: the figures of an n-gram alone, counted on the run's training text; None unless asked for.
+      unit: what the run's notation consists of, a note or a point; of prose, a character.
+      units: how many of them the text has.
     """
 
     runs: tuple[str, ...]
@@ -72,6 +77,8 @@ class Evaluation:
     static: Figures
     dynamic: Figures | None = None
     baseline: Figures | None = None
+    unit: str = PROSE.unit
+    units: int = 0
 
 
 def evaluate(
@@ -106,6 +113,8 @@ def evaluate(
     documents = [read for document in part.documents() if (read := generator.as_read(document, config.unknown))]
     text = "".join(documents)
     ids = vocab.encode(text, "text")
+    notation = notation_of(runs[0])
+    units = notation.count(text)
     begun = resets(runs[0].record.config, joined(documents), ids, vocab) if len(ids) else None
 
     def measured(score: Callable[[np.ndarray], np.ndarray]) -> Figures:
@@ -122,6 +131,7 @@ def evaluate(
             perplexity=perplexity(loss),
             tokens=len(scores),
             tokens_per_second=len(scores) / seconds,
+            nats_per_unit=loss / characters * len(text) / units if notation is not PROSE and units else None,
         )
 
     def score(ids: np.ndarray) -> np.ndarray:
@@ -152,6 +162,8 @@ def evaluate(
         static=static,
         dynamic=adapted,
         baseline=counted,
+        unit=notation.unit,
+        units=units,
     )
 
 
@@ -221,7 +233,11 @@ def _read_texts(runs: Sequence[Run], config: EvaluateConfig, mix_ngram: int) -> 
         judged = Part(held_out.text, (0,)) if settings.units == "lines" else held_out
         return judged, f"{whole} {run.record.corpus}, held out from training", learned
     corpus = load_corpus(
-        config.corpus, encoding=config.encoding, lowercase=settings.lowercase, normalize=settings.normalize
+        config.corpus,
+        encoding=config.encoding,
+        lowercase=settings.lowercase,
+        normalize=settings.normalize,
+        notation=settings.notation,
     )
     own = ", which the run learned from" if corpus.sha256 == run.record.sha256 else ""
     starts = corpus.starts if settings.units == "files" else (0,)

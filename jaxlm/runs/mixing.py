@@ -102,7 +102,7 @@ def _check_alike(runs: Sequence[Run]) -> None:
         if other.vocab != first.vocab:
             found, expected = "different vocabularies", "one vocabulary, as those of one text have"
         elif _reading(other) != _reading(first):
-            found, expected = "different settings of lowercase, normalize or units", "the same"
+            found, expected = "different settings of lowercase, normalize, units or notation", "the same"
         else:
             continue
         raise InputError(
@@ -112,7 +112,8 @@ def _check_alike(runs: Sequence[Run]) -> None:
 
 
 def _reading(run: Run) -> tuple[Any, ...]:
-    return run.record.config.lowercase, run.record.config.normalize, run.record.config.units
+    config = run.record.config
+    return config.lowercase, config.normalize, config.units, config.notation
 
 
 def generator_with(

@@ -33,8 +33,9 @@ from jaxlm.nn.training import (
     to_devices,
     to_host,
 )
+from jaxlm.notations.registry import NOTATIONS
 from jaxlm.runs import arrays
-from jaxlm.runs.data import SEED_LENGTH, Data, own_corpus, read_corpus, reading, seed_text, split
+from jaxlm.runs.data import SEED_LENGTH, Data, own_corpus, read_as, read_corpus, reading, seed_text, split
 from jaxlm.runs.reporter import EpochMetrics, Plan, Reporter
 from jaxlm.runs.run import InUse, NameTaken, Record, Run, find, locate, now, refuse, unused_path
 from jaxlm.runs.samples import draw_samples
@@ -110,7 +111,7 @@ def train(
             check_inherited(start_from.record.config, config)
             weights, _ = start_from.weights()
         corpus = read_corpus(config, reporter.download)
-        config = dataclasses.replace(config, corpus=corpus.sources)
+        config = read_as(config, corpus)
         learned, held_out = split(config, corpus)
         if start_from:
             vocab = start_from.vocab.extended(learned.text + held_out.text)
@@ -122,7 +123,7 @@ def train(
             corpus=corpus.name,
             characters=len(corpus.text),
             sha256=corpus.sha256,
-            seed_text=seed_text(data.text, min(config.length, SEED_LENGTH), config.units),
+            seed_text=seed_text(data.text, min(config.length, SEED_LENGTH), config.units, NOTATIONS[corpus.notation]),
             created=now(),
             reading=reading(corpus),
         )

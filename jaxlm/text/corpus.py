@@ -14,14 +14,16 @@ import tempfile
 import unicodedata
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path, PurePath
 
 import platformdirs
 
 from jaxlm import invocation
 from jaxlm.errors import InputError, did_you_mean
-from jaxlm.text.documents import FORMATS, Documents
+from jaxlm.notations.notation import Notation
+from jaxlm.notations.registry import NOTATIONS, PROSE
+from jaxlm.text.documents import FORMATS, READ, Documents
 from jaxlm.text.encodings import count_controls
 from jaxlm.text.files import STDIN, BadFile, ending, read_text
 
@@ -31,7 +33,7 @@ Received = Callable[[int, int], None]
 """Called with the bytes downloaded so far and the total."""
 
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".markdown", ".rst", ".tex", ".abc")
-"""The endings of plain text. The files of a folder that are read are those with one of these, or with one of FORMATS;
+"""The endings of plain text. The files of a folder that are read are those with one of these, or with one of READ;
 before either, .gz may stand at the end."""
 
 TIMEOUT = 10.0
@@ -81,6 +83,7 @@ class Corpus:
       starts: where in the text each part begins that is not empty.
       left_out: what was left out of folders, and why.
       remarks: what users should know about the text before they train on it, a sentence each.
+      notation: the name of the notation that it is in, a key of NOTATIONS.
     """
 
     name: str
@@ -90,6 +93,7 @@ class Corpus:
     starts: tuple[int, ...] = (0,)
     left_out: tuple[tuple[str, str], ...] = ()
     remarks: tuple[str, ...] = ()
+    notation: str = PROSE.name
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -105,6 +109,7 @@ def load_corpus(
     normalize: bool = False,
     glob: Sequence[str] | None = None,
     skip_unreadable: bool = False,
+    notation: str | None = None,
     progress: Received | None = None,
 ) -> Corpus:
     """Reads a corpus.
@@ -114,24 +119,27 @@ def load_corpus(
         takes precedence over a file of that name (`./nietzsche` is always a file); `~` is the home directory, `-`
         standard input. None means nietzsche, or python-docs if that is neither cached nor can be downloaded.
       encoding: of plain text, except that with a byte order mark; by default UTF-8.
-      lowercase: whether to lowercase the text.
+      lowercase: whether to lowercase the text, unless it is in a notation: there, case means something.
       normalize: whether to then normalize it to Unicode's composed form, NFC.
       glob: patterns of the names, or of the ends of paths, of the files of a folder that are read, whatever the case
         of letters; by default those that end like text or a document.
       skip_unreadable: whether to leave out files that cannot be read.
+      notation: what the files are read as, a key of NOTATIONS; by default what their endings say.
       progress: is called as a download proceeds.
 
     Raises:
-      InputError: a source is missing, cannot be read, or is not text in this encoding, or there is no text at all.
+      InputError: a source is missing, cannot be read, or is not text in this encoding, there is no text at all, or
+        there are several notations.
         Files that cannot be read are all named at once.
     """
 
-    def clean(text: str) -> str:
-        text = text.lower() if lowercase else text
+    def clean(text: str, notation: Notation) -> str:
+        text = text.lower() if lowercase and notation is PROSE else text
         return unicodedata.normalize("NFC", text) if normalize else text
 
     with Documents() as documents:
-        reading = _Reading(clean, encoding, glob, skip_unreadable, documents, progress)
+        wanted = NOTATIONS[notation] if notation else None
+        reading = _Reading(clean, encoding, glob, skip_unreadable, wanted, documents, progress)
         if sources is None:
             try:
                 sources = ("nietzsche",)
@@ -144,6 +152,8 @@ def load_corpus(
             for source in sources:
                 reading.read(source)
     text, starts = reading.text(sources)
+    found = reading.notation
+    kept = [f"Case is kept: it means something in {found.files}."] if lowercase and found is not PROSE else []
     return Corpus(
         name=_name(sources[0]),
         sources=tuple(sources),
@@ -151,7 +161,8 @@ def load_corpus(
         parts=tuple((name, len(part)) for name, part in reading.parts),
         starts=starts,
         left_out=tuple(reading.left_out),
-        remarks=(*reading.remarks, *_remarks(text)),
+        remarks=(*reading.remarks, *kept, *_remarks(text)),
+        notation=found.name,
     )
 
 
@@ -260,10 +271,11 @@ class _Reading:
 
     def __init__(
         self,
-        clean: Callable[[str], str],
+        clean: Callable[[str, Notation], str],
         encoding: str | None,
         glob: Sequence[str] | None,
         skip_unreadable: bool,
+        notation: Notation | None,
         documents: Documents,
         progress: Received | None,
     ) -> None:
@@ -271,7 +283,8 @@ class _Reading:
         self.left_out: list[tuple[str, str]] = []
         self.remarks: list[str] = []
         self._clean, self._encoding, self._glob, self._skip = clean, encoding, glob, skip_unreadable
-        self._documents, self._progress = documents, progress
+        self._notation, self._documents, self._progress = notation, documents, progress
+        self._first: tuple[str, Notation] | None = None  # The first part's name, and its notation.
         self._bad: list[BadFile] = []
         self._utf8 = False  # Whether there is a file that is UTF-8, and not just ASCII.
 
@@ -283,7 +296,7 @@ class _Reading:
         """
         if _is_name(source):
             text = fetch(source, self._progress) if source in PUBLISHED else _embedded()
-            self.parts.append((source, self._clean(text)))
+            self._add(source, text, PROSE)
             return
         # os.path, unlike Path, returns False if permission is missing, and for strings that cannot be paths.
         path = os.path.expanduser(source)
@@ -298,6 +311,11 @@ class _Reading:
                 f"corpus {source}: found {found}, expected a text file, a folder, or one of {', '.join(names)}"
                 f"{did_you_mean(source, names)}"
             )
+
+    @property
+    def notation(self) -> Notation:
+        """The notation of what was read."""
+        return self._first[1] if self._first else PROSE
 
     def text(self, sources: Sequence[str]) -> tuple[str, tuple[int, ...]]:
         """All texts that were read, joined, and where each begins.
@@ -321,7 +339,7 @@ class _Reading:
         if not files and len(self._bad) == bad:
             kinds = collections.Counter(why for _, why in left_out)
             has = f" (it has {_counts(kinds)})" if left_out else ""
-            wanted = "matching " + " ".join(self._glob) if self._glob else f"ending in {', '.join(TEXT_SUFFIXES)}"
+            wanted = "matching " + " ".join(self._glob) if self._glob else f"ending in {', '.join(self._suffixes())}"
             raise InputError(
                 f"corpus {folder}: found a folder without text{has}, expected files {wanted}; name others one by one, "
                 f"or by a pattern, such as {invocation.setting('glob', '*.py')}"
@@ -361,13 +379,19 @@ class _Reading:
         if self._glob:
             lower = PurePath(str(name).lower())
             return "" if any(lower.match(pattern.lower()) for pattern in self._glob) else f"not {' '.join(self._glob)}"
-        if ending(name.name) in (*TEXT_SUFFIXES, *FORMATS):
+        if ending(name.name) in self._suffixes():
             return ""
         return f"ending {name.suffix.lower()}" if name.suffix else "no ending"
 
+    def _suffixes(self) -> Collection[str]:
+        """The endings of the files of a folder that are read."""
+        if self._notation is None:
+            return (*TEXT_SUFFIXES, *READ)
+        return (*TEXT_SUFFIXES, *FORMATS) if self._notation is PROSE else self._notation.readers.keys()
+
     def _read_file(self, file: Path) -> None:
         try:
-            text = read_text(file, self._encoding, self._documents)
+            text, notation = read_text(file, self._encoding, self._documents, self._notation)
         except BadFile as error:
             self._bad.append(error)
             return
@@ -375,7 +399,22 @@ class _Reading:
             self._utf8 |= not text.isascii()
         elif _seems_utf8(text, self._encoding):
             self.remarks.append(f"{file}: read as {self._encoding}, but it seems to be UTF-8.")
-        self.parts.append((str(file), self._clean(text)))
+        self._add(str(file), text, notation)
+
+    def _add(self, name: str, text: str, notation: Notation) -> None:
+        """Adds a part.
+
+        Raises:
+          InputError: it is in another notation than those before it.
+        """
+        first, known = self._first = self._first or (name, notation)
+        if notation is not known:
+            choices = " or ".join(invocation.setting("notation", kind.name) for kind in (known, notation))
+            raise InputError(
+                f"corpus {name}: found {notation.files}, but {first} has {known.files}, expected one kind; read one "
+                f"alone with {choices}"
+            )
+        self.parts.append((name, self._clean(text, notation)))
 
 
 def _is_pipe(path: str) -> bool:

@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import IO, Any
 from xml.etree import ElementTree
 
+from jaxlm.errors import Unreadable
+from jaxlm.notations.registry import BY_SUFFIX
 from jaxlm.text.encodings import guess_encoding
 
 SECONDS, MEMORY = 120.0, 2**30
@@ -36,10 +38,6 @@ _HOME = str(Path(__file__).parents[2])
 _START = "import sys; sys.path[:] = sys.argv[2:]; from jaxlm.text import documents; documents.serve(int(sys.argv[1]))"
 
 
-class Unreadable(Exception):
-    """A document that cannot be read; says why in a few words."""
-
-
 class NotInstalled(Exception):
     """A library that a reader needs is missing; names it."""
 
@@ -52,11 +50,13 @@ class Format:
       kind: what such a file is.
       read: takes the file's content. May raise Unreadable, or anything else if the content is damaged.
       extra: jaxlm's extra that installs what `read` imports; empty if it needs nothing more.
+      remedy: what to do with one that cannot be read.
     """
 
     kind: str
     read: Callable[[bytes], str]
     extra: str = ""
+    remedy: str = "save it as plain text (.txt) first"
 
 
 class Documents:
@@ -76,7 +76,7 @@ class Documents:
         """The text of a document.
 
         Args:
-          suffix: its ending, a key of FORMATS.
+          suffix: its ending, a key of READ.
           content: the file.
 
         Raises:
@@ -155,7 +155,7 @@ def serve(memory: int) -> None:
         # Ends the process, which no handler of a signal could while a library's C code runs.
         faulthandler.dump_traceback_later(float(seconds), exit=True)
         try:
-            status, answer = b"text", FORMATS[suffix].read(content)
+            status, answer = b"text", READ[suffix].read(content)
         except ModuleNotFoundError as error:
             status, answer = b"missing", (error.name or "").partition(".")[0]
         except Unreadable as error:
@@ -266,7 +266,17 @@ FORMATS = {
     ".rtf": Format("an RTF document", read_rtf, "documents"),
     ".xhtml": Format("an HTML page", read_html),
 }
-"""By ending, in lower case. All other files are plain text."""
+"""Documents by ending, in lower case. They become prose."""
+
+NOTATED = {
+    suffix: Format(f"a {suffix} file", read, notation.extra, "repair it, or choose others")
+    for suffix, notation in BY_SUFFIX.items()
+    if (read := notation.readers[suffix])
+}
+"""Files of notations by ending, other than those that are plain text."""
+
+READ = {**FORMATS, **NOTATED}
+"""All files that are more than plain text."""
 
 
 _PARAGRAPHS = re.compile(

@@ -13,8 +13,10 @@ import zlib
 from pathlib import Path
 
 from jaxlm import invocation
-from jaxlm.errors import InputError
-from jaxlm.text.documents import FORMATS, Documents, NotInstalled, Unreadable
+from jaxlm.errors import InputError, Unreadable
+from jaxlm.notations.notation import Notation
+from jaxlm.notations.registry import BY_SUFFIX, PROSE
+from jaxlm.text.documents import FORMATS, READ, Documents, NotInstalled
 from jaxlm.text.encodings import ENCODINGS, guess_encoding, guess_wide
 
 STDIN = "-"
@@ -52,7 +54,7 @@ _KINDS = (
     (rb"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK),
     (rb"Rar!\x1a\x07", "a RAR archive", _UNPACK),
     (rb".{257}ustar[\0 ]", "a tar archive", _UNPACK),
-    (rb"MThd\0\0\0", "a MIDI file", "convert it to a notation in text first, such as ABC"),
+    (rb"MThd\0\0\0", "a MIDI file", _CHOOSE),
     (rb"\x89PNG\r\n\x1a\n", "a PNG image", _CHOOSE),
     (rb"\xff\xd8\xff", "a JPEG image", _CHOOSE),
     (rb"GIF8[79]a.{6}[\0-\x1f]", "a GIF image", _CHOOSE),
@@ -93,7 +95,7 @@ _ZIPPED = (
 each."""
 
 
-_SIGNED = ((rb"%PDF-", ".pdf"), (rb"\{\\rtf", ".rtf"))
+_SIGNED = ((rb"%PDF-", ".pdf"), (rb"\{\\rtf", ".rtf"), (rb"MThd\0\0\0", ".mid"))
 _SIGNED_ZIPPED = ((rb"mimetypeapplication/epub", ".epub"), (rb"(.*\n)?word/", ".docx"))
 """The same patterns for documents, and the ending that they should have."""
 
@@ -117,20 +119,23 @@ def ending(name: str) -> str:
     return Path(name.lower().removesuffix(".gz")).suffix
 
 
-def read_text(path: Path, encoding: str | None, documents: Documents) -> str:
-    """The text of a file, unpacked from gzip.
+def read_text(
+    path: Path, encoding: str | None, documents: Documents, notation: Notation | None = None
+) -> tuple[str, Notation]:
+    """The text of a file, unpacked from gzip, and the notation that it is in.
 
-    A document, by its ending or by how it begins, becomes text as `text.documents` says. Plain text loses its byte
-    order mark; line ends and control characters stay as they are.
+    A document, by its ending or by how it begins, becomes text as `text.documents` says; so do tunes and drawings.
+    Plain text loses its byte order mark; in prose, line ends and control characters stay as they are.
 
     Args:
       path: the file, a pipe, or STDIN.
       encoding: of plain text, unless it has a byte order mark; by default UTF-8.
       documents: reads documents.
+      notation: what it must be read as; by default, what its ending says.
 
     Raises:
-      BadFile: the file cannot be opened, is not text, or is in another encoding. The message names its kind, or the
-        encoding if it can be guessed.
+      BadFile: the file cannot be opened, is not text, or is in another encoding or notation. The message names its
+        kind, or the encoding if it can be guessed.
     """
     try:
         content = _content(path)
@@ -144,11 +149,17 @@ def read_text(path: Path, encoding: str | None, documents: Documents) -> str:
     if content.startswith(b"\x1f\x8b"):
         content = _unpacked(path, content)
     suffix = ending(path.name)
-    if suffix not in FORMATS and (signed := _signed(content)):
+    if suffix not in READ and (signed := _signed(content)) in READ:
         suffix = signed
-    if suffix in FORMATS:
-        return _document(path, suffix, content, documents)
-    return _plain_text(path, content, encoding)
+    notation = notation or BY_SUFFIX.get(suffix, PROSE)
+    if notation.readers.get(suffix) or (notation.is_plain and suffix in FORMATS):
+        text = _document(path, suffix, content, documents)
+    elif notation.is_plain:
+        text = _plain_text(path, content, encoding)
+    else:
+        expected = f"{notation.files} ({', '.join(notation.readers)})"
+        raise BadFile(path, f"found another kind of file, expected {expected}", _CHOOSE, "another kind of file")
+    return notation.settled(text), notation
 
 
 def _content(path: Path) -> bytes:
@@ -206,14 +217,14 @@ def _unpacked(path: Path, content: bytes) -> bytes:
 
 
 def _document(path: Path, suffix: str, content: bytes, documents: Documents) -> str:
-    kind, extra = FORMATS[suffix].kind, FORMATS[suffix].extra
+    kind, extra = READ[suffix].kind, READ[suffix].extra
     try:
         return documents.read(suffix, content)
     except NotInstalled as error:
         remedy = f"install what reads it: pip install 'jaxlm[{extra}]'"
         raise BadFile(path, f"found {kind}, which needs {error}", remedy, f"{kind}, which needs {error}") from error
     except Unreadable as error:
-        raise BadFile(path, f"found {kind} that {error}", _SAVE, f"{kind} that {error}") from error
+        raise BadFile(path, f"found {kind} that {error}", READ[suffix].remedy, f"{kind} that {error}") from error
 
 
 def _plain_text(path: Path, content: bytes, encoding: str | None) -> str:
@@ -315,12 +326,12 @@ def _kind(content: bytes) -> tuple[str, str] | None:
     return _match(_KINDS, content)
 
 
-def _signed(content: bytes) -> str | None:
-    """The ending of the document that a file's first bytes reveal, if any."""
-    signed = _SIGNED
+def _signed(content: bytes) -> str:
+    """The ending of the document that a file's first bytes reveal; empty if they reveal none."""
+    signed: tuple[tuple[bytes, str], ...] = _SIGNED
     if content.startswith(b"PK\3\4"):
         signed, content = _SIGNED_ZIPPED, _zip_entries(content)
-    return next((suffix for pattern, suffix in signed if re.match(pattern, content, re.DOTALL)), None)
+    return next((suffix for pattern, suffix in signed if re.match(pattern, content, re.DOTALL)), "")
 
 
 def _match(kinds: tuple[tuple[bytes, str, str], ...], content: bytes) -> tuple[str, str] | None:

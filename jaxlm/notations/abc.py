@@ -1,0 +1,56 @@
+"""ABC: tunes that are written as text, as abcnotation.com defines it. Each ends at a blank line."""
+
+import collections
+import re
+from collections.abc import Sequence
+
+from jaxlm.notations.notation import Notation, Written
+
+_ASIDE = re.compile(r'%[^\n]*|"[^"\n]*"|![^!\n]*!|\[[A-Za-z]:[^\]\n]*\]')
+"""What is no music: comments, chord names and remarks, decorations, fields within a line."""
+
+_FIELD = re.compile(r"[A-Za-z+]:")
+
+_NOTE = re.compile(r"[A-Ga-g]")
+
+
+def count(text: str) -> int:
+    """The number of notes in a text."""
+    return sum(len(_NOTE.findall(_ASIDE.sub("", line))) for line in text.split("\n") if not _FIELD.match(line))
+
+
+def write(pieces: Sequence[str]) -> Written:
+    """A file of tunes, numbered from 1: programs tell the tunes of a file apart by their X: fields."""
+    faults: collections.Counter[str] = collections.Counter()
+    malformed, tunes = 0, []
+    for number, piece in enumerate(pieces, 1):
+        found = faults_of(piece)
+        faults.update(found)
+        malformed += bool(found)
+        lines = [line for line in piece.splitlines() if line.strip() and not line.startswith("X:")]
+        tunes.append("\n".join([f"X:{number}", *lines]) + "\n")
+    return Written("\n".join(tunes).encode("utf-8", "replace"), faults, malformed)
+
+
+def faults_of(tune: str) -> list[str]:
+    """What is wrong with a tune, in a few words each."""
+    found = []
+    if not tune.startswith("X:"):
+        found.append("without a number (X:)")
+    if not re.search(r"^K:", tune, re.MULTILINE):
+        found.append("without a key (K:)")
+    elif not count(tune):
+        found.append("without notes")
+    return found
+
+
+ABC = Notation(
+    name="abc",
+    files="ABC tunes",
+    piece="tune",
+    unit="note",
+    count=count,
+    separator="\n\n",
+    readers={".abc": None},
+    writers={".abc": write},
+)

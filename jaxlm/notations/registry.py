@@ -1,0 +1,21 @@
+"""Every notation, by its name and by the endings of its files."""
+
+from jaxlm.notations.abc import ABC
+from jaxlm.notations.notation import Notation
+
+PROSE = Notation(
+    name="text",
+    files="texts",
+    piece="text",
+    unit="character",
+    count=len,
+    separator="",
+    readers={},
+    writers={},
+)
+"""What is no notation: text as it is."""
+
+NOTATIONS = {notation.name: notation for notation in (PROSE, ABC)}
+
+BY_SUFFIX = {suffix: notation for notation in NOTATIONS.values() for suffix in notation.readers}
+"""The notations of files by their endings; all others are prose."""
