@@ -41,7 +41,7 @@ Mode = Literal["window", "state"]
 Axis = Literal["epoch", "seconds", "temperature"]
 Unknown = Literal["error", "skip"]
 Units = Literal["lines", "files"]
-NotationName = Literal["text", "abc"]
+NotationName = Literal["text", "abc", "midi"]
 Protocol = Literal["carried", "cold-256", "window-60"]
 Baseline = Literal["ngram"]
 Optimizer = Literal["rmsprop", "adam"]
@@ -264,11 +264,18 @@ class TrainConfig(Checked):
     )
     notation: NotationName | None = setting(
         None,
-        "read the files as this, and of a folder only such files; abc: tunes",
+        "read the files as this, and of a folder only such files",
         optional(one_of(*get_args(NotationName))),
         TEXT,
         source=OURS,
         unset="what their endings say",
+    )
+    transpose: int = setting(
+        0,
+        "MIDI: learn each piece also up to this many semitones higher and lower; an epoch is then as much longer",
+        whole_number(0, 12),
+        TEXT,
+        source=OURS,
     )
     tokens: Tokens = setting(
         "char",

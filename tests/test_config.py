@@ -107,6 +107,7 @@ def test_the_book_is_written_out():
         "glob": None,
         "skip_unreadable": False,
         "notation": None,
+        "transpose": 0,
         "tokens": "char",
         "words": 2000,
         "lowercase": True,

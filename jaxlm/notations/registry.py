@@ -1,6 +1,7 @@
 """Every notation, by its name and by the endings of its files."""
 
 from jaxlm.notations.abc import ABC
+from jaxlm.notations.midi import MIDI
 from jaxlm.notations.notation import Notation
 
 PROSE = Notation(
@@ -15,7 +16,7 @@ PROSE = Notation(
 )
 """What is no notation: text as it is."""
 
-NOTATIONS = {notation.name: notation for notation in (PROSE, ABC)}
+NOTATIONS = {notation.name: notation for notation in (PROSE, ABC, MIDI)}
 
 BY_SUFFIX = {suffix: notation for notation in NOTATIONS.values() for suffix in notation.readers}
 """The notations of files by their endings; all others are prose."""

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from jaxlm.config import NotationName, TrainConfig, Units
-from jaxlm.errors import InputError
+from jaxlm.errors import InputError, reject_idle
 from jaxlm.nn.counts import Prior, prior_of
 from jaxlm.notations.notation import Notation
 from jaxlm.notations.registry import NOTATIONS, PROSE
@@ -48,8 +48,14 @@ def notation_of(run: Run) -> Notation:
 
 
 def read_as(config: TrainConfig, corpus: Corpus) -> TrainConfig:
-    """A run's settings, with what its corpus was read from and as."""
-    is_prose = corpus.notation == PROSE.name
+    """A run's settings, with what its corpus was read from and as.
+
+    Raises:
+      InputError: a setting has no effect on such a corpus.
+    """
+    is_prose, notation = corpus.notation == PROSE.name, NOTATIONS[corpus.notation]
+    if config.transpose and notation.transpose is None:
+        reject_idle("transpose", config.transpose, f"on {notation.files}", "leave it out, or learn from MIDI files")
     return dataclasses.replace(
         config,
         corpus=corpus.sources,
@@ -140,7 +146,7 @@ def split(config: TrainConfig, corpus: Corpus) -> tuple[Part, Part]:
     """
     if config.units is None:
         learned, held_out = split_text(corpus.text, config.validation)
-        return Part(learned, (0,)), Part(held_out, (0,))
+        return _transposed(config, Part(learned, (0,))), Part(held_out, (0,))
     if config.units == "files":
         starts = corpus.starts
     else:
@@ -153,9 +159,19 @@ def split(config: TrainConfig, corpus: Corpus) -> tuple[Part, Part]:
         )
     chosen = split_units(np.array([len(document) for document in documents]), config.validation, config.seed)
     return (
-        joined([document for document, out in zip(documents, chosen, strict=True) if not out]),
+        _transposed(config, joined([document for document, out in zip(documents, chosen, strict=True) if not out])),
         joined([document for document, out in zip(documents, chosen, strict=True) if out]),
     )
+
+
+def _transposed(config: TrainConfig, part: Part) -> Part:
+    """A training text followed by itself in other keys, the nearest first."""
+    transpose = NOTATIONS[config.notation or PROSE.name].transpose
+    if not config.transpose or transpose is None:
+        return part
+    shifts = sorted(range(-config.transpose, config.transpose + 1), key=abs)
+    whole = joined([transpose(document, shift) for shift in shifts for document in part.documents()])
+    return whole if config.units else Part(whole.text, (0,))
 
 
 def joined(documents: Sequence[str]) -> Part:

@@ -247,4 +247,4 @@ def _read_texts(runs: Sequence[Run], config: EvaluateConfig, mix_ngram: int) -> 
 def _split(run: Run) -> tuple[Any, ...]:
     """What decides which part of which text a run learned from."""
     config = run.record.config
-    return run.record.sha256, config.validation, config.units, config.units and config.seed
+    return run.record.sha256, config.validation, config.units, config.units and config.seed, config.transpose

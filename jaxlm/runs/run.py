@@ -291,8 +291,9 @@ class Run:
         if not self.text:
             return np.empty(0, _id_type(self.vocab))
         try:
-            # A character has at most four tokens, and a token at most four bytes.
-            content = read_bytes(self.path / IDS, 16 * self.record.characters)
+            # A character has at most four tokens, and a token at most four bytes; a text may be there in several keys.
+            keys = 2 * self.record.config.transpose + 1
+            content = read_bytes(self.path / IDS, 16 * self.record.characters * keys)
             if hashlib.sha256(content).hexdigest() != self.text:
                 raise Damaged(f"{IDS} has changed since it was saved")
             kind = _id_type(self.vocab)
