@@ -311,6 +311,19 @@ def test_a_run_of_midi_files_writes_one(tunes, tmp_path, capsys, recipe):
     mido.MidiFile(out)
 
 
+def test_a_run_continues_the_tune_in_a_file(tunes, tmp_path, capsys):
+    run, theme, out = str(tmp_path / "run"), tmp_path / "theme.mid", tmp_path / "out.mid"
+    assert commands.train([str(tunes), "--run", run, "--stride", "5", *FLAGS]) == 0
+    theme.write_bytes(file([event for key in (62, 64) for event in ((0, "note_on", key), (480, "note_off", key))]))
+    sample = ["--run", run, "--prompt-file", str(theme), "-l", "30", "-o", str(out)]
+    assert commands.sample(sample) == 0
+    assert notes(out.read_bytes())[:2] == [(0, 62, 12), (12, 64, 12)]
+    theme.write_bytes(b"MThd")
+    capsys.readouterr()
+    assert commands.sample(sample) == 2
+    assert f"prompt_file {theme}: found a .mid file that is damaged" in capsys.readouterr().err
+
+
 def test_a_run_learns_each_piece_in_other_keys_but_is_judged_in_its_own(tunes, tmp_path):
     for units in (None, "lines", "files"):
         kept = {"corpus": (str(tunes),), "validation": 0.2, "units": units, "notation": "midi"}
@@ -334,7 +347,7 @@ def test_what_a_notation_cannot_do_is_one_line(tunes, tmp_path, capsys):
     capsys.readouterr()
     assert commands.sample(["--run", str(tmp_path / "abc"), "-o", str(tmp_path / "a.mid")]) == 2
     assert "found the ending .mid, but run" in (told := capsys.readouterr().err)
-    assert "writes ABC tunes (.abc)" in told
+    assert "writes ABC tunes (.abc), or their text (.txt); convert them with another program, such as abc2midi" in told
     assert not (tmp_path / "a.mid").exists()
 
 

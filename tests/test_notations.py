@@ -14,6 +14,8 @@ from jaxlm.notations.registry import BY_SUFFIX, NOTATIONS, PROSE
 from jaxlm.runs.run import Run
 from jaxlm.text.corpus import load_corpus
 
+UNCLOSED = "with a bracket or quotation mark that is not closed"
+
 TUNE = "X:1\nT:Scale\nM:4/4\nL:1/4\nK:C\nCDEF|GABc|\n"
 
 
@@ -168,6 +170,12 @@ def test_notes_are_counted_and_nothing_else():
         ("T:x\nK:C\nCDE", ["without a number (X:)"]),
         ("X:1\nCDE", ["without a key (K:)"]),
         ("X:1\nK:C\n", ["without notes"]),
+        ('X:1\nK:C\n"G"[CE]|[1 {c}d :|[2 [K:D] !f! [|C|] % "[{\n', []),
+        ("X:1\nK:C\nC [CE\nG] A", [UNCLOSED]),
+        ("X:1\nK:C\n[C [EG]", [UNCLOSED]),
+        ("X:1\nK:C\nC] [EG]", [UNCLOSED]),
+        ("X:1\nK:C\n{c C", [UNCLOSED]),
+        ('X:1\nK:C\n"Gm C', [UNCLOSED]),
         ("", ["without a number (X:)", "without a key (K:)"]),
     ],
 )

@@ -17,7 +17,7 @@ from jaxlm.cli.output import is_terminal, show
 from jaxlm.config import SampleConfig, settings_in
 from jaxlm.errors import InputError, RunError, reject, reject_idle
 from jaxlm.notations.notation import Notation, Write, Written, plural
-from jaxlm.notations.registry import NOTATIONS
+from jaxlm.notations.registry import BY_SUFFIX, NOTATIONS, PROSE
 
 if TYPE_CHECKING:  # `--help` need not wait for them.
     from jaxlm.generator import Text, TextGenerator
@@ -114,7 +114,7 @@ def _writer(notation: Notation, run: str, output: str) -> Write | None:
     if others:
         own = f"{notation.files} ({', '.join(notation.writers)}), or their text (.txt)" if notation.writers else "texts"
         raise InputError(
-            f"output {output}: found the ending {suffix}, but run {run} writes {own}; choose another ending"
+            f"output {output}: found the ending {suffix}, but run {run} writes {own}; {notation.elsewhere}"
         )
     return None
 
@@ -174,13 +174,20 @@ def _typed(flags: SampleFlags) -> SampleConfig:
 
 
 def read_prompt(path: str) -> str:
-    """The text of a prompt's file."""
+    """The text of a prompt's file, or the tune or drawing in it."""
     name = f"prompt_file {path}"
+    if BY_SUFFIX.get(Path(path).suffix.lower(), PROSE).is_plain:
+        try:
+            with open(path, "rb") as file:
+                return _read(file, name)
+        except OSError as error:
+            raise InputError(f"{name}: cannot be read ({error.strerror}); expected a text file") from error
+    from jaxlm.runs.data import read_piece
+
     try:
-        with open(path, "rb") as file:
-            return _read(file, name)
-    except OSError as error:
-        raise InputError(f"{name}: cannot be read ({error.strerror}); expected a text file") from error
+        return read_piece(path)
+    except InputError as error:
+        raise InputError(f"{name}: {str(error).removeprefix(f'corpus {path}: ')}") from error
 
 
 def _read(stream: IO[bytes] | IO[str] | None, name: str) -> str:

@@ -139,7 +139,8 @@ class SampleFlags(Checked):
     impl: Impl = implementation(GENERATE)
     prompt_file: str | None = setting(
         None,
-        "a text file to continue; like --prompt -, which reads standard input, without the line end at its end",
+        "a text file to continue; like --prompt -, which reads standard input, without the line end at its end; or a "
+        "tune, such as theme.mid",
         optional(file_path),
         GENERATE,
         unset="none",

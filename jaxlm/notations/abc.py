@@ -2,12 +2,15 @@
 
 import collections
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from jaxlm.notations.notation import Notation, Written
 
-_ASIDE = re.compile(r'%[^\n]*|"[^"\n]*"|![^!\n]*!|\[[A-Za-z]:[^\]\n]*\]')
-"""What is no music: comments, chord names and remarks, decorations, fields within a line."""
+_ASIDE = re.compile(r'%.*|"[^"]*"|![^! ]*!|\[[A-Za-z]:[^]]*\]')
+"""What is no music in a line: comments, chord names and remarks, decorations, fields."""
+
+_BAR = re.compile(r":*\[?\|+\]?:*|\[[1-9]")
+"""Bar lines and numbers of endings, whose brackets hold no chord."""
 
 _FIELD = re.compile(r"[A-Za-z+]:")
 
@@ -16,7 +19,7 @@ _NOTE = re.compile(r"[A-Ga-g]")
 
 def count(text: str) -> int:
     """The number of notes in a text."""
-    return sum(len(_NOTE.findall(_ASIDE.sub("", line))) for line in text.split("\n") if not _FIELD.match(line))
+    return sum(len(_NOTE.findall(line)) for line in _music(text))
 
 
 def write(pieces: Sequence[str]) -> Written:
@@ -41,7 +44,17 @@ def faults_of(tune: str) -> list[str]:
         found.append("without a key (K:)")
     elif not count(tune):
         found.append("without notes")
+    bare = [_BAR.sub("", line) for line in _music(tune)]
+    if any(re.search(r'"|\[[^]]*(\[|$)|\{[^}]*(\{|$)|^[^[]*\]|^[^{]*\}', line) for line in bare):
+        found.append("with a bracket or quotation mark that is not closed")
     return found
+
+
+def _music(text: str) -> Iterator[str]:
+    """Yields the lines of music, without what is none in them."""
+    for line in text.split("\n"):
+        if not _FIELD.match(line):
+            yield _ASIDE.sub("", line)
 
 
 ABC = Notation(
@@ -53,4 +66,5 @@ ABC = Notation(
     separator="\n\n",
     readers={".abc": None},
     writers={".abc": write},
+    elsewhere="convert them with another program, such as abc2midi",
 )

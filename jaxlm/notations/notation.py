@@ -41,6 +41,7 @@ class Notation:
       readers: by ending, in lower case, what reads such a file; None if it is plain text already.
       writers: by ending, what writes such a file.
       extra: jaxlm's extra that installs what readers and writers import; empty if they need nothing more.
+      elsewhere: what to do for files that it has no writer of.
       transpose: writes a text as many semitones higher; None if it cannot be done.
     """
 
@@ -53,6 +54,7 @@ class Notation:
     readers: Mapping[str, Read | None]
     writers: Mapping[str, Write]
     extra: str = ""
+    elsewhere: str = "choose another ending"
     transpose: Callable[[str, int], str] | None = None
 
     @property

@@ -5,6 +5,7 @@ import itertools
 import random
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -17,6 +18,8 @@ from jaxlm.notations.registry import NOTATIONS, PROSE
 from jaxlm.runs.run import Run, line_end_of
 from jaxlm.text.batches import Streams, Windows, split_text, split_units
 from jaxlm.text.corpus import Corpus, DownloadError, Received, load_corpus
+from jaxlm.text.documents import Documents
+from jaxlm.text.files import read_text
 from jaxlm.text.ngram import NGram
 from jaxlm.text.vocab import Vocab
 
@@ -40,6 +43,19 @@ def read_corpus(config: TrainConfig, progress: Received | None = None) -> Corpus
         notation=config.notation,
         progress=progress,
     )
+
+
+def read_piece(path: str) -> str:
+    """The text of a file, without the separator after it.
+
+    Raises:
+      InputError: it cannot be read, as BadFile, or is empty.
+    """
+    with Documents() as documents:
+        text, notation = read_text(Path(path), None, documents)
+    if not text:
+        raise InputError(f"corpus {path}: found nothing in it; choose another file")
+    return text.removesuffix(notation.separator)
 
 
 def notation_of(run: Run) -> Notation:
