@@ -753,7 +753,9 @@ def started(parent: TrainConfig, recipe: Recipe | None, size: Size | None, asked
         reject_idle("size", size, "for a run that starts from another's weights", "leave it out")
     base = dataclasses.replace(parent, encoding=None, learning_rate=parent.learning_rate / GENTLER)
     if recipe not in (None, parent.recipe):
-        kept = {name: getattr(parent, name) for name in ("tokens", "words", "lowercase", "normalize", "model")}
+        kept = {
+            name: getattr(parent, name) for name in ("tokens", "words", "lowercase", "normalize", "notation", "model")
+        }
         base = dataclasses.replace(settings(recipe), **kept)
     new = with_settings(base, asked)
     check_inherited(parent, new)

@@ -187,3 +187,19 @@ def test_tunes_are_numbered_so_that_players_tell_them_apart():
     written = abc.write([TUNE, "K:C\nCDE", ""])
     assert written.content.decode() == TUNE + "\nX:2\nK:C\nCDE\n\nX:3\n"
     assert (written.malformed, written.faults) == (2, {"without a number (X:)": 2, "without a key (K:)": 1})
+
+
+def test_a_run_that_starts_from_one_of_tunes_learns_tunes_and_an_export_says_so(tunes, tmp_path, capsys):
+    run = train(tunes, "--recipe", "stream", "--ngram", "0")
+    child = str(tmp_path / "child")
+    more = ["--start-from", str(run.path), "--epochs", "1", "-l", "9", "-t", "1"]
+    assert commands.train([str(tunes), "--run", child, *more]) == 0
+    assert Run.open(child).record.config.notation == "abc"
+    assert commands.main(["export", str(run.path), str(tmp_path / "shared")]) == 0
+    assert "| Notation | ABC tunes |" in (tmp_path / "shared" / "README.md").read_text()
+    assert Run.open(tmp_path / "shared").record.config.notation == "abc"
+    out = tmp_path / "out.abc"
+    assert commands.sample(["--run", str(tmp_path / "shared"), "-l", "9", "-o", str(out)]) == 0
+    assert out.read_text().startswith("X:1\n")
+    assert commands.train([str(tunes), "--run", child + "2", "--start-from", str(run.path), "--notation", "midi"]) == 2
+    assert "expected files ending in .mid, .midi" in capsys.readouterr().err

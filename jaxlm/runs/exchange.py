@@ -14,8 +14,9 @@ from jaxlm import invocation
 from jaxlm.config import Gates, TrainConfig, checkpoints_folder, recipe_settings, settings_in
 from jaxlm.errors import InputError, RunError
 from jaxlm.nn.model import Params, count_parameters
+from jaxlm.notations.registry import PROSE
 from jaxlm.runs import keras, layouts
-from jaxlm.runs.data import SEED_LENGTH, seed_text
+from jaxlm.runs.data import SEED_LENGTH, notation_of, seed_text
 from jaxlm.runs.files import MEBIBYTE, Damaged, make_folder, read_bytes, write_bytes
 from jaxlm.runs.run import Record, Run, find, locate, now
 from jaxlm.runs.storage import FULL, Progress
@@ -165,6 +166,7 @@ def _card(run: Run, params: Params, progress: Progress, use: str) -> str:
     size = f", {record.characters:,} characters" if record.characters else ""
     facts = {
         "Corpus": f"{record.corpus}{size}{', in lower case' if config.lowercase else ''}",
+        **({} if notation_of(run) is PROSE else {"Notation": notation_of(run).files}),
         "Network": f"{config.model.layers} x LSTM({config.model.hidden}), {count_parameters(params):,} parameters",
         "Vocabulary": f"{len(run.vocab):,} {kind} tokens",
         held_out: f"{loss}, after epoch {progress.epoch}" if progress.epoch else loss,
@@ -273,9 +275,9 @@ def import_keras(
         vocab = Vocab("char", _characters(Path(os.path.expanduser(chars)), vocabulary))
     elif corpus is not None:
         sources = (os.fspath(corpus),) if isinstance(corpus, str | os.PathLike) else corpus
-        read = load_corpus(sources, lowercase=False, normalize=False)
+        read = load_corpus(sources, lowercase=False, normalize=False, notation=PROSE.name)
         if len(set(read.text)) != vocabulary:
-            read = load_corpus(sources, lowercase=True, normalize=False)
+            read = load_corpus(sources, lowercase=True, normalize=False, notation=PROSE.name)
         if len(set(read.text)) != vocabulary:
             raise InputError(
                 f"corpus {' '.join(sources)}: found {len(set(read.text)):,} distinct characters in lower case, "
@@ -296,7 +298,9 @@ def import_keras(
     lowercase = all(token == token.lower() for token in vocab.tokens)
     default = seed_text(text, min(config.length, SEED_LENGTH)) or (" " if " " in vocab.ids else vocab.tokens[0])
     record = Record(
-        config=dataclasses.replace(config, corpus=sources, lowercase=lowercase, normalize=False, tokens=vocab.kind),
+        config=dataclasses.replace(
+            config, corpus=sources, lowercase=lowercase, normalize=False, notation="text", tokens=vocab.kind
+        ),
         corpus=path.name,
         characters=len(text),
         sha256=sha256,
