@@ -50,12 +50,13 @@ def visit(browser, tmp_path):
     """Opens a page, HTML, from a file; fails if it writes to the console, or asks for anything but itself."""
     contexts, heard = [], []
 
-    def open_page(html, **settings):
+    def open_page(html, before="", **settings):
         file = tmp_path / f"page-{len(contexts)}.html"
         file.write_text(html, encoding="utf-8")
         context = browser.new_context(**settings)
         contexts.append(context)
         page = context.new_page()
+        page.add_init_script(before)
         page.on("console", lambda message: heard.append(message.text))
         page.on("pageerror", lambda error: heard.append(str(error)))
         page.on("request", lambda request: request.url == file.as_uri() or heard.append(request.url))
@@ -436,6 +437,14 @@ def test_everything_works_by_keyboard(visit, fox):
     assert page.is_visible("#learn")
     assert not page.is_visible("#write")
     assert page.evaluate("document.activeElement.id") == "tab-learn"
+
+
+def test_a_browser_that_cannot_run_the_model_is_told_so(visit, fox):
+    page = visit(fox[1], before="delete globalThis.DecompressionStream")
+    page.wait_for_selector("#error:not(:empty)")
+    assert "DecompressionStream is not defined" in page.text_content("#error")
+    assert page.text_content("#status") == ""
+    assert page.is_disabled("#start")
 
 
 def test_every_control_has_a_name(visit, fox):

@@ -382,3 +382,7 @@ const ready = (async () => {
   await new Desk(generator).readPrompt();
   return generator;
 })();
+ready.catch((error) => {
+  byId("status").textContent = "";
+  byId("error").textContent = `This browser cannot run the model (${error.message}); a newer one can.`;
+});
