@@ -53,6 +53,7 @@ ORDER = {
         "arrays",
         "storage",
         "bundled",
+        "command",
         "layouts",
         "hdf5",
         "keras",

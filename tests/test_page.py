@@ -15,7 +15,8 @@ from jaxlm.cli import main
 from jaxlm.config import TrainConfig
 from jaxlm.generator import TextGenerator
 from jaxlm.nn.model import LanguageModel
-from jaxlm.page.assemble import Story, assemble, command, rounded
+from jaxlm.page.assemble import Story, assemble, rounded
+from jaxlm.runs.command import training_command
 from jaxlm.text.ngram import NGram
 from jaxlm.text.vocab import Vocab
 
@@ -94,7 +95,9 @@ def with_rounded_weights(model):
     return dataclasses.replace(model, params=jax.tree.map(of_page, model.params))
 
 
-STORY = Story("fox", TrainConfig(corpus=("/home/me/fox.txt",)), "fox", 1032, "2026-01-02T03:04:05+00:00", 2, [], [])
+STORY = Story(
+    "fox", TrainConfig(corpus=("/home/me/fox.txt",)), "fox", 1032, "2026-01-02T03:04:05+00:00", "jaxlm train", 2, [], []
+)
 
 
 def draw(temperature=1.0, top_k=None, top_p=None, min_p=None):
@@ -543,10 +546,12 @@ def test_a_run_without_samples_or_a_held_out_part_makes_a_page_that_says_so(visi
     assert page.locator("#curves path").count() == 1
     assert "no samples of epoch 2" in page.text_content("#samples")
     page.click("#tab-facts")
-    assert (
-        page.locator("dt", has_text="Device").evaluate("(term) => term.nextSibling.textContent")
-        == "not kept by this run"
-    )
+    device = page.locator("dt", has_text="Device").evaluate("(term) => term.nextSibling.textContent")
+    assert device == "not kept by this run"
+    odd = [{"epoch": 2, "loss": "<b>", "validation_loss": None, "seconds": True}, {"epoch": 3, "loss": float("nan")}]
+    page = visit(assemble(model, dataclasses.replace(STORY, metrics=odd, command=""), ids))
+    assert "kept no losses" in page.text_content("#curves")
+    assert "jaxlm did not train it" in page.text_content("#again")
 
 
 def test_the_command_makes_the_same_run_again():
@@ -563,7 +568,7 @@ def test_the_command_makes_the_same_run_again():
         ),
     ]
     for config in configs:
-        line = command(config)
+        line = training_command(config)
         assert "/home" not in line
         given = read(TRAIN, shlex.split(line)[2:])
         found = changed(TRAIN.defaults(given), given).config
@@ -580,16 +585,8 @@ def test_hostile_texts_stay_texts(visit):
     text = (HOSTILE + " ") * 9
     model, ids = generator(text, hidden=8, ngram=2)
     model = dataclasses.replace(model, seed_text=HOSTILE)
-    story = Story(
-        HOSTILE,
-        TrainConfig(corpus=(HOSTILE,)),
-        HOSTILE,
-        9,
-        HOSTILE,
-        2,
-        METRICS,
-        [{**SAMPLES[2], "text": HOSTILE, "seed": HOSTILE}],
-    )
+    sample = {**SAMPLES[2], "text": HOSTILE, "seed": HOSTILE}
+    story = Story(HOSTILE, TrainConfig(corpus=(HOSTILE,)), HOSTILE, 9, HOSTILE, HOSTILE, 2, METRICS, [sample])
     page = visit(assemble(model, story, ids, float32=True))
     assert page.evaluate("() => ready.then(({ values }) => values.seedText === values.name)")
     write(page, temperature=1, length=200)

@@ -367,7 +367,7 @@ function fillPage(values) {
     text.textContent = visible(fact);
     byId("about").append(term, text);
   }
-  byId("again").textContent = visible(values.command);
+  byId("again").textContent = visible(values.command) || "None: jaxlm did not train it, but imported it.";
   byId("status").textContent = values.text ? "Counting the training text\u2026" : "";
 }
 

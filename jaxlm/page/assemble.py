@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import re
-import shlex
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,12 +18,11 @@ from typing import Any
 import numpy as np
 
 import jaxlm
-from jaxlm.config import SIZES, Size, TrainConfig, recipe_settings, settings_in
+from jaxlm.config import TrainConfig
 from jaxlm.generator import TextGenerator
 from jaxlm.nn.ambient import device_get
 from jaxlm.nn.lstm import GATES
 from jaxlm.nn.model import count_parameters
-from jaxlm.text.corpus import PUBLISHED
 
 CODE = ("random", "sampling", "model", "counts", "text", "writer", "load", "learning", "view", "app")
 """The page's scripts, each after those that it uses."""
@@ -46,6 +44,7 @@ class Story:
       corpus: the corpus's name.
       characters: its length.
       created: when the run started, ISO 8601.
+      command: that trains such a run; empty if jaxlm did not train it.
       epoch: the epoch whose weights these are.
       metrics: a record for each epoch.
       samples: a record for each text that was generated after an epoch.
@@ -56,6 +55,7 @@ class Story:
     corpus: str
     characters: int
     created: str
+    command: str
     epoch: int
     metrics: Sequence[Mapping[str, Any]]
     samples: Sequence[Mapping[str, Any]]
@@ -106,7 +106,7 @@ def assemble(generator: TextGenerator, story: Story, text: np.ndarray, float32: 
         "samples": [_plain(line) for line in story.samples],
         "precision": "32 bits, as they are" if float32 else "16 bits, to which they are rounded",
         "facts": facts(story, count_parameters(generator.params), len(generator.vocab)),
-        "command": command(story.config),
+        "command": story.command,
     }
     return _fill(values)
 
@@ -175,10 +175,13 @@ def facts(story: Story, parameters: int, vocabulary: int) -> list[tuple[str, str
     network = f"{model.layers} x LSTM({model.hidden})"
     network += f", embedding of {model.embedding}" if model.embedding else ", one-hot tokens"
     network += f", counts of n-grams of up to {model.ngram + 1} tokens" if model.ngram else ""
-    seconds = [line["seconds"] for line in story.metrics if "seconds" in line]
-    last = story.metrics[-1] if story.metrics else {}
     own = next((line for line in story.metrics if line.get("epoch") == story.epoch), {})
-    held_out = own.get("validation_loss")
+    last = story.metrics[-1].get("epoch", story.epoch) if story.metrics else story.epoch
+    seconds = sum(_number(line, "seconds") or 0.0 for line in story.metrics)
+
+    def loss(name: str) -> str:
+        return missing if (value := _number(own, name)) is None else f"{value:.4f} nats a token"
+
     held_out_part = f"of its {config.units}" if config.units else "of it, the end"
     return [
         ("Trained on", f"{story.corpus}, {story.characters:,} characters"),
@@ -187,40 +190,14 @@ def facts(story: Story, parameters: int, vocabulary: int) -> list[tuple[str, str
         ("Parameters", f"{parameters:,}"),
         ("Tokens", f"{vocabulary:,} ({config.tokens})"),
         ("Recipe", config.recipe),
-        ("Weights of", f"epoch {story.epoch} of {last.get('epoch', story.epoch)}"),
-        ("Training loss", f"{own['loss']:.4f} nats a token" if "loss" in own else missing),
-        ("Held-out loss", f"{held_out:.4f} nats a token" if held_out is not None else missing),
-        ("Time", f"{sum(seconds):,.0f} s" if seconds else missing),
+        ("Weights of", f"epoch {story.epoch} of {last}"),
+        ("Training loss", loss("loss")),
+        ("Held-out loss", loss("validation_loss")),
+        ("Time", (f"{seconds / 60:,.0f} min" if seconds > 100 else f"{seconds:.0f} s") if seconds else missing),
         ("Device", missing),
         ("Started", story.created[:10]),
         ("Page by", f"jaxlm {jaxlm.__version__}"),
     ]
-
-
-def command(config: TrainConfig) -> str:
-    """The command that trains such a run again; of files, it names no folders, which are nobody else's business."""
-    sources = config.corpus or ()
-    left_out = {"corpus", *(["glob"] if all(source in PUBLISHED for source in sources) else [])}  # Of folders.
-    sizes: list[Size | None] = [*SIZES] if config.recipe == "stream" else [None]
-
-    def changes(size: Size | None) -> list[tuple[str, Any]]:
-        usual = {name: value for name, _, value in settings_in(recipe_settings(config.recipe, size))}
-        own = [(name, value) for name, _, value in settings_in(config) if name not in left_out]
-        return [(name, value) for name, value in own if value != usual[name]]
-
-    size = min(sizes, key=lambda size: len(changes(size)))
-    flags = {name: f"--{about.flag or name.replace('_', '-')}" for name, about, _ in settings_in(config)}
-    words = ["jaxlm", "train", *(f"--corpus={Path(source).name}" for source in sources)]
-    words += ["--recipe", "stream"] if config.recipe == "stream" else []
-    words += ["--size", size] if size not in (None, "small") else []
-    for name, value in changes(size):
-        if isinstance(value, bool):
-            words.append(flags[name] if value else f"--no-{flags[name][2:]}")
-        elif isinstance(value, tuple):
-            words += [f"{flags[name]}={one}" for one in value]
-        elif value is not None:
-            words += [flags[name], str(value)]
-    return shlex.join(words)
 
 
 def _plain(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -228,6 +205,14 @@ def _plain(record: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in record.items()
     }
+
+
+def _number(record: Mapping[str, Any], name: str) -> float | None:
+    """A number of a record, which may come from a stranger; None if it is none."""
+    value = record.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
 
 
 def _base64(content: bytes) -> str:

@@ -4,18 +4,18 @@ import dataclasses
 import json
 import logging
 import os
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 import jaxlm
 from jaxlm import config as config_lib
 from jaxlm import invocation
-from jaxlm.config import Gates, TrainConfig, checkpoints_folder, recipe_settings, settings_in
+from jaxlm.config import Gates, TrainConfig, checkpoints_folder, recipe_settings
 from jaxlm.errors import InputError, RunError
 from jaxlm.nn.model import Params, count_parameters
 from jaxlm.notations.registry import PROSE
 from jaxlm.runs import keras, layouts
+from jaxlm.runs.command import training_command
 from jaxlm.runs.data import SEED_LENGTH, notation_of, seed_text
 from jaxlm.runs.files import MEBIBYTE, Damaged, make_folder, read_bytes, write_bytes
 from jaxlm.runs.run import Record, Run, find, locate, now
@@ -175,7 +175,7 @@ def _card(run: Run, params: Params, progress: Progress, use: str) -> str:
     }
     if config.model.ngram:
         facts["Counts"] = "the directory holds the training text, from which they follow"
-    origin, how = f"trained with jaxlm {jaxlm.__version__}", f"```sh\n{_command(record)}\n```"
+    origin, how = f"trained with jaxlm {jaxlm.__version__}", f"```sh\n{training_command(config, record.parent)}\n```"
     if not progress.step:
         origin = f"imported with jaxlm {jaxlm.__version__}"
         how = f"Not by jaxlm, which imported it from {record.corpus}."
@@ -208,25 +208,6 @@ A {kind}-level LSTM language model, {origin}.
 jaxlm is under Apache 2.0, which says nothing of this model: it learned from its corpus, and may repeat passages of it.
 Whoever shares the model states its licence here, one that the rights in the corpus permit.
 """
-
-
-def _command(record: Record) -> str:
-    """The command that trained a run, from its settings."""
-    config = record.config
-    sources = [os.path.basename(source.rstrip(os.sep)) or source for source in config.corpus or ()]
-    words = ["jaxlm", "train", *sources, "--recipe", config.recipe]
-    usual = {name: value for name, _, value in settings_in(recipe_settings(config.recipe))}
-    for name, _, value in settings_in(config):
-        if value == usual[name] or value is None or name in ("corpus", "recipe"):
-            continue
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{'' if value else 'no-'}{flag}")
-        else:
-            words += [f"--{flag}", f"{value:g}" if isinstance(value, float) else str(value)]
-    if record.parent:
-        words += ["--start-from", record.parent]
-    return " ".join(map(shlex.quote, words))
 
 
 # From Keras.

@@ -36,6 +36,7 @@ from jaxlm.nn.training import TrainState, abstract_state
 from jaxlm.page.assemble import Story, assemble
 from jaxlm.runs.arrays import Items
 from jaxlm.runs.bundled import bundled
+from jaxlm.runs.command import training_command
 from jaxlm.runs.files import (
     MEBIBYTE,
     NOT_SUPPORTED,
@@ -485,11 +486,7 @@ class Run:
         copy = Run.create(
             place, self.record, self.vocab, ids, checkpoint, metrics=self.metrics(), samples=self.samples(), texts=texts
         )
-        if self.text:
-            log.warning(
-                "%s: holds the training text, whose n-grams the network takes; whoever gets it can read that text",
-                copy.shown,
-            )
+        self._tell_of_text(copy.path)
         return copy
 
     def page(self, path: str | os.PathLike[str], *, float32: bool = False) -> Path:
@@ -517,6 +514,7 @@ class Run:
             corpus=record.corpus,
             characters=record.characters,
             created=record.created,
+            command=training_command(record.config, record.parent) if progress.step else "",
             epoch=progress.epoch,
             metrics=self.metrics(),
             samples=self.samples(),
@@ -527,12 +525,15 @@ class Run:
             write_text(file, html)
         except OSError as error:
             raise RunError(f"output {path}: cannot be written ({error.strerror}); nothing was") from error
+        self._tell_of_text(file)
+        return file
+
+    def _tell_of_text(self, copy: Path) -> None:
         if self.text:
             log.warning(
                 "%s: holds the training text, whose n-grams the network takes; whoever gets it can read that text",
-                invocation.shown(file),
+                invocation.shown(copy),
             )
-        return file
 
 
 def line_end_of(vocab: Vocab) -> int:
