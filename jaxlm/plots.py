@@ -31,13 +31,13 @@ TEXTS, LENGTH = 8, 1000
 
 PROPERTIES = {
     "words": "Words that the corpus has (share)",
-    "repeated": "Four words in a row said before (share)",
+    "repeated": "Four-word phrases said before (share)",
     "surprise": "Mean surprise (nats per token)",
     "copied": "Longest copied span (characters)",
 }
 """What is measured of a text, with its title."""
 
-SUFFIXES = ".png", ".svg"
+PICTURES = ".png", ".svg"
 
 
 def plot(*runs: OneRun, by: Axis = "epoch", path: str | os.PathLike[str] | None = None) -> "Figure":
@@ -199,8 +199,8 @@ def _drawn(figure: "Figure", kind: str) -> bytes:
 
 def _target(path: str) -> Path:
     place = Path(os.path.realpath(os.path.expanduser(path)))
-    if Path(path).suffix.lower() not in SUFFIXES:
-        reject("output", path, f"a name that ends in {' or '.join(SUFFIXES)}")
+    if Path(path).suffix.lower() not in PICTURES:
+        reject("output", path, f"a name that ends in {' or '.join(PICTURES)}")
     if place.is_dir() or (place.exists() and not place.is_file()):
         raise InputError(f"output {path}: found something that is not a file there; choose another")
     if not place.parent.is_dir():

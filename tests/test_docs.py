@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": ["jaxlm evaluate", "python -m jaxlm evaluate"],
     "page": ["jaxlm page", "python -m jaxlm page"],
     "runs": ["jaxlm runs", "python -m jaxlm runs"],
+    "plot": ["jaxlm plot", "python -m jaxlm plot"],
     "export": ["jaxlm export", "python -m jaxlm export"],
     "import": ["jaxlm import", "python -m jaxlm import"],
 }

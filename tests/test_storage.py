@@ -365,11 +365,11 @@ def test_figures_that_change_while_they_are_read_are_no_damage(tmp_path, caplog,
         saver.add_metrics({"epoch": number, "step": number})
         saver.save(*items_at(state, number, 3.0 - number))
 
-    def meanwhile(self):
+    def meanwhile(self, name):
         patch.undo()
         if goes_on:
             epoch(3)
-        found = saved_lines(self)
+        found = saved_lines(self, name)
         if not goes_on:
             saver.roll_back(run.storage.good()[1])
         return found
@@ -1056,7 +1056,7 @@ FULL_DISK = """
 import resource, sys
 from jaxlm import cli
 resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
-sys.argv = ["train.py", "--resume", "--run", sys.argv[1], "--epochs", "3", "--sample-length", "0"]
+sys.argv = ["train.py", "--resume", "--run", sys.argv[1], "--epochs", "3", "--temperature"]
 sys.exit(cli.train())
 """
 
