@@ -107,7 +107,7 @@ class Curve:
             said += f", {text}"
         return (
             f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{said}" '
-            f'style="width:100%;max-width:{_WIDTH}px;font-size:12px">{"".join(grid)}'
+            f'style="width:100%;max-width:{_WIDTH}px;overflow:visible;font-size:12px">{"".join(grid)}'
             # An inner picture cuts off what lies outside.
             f'<svg x="{_LEFT}" width="{width + _RIGHT}" height="{height}">{"".join(drawn)}</svg>{"".join(names)}</svg>'
         )
