@@ -133,6 +133,7 @@ def test_the_book_is_written_out():
             "hidden": 128,
             "layers": 1,
             "embedding": 0,
+            "gates": "sigmoid",
             "ngram": 0,
             "dropout": 0.0,
             "output_dropout": 0.0,
