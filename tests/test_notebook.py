@@ -99,7 +99,7 @@ def test_what_remains_in_the_cell_is_the_end_the_curve_and_the_newest_samples(sm
 def test_the_steps_of_a_fast_run_are_not_all_shown(small, tmp_path, cells, monkeypatch):
     monkeypatch.setattr(notebook_room, "SHOWN_SECONDS", 1e9)
     jaxlm.train(small, run="fox", checkpoints=tmp_path, reporter=jaxlm.Notebook(jaxlm.WatchConfig(temperature=())))
-    assert len(cells[0]) == 1 + 2 * 2 + 1  # The start; each epoch, and its samples; the end.
+    assert len(cells[0]) == 1 + 2 + 1  # The start; each epoch; the end.
 
 
 def test_text_is_shown_and_is_never_markup(small, tmp_path, cells):
@@ -165,10 +165,12 @@ def test_a_reporter_shows_each_of_its_runs_in_a_display_of_its_own(small, tmp_pa
 
 def test_a_kernel_shows_runs_by_itself(small, tmp_path, cells, kernel, capsys):
     jaxlm.train(small, run="fox", checkpoints=tmp_path, temperature=0.5, sample_length=10)
-    jaxlm.resume("fox", checkpoints=tmp_path)
+    jaxlm.resume("fox", checkpoints=tmp_path, temperature=())
     assert len(cells) == 2
     assert "--- temperature 0.5" in cells[0][-1]["text/plain"]
     assert "Trained 2 of 2 epochs already." in cells[1][-1]["text/plain"]
+    newest = [states[-1]["text/plain"].split("---")[1] for states in cells]
+    assert newest == 2 * [f" temperature 0.5\n{jaxlm.Run.open(tmp_path / 'fox').samples()[-1]['text']}"]
     assert capsys.readouterr().out == ""
 
 

@@ -68,6 +68,7 @@ class Notebook(Reporter):
         self._steps = plan.steps * config.epochs
         self._curve = Curve(plan.steps, config.epochs, plan.run.metrics())
         self._facts = words.facts(plan)
+        self._samples = _newest(plan.run)
         notes = [*plan.corpus.remarks, words.idle_gpu(plan), words.beginning(plan)]
         self._notes = [note for note in notes if note]
         self._bar = plan.start, self._steps
@@ -96,7 +97,7 @@ class Notebook(Reporter):
         self._update()
 
     def samples(self, samples: list[dict[str, Any]]) -> None:
-        self._samples = [(sample["temperature"], sample["text"]) for sample in samples]
+        self._samples = _newest(self._plan.run)
         self._update()
 
     def diverged(self, reason: str, progress: Progress, learning_rate: float) -> None:
@@ -153,6 +154,12 @@ class Notebook(Reporter):
             parts.append(_line(f"temperature {temperature:g}", "margin-top:.6em;font-weight:bold"))
             parts.append(f'<div dir="auto" style="white-space:pre-wrap;overflow-wrap:anywhere">{_escaped(text)}</div>')
         return f'<div style="max-width:60em;line-height:1.5">{"".join(parts)}</div>'
+
+
+def _newest(run: Run) -> list[tuple[float, str]]:
+    """The temperature and the text of each sample of the newest epoch that has any."""
+    kept = run.samples()
+    return [(sample["temperature"], sample["text"]) for sample in kept if sample["epoch"] == kept[-1]["epoch"]]
 
 
 def _line(text: str, style: str = "") -> str:

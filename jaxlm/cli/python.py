@@ -84,6 +84,8 @@ def train(
         config = settings_of(recipe or "book", size, corpus=corpus, **settings)
     if begun := _begun(run, checkpoints, parent):
         asked = {name: value for name, _, value in settings_in(config)}
+        # A run knows the notation that its text turned out to be.
+        asked["notation"] = config.notation or begun.record.config.notation
         return trainer.resume(begun, reporter=shown, stop=stop, **asked)
     return trainer.train(config, run=run, checkpoints=checkpoints, reporter=shown, stop=stop, start_from=parent)
 
