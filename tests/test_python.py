@@ -51,6 +51,16 @@ def test_a_call_that_names_a_run_may_be_repeated_and_trains_it_once(small, corpu
     assert [line["epoch"] for line in jaxlm.Run.open(tmp_path / "fox").metrics()] == [1, 2, 3]
 
 
+def test_a_repeated_call_knows_that_the_run_s_text_is_tunes(tmp_path):
+    (tmp_path / "tunes.abc").write_text("".join(f"X:{number}\nK:G\nGABc dedB|dedB dedB|\n\n" for number in range(40)))
+    for epochs in (1, 2):
+        jaxlm.train(
+            tmp_path / "tunes.abc", run="tunes", checkpoints=tmp_path, reporter=None, **TINY | {"epochs": epochs}
+        )
+    config = jaxlm.Run.open(tmp_path / "tunes").record.config
+    assert (config.notation, config.lowercase, config.epochs) == ("abc", False, 2)
+
+
 def test_a_call_that_names_a_run_of_other_settings_or_another_text_or_parent_changes_nothing(small, corpus, tmp_path):
     jaxlm.train(small, run="fox", checkpoints=tmp_path, reporter=None)
     before = contents(tmp_path / "fox")

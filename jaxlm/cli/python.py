@@ -23,6 +23,7 @@ from jaxlm.config import settings as settings_of
 from jaxlm.errors import InputError, reject_idle
 from jaxlm.generator import TextGenerator
 from jaxlm.runs import trainer
+from jaxlm.runs.data import in_notation
 from jaxlm.runs.reporter import Reporter
 from jaxlm.runs.run import Run, find, locate
 
@@ -83,9 +84,10 @@ def train(
     else:
         config = settings_of(recipe or "book", size, corpus=corpus, **settings)
     if begun := _begun(run, checkpoints, parent):
+        notation = begun.record.config.notation
+        if notation and not config.notation:  # The run knows what its corpus turned out to be.
+            config = in_notation(config, notation)
         asked = {name: value for name, _, value in settings_in(config)}
-        # A run knows the notation that its text turned out to be.
-        asked["notation"] = config.notation or begun.record.config.notation
         return trainer.resume(begun, reporter=shown, stop=stop, **asked)
     return trainer.train(config, run=run, checkpoints=checkpoints, reporter=shown, stop=stop, start_from=parent)
 

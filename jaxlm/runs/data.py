@@ -69,15 +69,16 @@ def read_as(config: TrainConfig, corpus: Corpus) -> TrainConfig:
     Raises:
       InputError: a setting has no effect on such a corpus.
     """
-    is_prose, notation = corpus.notation == PROSE.name, NOTATIONS[corpus.notation]
+    notation = NOTATIONS[corpus.notation]
     if config.transpose and notation.transpose is None:
         reject_idle("transpose", config.transpose, f"on {notation.files}", "leave it out, or learn from MIDI files")
-    return dataclasses.replace(
-        config,
-        corpus=corpus.sources,
-        notation=cast(NotationName, corpus.notation),
-        lowercase=config.lowercase and is_prose,
-    )
+    return dataclasses.replace(in_notation(config, corpus.notation), corpus=corpus.sources)
+
+
+def in_notation(config: TrainConfig, name: str) -> TrainConfig:
+    """The settings of a run on texts of this notation."""
+    lowercase = config.lowercase and name == PROSE.name
+    return dataclasses.replace(config, notation=cast(NotationName, name), lowercase=lowercase)
 
 
 def reading(corpus: Corpus) -> dict[str, list[tuple[str, int | str]]]:
