@@ -41,7 +41,7 @@ Mode = Literal["window", "state"]
 Axis = Literal["epoch", "seconds", "temperature"]
 Unknown = Literal["error", "skip"]
 Units = Literal["lines", "files"]
-NotationName = Literal["text", "abc", "midi"]
+NotationName = Literal["text", "abc", "midi", "strokes"]
 Protocol = Literal["carried", "cold-256", "window-60"]
 Baseline = Literal["ngram"]
 Optimizer = Literal["rmsprop", "adam"]
@@ -240,7 +240,9 @@ class TrainConfig(Checked):
         TEXT,
         source=BOOK_SAYS,
     )
-    lowercase: bool = setting(True, "lowercase the corpus and prompts; not tunes", yes_or_no, TEXT, source=BOOK_SAYS)
+    lowercase: bool = setting(
+        True, "lowercase the corpus and prompts; not tunes and drawings", yes_or_no, TEXT, source=BOOK_SAYS
+    )
     normalize: bool = setting(
         True,
         "normalize the corpus and prompts to Unicode's composed form, NFC",

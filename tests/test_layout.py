@@ -30,7 +30,7 @@ MAY_IMPORT = {
 """Each wing of the house, and those below it. text and nn do not know each other."""
 
 ORDER = {
-    "notations": ["notation", "abc", "midi", "registry"],
+    "notations": ["notation", "abc", "midi", "strokes", "registry"],
     "text": ["encodings", "documents", "files", "corpus", "vocab", "batches", "suffixes", "ngram", "copying", "stops"],
     "nn": [
         "ambient",

@@ -140,7 +140,7 @@ class SampleFlags(Checked):
     prompt_file: str | None = setting(
         None,
         "a text file to continue; like --prompt -, which reads standard input, without the line end at its end; or a "
-        "tune, such as theme.mid",
+        "tune or drawing, such as theme.mid",
         optional(file_path),
         GENERATE,
         unset="none",

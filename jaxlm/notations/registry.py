@@ -3,6 +3,7 @@
 from jaxlm.notations.abc import ABC
 from jaxlm.notations.midi import MIDI
 from jaxlm.notations.notation import Notation
+from jaxlm.notations.strokes import STROKES
 
 PROSE = Notation(
     name="text",
@@ -16,7 +17,7 @@ PROSE = Notation(
 )
 """What is no notation: text as it is."""
 
-NOTATIONS = {notation.name: notation for notation in (PROSE, ABC, MIDI)}
+NOTATIONS = {notation.name: notation for notation in (PROSE, ABC, MIDI, STROKES)}
 
 BY_SUFFIX = {suffix: notation for notation in NOTATIONS.values() for suffix in notation.readers}
 """The notations of files by their endings; all others are prose."""
