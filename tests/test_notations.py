@@ -77,11 +77,26 @@ def test_prose_is_read_as_it_is(tmp_path):
 def test_several_notations_are_one_line(tunes):
     (tunes / "README.txt").write_text("About these tunes.")
     with pytest.raises(InputError) as caught:
-        read(tunes)
+        load_corpus((str(tunes / "1.abc"), str(tunes / "README.txt")))
     assert str(caught.value) == (
         f"corpus {tunes}/README.txt: found texts, but {tunes}/1.abc has ABC tunes, expected one kind; read one alone "
         "with --notation abc or --notation text"
     )
+
+
+def test_what_most_files_of_a_folder_are_is_read_and_the_others_are_told(tunes, tmp_path):
+    (tunes / "2.abc").write_text(TUNE)
+    (tunes / "README.txt").write_text("About these tunes.")
+    corpus = read(tunes)
+    assert corpus.notation == "abc"
+    assert corpus.left_out == ((f"{tunes}/README.txt", "not ABC tunes"),)
+    novel = tmp_path / "novel"
+    novel.mkdir()
+    (novel / "one.txt").write_text("A text.")
+    (novel / "cover.svg").write_text("<svg/>")
+    corpus = read(novel)
+    assert (corpus.text, corpus.notation) == ("A text.", "text")
+    assert corpus.left_out == ((f"{novel}/cover.svg", "not texts"),)
 
 
 def test_the_notation_that_is_asked_for_chooses_the_files_of_a_folder(tunes):

@@ -22,7 +22,7 @@ import platformdirs
 from jaxlm import invocation
 from jaxlm.errors import InputError, did_you_mean
 from jaxlm.notations.notation import Notation
-from jaxlm.notations.registry import NOTATIONS, PROSE
+from jaxlm.notations.registry import BY_SUFFIX, NOTATIONS, PROSE
 from jaxlm.text.documents import FORMATS, READ, Documents
 from jaxlm.text.encodings import count_controls
 from jaxlm.text.files import STDIN, BadFile, ending, read_text
@@ -344,6 +344,9 @@ class _Reading:
                 f"corpus {folder}: found a folder without text{has}, expected files {wanted}; name others one by one, "
                 f"or by a pattern, such as {invocation.setting('glob', '*.py')}"
             )
+        if self._notation is None and not self._glob:
+            files, others = self._of_one_kind(files)
+            left_out += [(str(file.relative_to(folder)), why) for file, why in others]
         for file in files:
             self._read_file(file)
         left_out += [(str(error.path.relative_to(folder)), error.kind) for error in self._bad[bad:]]
@@ -369,6 +372,19 @@ class _Reading:
                 else:
                     files.append(file)
         return sorted(files), sorted(left_out)
+
+    def _of_one_kind(self, files: Sequence[Path]) -> tuple[list[Path], list[tuple[Path, str]]]:
+        """The files in the notation of what was read before, or else of most of them; and the others, and why not.
+
+        A folder of texts may have pictures, and one of tunes a text about them.
+        """
+        kinds = [BY_SUFFIX.get(ending(file.name), PROSE) for file in files]
+        # Of equally many, texts.
+        usual = max(dict.fromkeys([PROSE, *kinds]), key=kinds.count)
+        wanted = self._first[1] if self._first and self._first[1] in kinds else usual
+        pairs = list(zip(files, kinds, strict=True))
+        others = [(file, f"not {wanted.files}") for file, kind in pairs if kind is not wanted]
+        return [file for file, kind in pairs if kind is wanted], others
 
     def _why_not(self, name: Path, file: Path) -> str:
         """Why a file of a folder is not read; empty if it is."""
