@@ -7,7 +7,7 @@ from program import RESUME, RUN, SAMPLE, TRAININGS, run, state, undisturbed, ver
 
 import jaxlm
 
-OWN = re.compile(r"config\.json|vocab\.json|text\.ids|metrics\.jsonl|\.lock|\d+")
+OWN = re.compile(r"config\.json|vocab\.json|text\.ids|(metrics|samples)\.jsonl|\.lock|\d+")
 """What a run consists of."""
 
 
