@@ -379,8 +379,7 @@ class _Reading:
         A folder of texts may have pictures, and one of tunes a text about them.
         """
         kinds = [BY_SUFFIX.get(ending(file.name), PROSE) for file in files]
-        # Of equally many, texts.
-        usual = max(dict.fromkeys([PROSE, *kinds]), key=kinds.count)
+        usual = max([PROSE, *kinds], key=kinds.count)  # Of equally many, texts.
         wanted = self._first[1] if self._first and self._first[1] in kinds else usual
         pairs = list(zip(files, kinds, strict=True))
         others = [(file, f"not {wanted.files}") for file, kind in pairs if kind is not wanted]
