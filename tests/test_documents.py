@@ -135,6 +135,16 @@ ENTITIES = f"<!DOCTYPE x [<!ENTITY a 'aaaaaaaaa'>{TENS}]>"
 ENCRYPTED = '<encryption><CipherReference xmlns="http://www.w3.org/2001/04/xmlenc#" URI="OEBPS/a"/></encryption>'
 
 
+def test_an_epub_made_by_another_program(reader, tmp_path):
+    mkepub = pytest.importorskip("mkepub")
+    book = mkepub.Book(title="A book", author="Someone")
+    book.add_page("First", "<h1>First</h1><p>It was a <em>dark</em> night.</p><p>\u00dcber &amp; out.</p>")
+    book.add_page("Second", "<p>The end.</p>")
+    book.save(str(tmp_path / "book.epub"))
+    text = reader.read(".epub", (tmp_path / "book.epub").read_bytes())
+    assert text == "First\n\nIt was a dark night.\n\n\u00dcber & out.\n\nThe end.\n"
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
