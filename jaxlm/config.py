@@ -753,7 +753,10 @@ def started(parent: TrainConfig, recipe: Recipe | None, size: Size | None, asked
         raise InputError("corpus: expected a text to train on; a run that starts from another needs its own")
     if size is not None:
         reject_idle("size", size, "for a run that starts from another's weights", "leave it out")
-    base = dataclasses.replace(parent, encoding=None, learning_rate=parent.learning_rate / GENTLER)
+    # How the other's files were read is not part of its weights.
+    base = dataclasses.replace(
+        parent, encoding=None, glob=None, skip_unreadable=False, learning_rate=parent.learning_rate / GENTLER
+    )
     if recipe not in (None, parent.recipe):
         kept = {
             name: getattr(parent, name) for name in ("tokens", "words", "lowercase", "normalize", "notation", "model")

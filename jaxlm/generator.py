@@ -345,7 +345,8 @@ class TextGenerator:
         tokens, way = self.vocab.encode(read, "text"), config.mode or self.mode
         if way == "window":
             return Passage(read, tokens, way, None)
-        begun = [one for one in known if np.array_equal(one.tokens[:-1], tokens[: len(one.tokens) - 1])]
+        shorter = (one for one in known if len(one.tokens) <= len(tokens))
+        begun = [one for one in shorter if np.array_equal(one.tokens[:-1], tokens[: len(one.tokens) - 1])]
         before = max(begun, key=lambda one: len(one.tokens), default=None)
         if before is None:
             return Passage(read, tokens, way, self._read(tokens[:-1]))

@@ -127,7 +127,7 @@ def test_an_average_is_evaluated_on_what_all_its_runs_held_out(folder):
     ("names", "words"),
     [
         (["plain", "digits"], "different vocabularies, expected one vocabulary"),
-        (["lower", "as it is"], "different settings of lowercase, normalize or units, expected the same"),
+        (["lower", "as it is"], "different settings of lowercase, normalize, units or notation, expected the same"),
     ],
 )
 def test_runs_that_cannot_be_averaged_are_named(folder, names, words, capsys):

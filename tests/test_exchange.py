@@ -519,3 +519,10 @@ def test_a_damaged_file_is_a_line_or_a_model(name, monkeypatch):
 def test_a_file_that_is_not_there_is_told_as_such(tmp_path, chars):
     with pytest.raises(InputError, match=r"book\.keras: found nothing there, expected a model that Keras saved"):
         exchange.import_keras(tmp_path / "book.keras", chars=chars, run=tmp_path / "run")
+
+
+def test_no_module_of_the_current_folder_is_imported(tmp_path, monkeypatch, chars):
+    (tmp_path / "h5py.py").write_text("open('executed', 'w')\nraise SystemExit(3)\n")
+    monkeypatch.chdir(tmp_path)
+    exchange.import_keras(FILES / "keras-3.keras", chars=chars, run=tmp_path / "run")
+    assert not (tmp_path / "executed").exists()

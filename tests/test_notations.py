@@ -11,6 +11,7 @@ from jaxlm.cli import commands
 from jaxlm.errors import InputError
 from jaxlm.notations import abc
 from jaxlm.notations.registry import BY_SUFFIX, NOTATIONS, PROSE
+from jaxlm.runs.data import read_piece
 from jaxlm.runs.run import Run
 from jaxlm.text.corpus import load_corpus
 
@@ -97,6 +98,22 @@ def test_what_most_files_of_a_folder_are_is_read_and_the_others_are_told(tunes, 
     corpus = read(novel)
     assert (corpus.text, corpus.notation) == ("A text.", "text")
     assert corpus.left_out == ((f"{novel}/cover.svg", "not texts"),)
+    (novel / "tune.abc").write_text(TUNE)
+    (novel / "two.txt").write_text("Another.")
+    corpus = read(novel)
+    assert corpus.text == "A text.\nAnother."
+    assert read(novel, notation=corpus.notation).sha256 == corpus.sha256  # As a run reads it again.
+
+
+def test_an_endless_opening_of_fields_is_counted_at_once():
+    assert abc.count("[A:" * 300_000) == 300_000
+
+
+def test_only_one_piece_can_be_continued(tmp_path):
+    drawings = tmp_path / "two.ndjson"
+    drawings.write_text('{"drawing": [[[0, 255], [0, 255]]]}\n' * 2)
+    with pytest.raises(InputError, match="found 2 drawings, expected one to continue"):
+        read_piece(str(drawings))
 
 
 def test_the_notation_that_is_asked_for_chooses_the_files_of_a_folder(tunes):

@@ -576,6 +576,19 @@ def test_the_command_makes_the_same_run_again():
         assert found == dataclasses.replace(config, corpus=names)
 
 
+def test_the_command_of_a_run_that_started_from_another_makes_the_same_run_again():
+    from jaxlm.cli.options import TRAIN
+    from jaxlm.cli.parser import read
+    from jaxlm.config import settings, started
+
+    parent = settings("stream", "medium", corpus=("a.txt",), epochs=20, batch=64, notation="text")
+    child = started(parent, None, None, {"corpus": ("b.txt",), "epochs": 5, "batch": 32})
+    given = read(TRAIN, shlex.split(training_command(child, "par"))[2:])
+    assert given.pop("start_from") == "par"
+    recipe = given.pop("recipe")
+    assert started(parent, recipe, given.pop("size", None), given) == child
+
+
 HOSTILE = (
     "</script><script>hacked=1</script><img src=x onerror=hacked=1>&lt;\u2028\u2029\x00\x07\ud800\u202e\u2066<!--]]>"
 )

@@ -228,6 +228,8 @@ def target(name: str, output: str) -> Path:
     Raises:
       InputError: no file can be written there.
     """
+    if "\0" in output:
+        reject(name, output, "a file's name", "choose another")
     path = Path(os.path.realpath(output))
     try:
         is_other = not stat.S_ISREG(path.stat().st_mode)

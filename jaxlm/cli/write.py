@@ -365,7 +365,7 @@ class Writer:
 
     def _answer(self, line: str) -> None:
         session = self._session
-        if session.words and line.strip().isdecimal():
+        if session.words and line.strip().isdecimal() and len(line) < 10:
             number = int(line)
             if not 1 <= number <= len(session.words):
                 reject("word", number, f"a number from 1 to {len(session.words)}", "or type text, or a command")

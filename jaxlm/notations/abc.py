@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from jaxlm.notations.notation import Notation, Written
 
-_ASIDE = re.compile(r'%.*|"[^"]*"|![^! ]*!|\[[A-Za-z]:[^]]*\]')
+_ASIDE = re.compile(r'%.*|"[^"]*"|![^! ]*!|\[[A-Za-z]:[^][]*\]')
 """What is no music in a line: comments, chord names and remarks, decorations, fields."""
 
 _BAR = re.compile(r":*\[?\|+\]?:*|\[[1-9]")

@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from jaxlm.config import SIZES, Size, TrainConfig, recipe_settings, settings_in
+from jaxlm.config import INHERITED, SIZES, Size, TrainConfig, recipe_settings, settings_in
 from jaxlm.text.corpus import PUBLISHED
 
 
@@ -15,11 +15,13 @@ def training_command(config: TrainConfig, parent: str = "") -> str:
     """
     sources = config.corpus or ()
     left_out = {"corpus", *(["glob"] if all(source in PUBLISHED for source in sources) else [])}  # Of folders.
+    own = [(name, value) for name, _, value in settings_in(config) if name not in left_out]
     sizes: list[Size | None] = [*SIZES] if config.recipe == "stream" else [None]
 
     def changes(size: Size | None) -> list[tuple[str, Any]]:
+        if parent:  # Its settings are the defaults, and not known here; those in INHERITED are the same.
+            return [pair for pair in own if pair[0] not in INHERITED]
         usual = {name: value for name, _, value in settings_in(recipe_settings(config.recipe, size))}
-        own = [(name, value) for name, _, value in settings_in(config) if name not in left_out]
         return [(name, value) for name, value in own if value != usual[name]]
 
     size = min(sizes, key=lambda size: len(changes(size)))
@@ -28,7 +30,7 @@ def training_command(config: TrainConfig, parent: str = "") -> str:
     are_options = any(name.startswith("-") for name in names)
     words = ["jaxlm", "train", *(f"--corpus={name}" if are_options else name for name in names)]
     words += ["--recipe", config.recipe]
-    words += ["--size", size] if size not in (None, "small") else []
+    words += ["--size", size] if size not in (None, "small") and not parent else []
     for name, value in changes(size):
         if isinstance(value, bool):
             words.append(flags[name] if value else f"--no-{flags[name][2:]}")

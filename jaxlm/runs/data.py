@@ -10,10 +10,11 @@ from typing import Any, cast
 
 import numpy as np
 
+from jaxlm import invocation
 from jaxlm.config import NotationName, TrainConfig, Units
 from jaxlm.errors import InputError, reject_idle
 from jaxlm.nn.counts import Prior, prior_of
-from jaxlm.notations.notation import Notation
+from jaxlm.notations.notation import Notation, plural
 from jaxlm.notations.registry import NOTATIONS, PROSE
 from jaxlm.runs.run import Run, line_end_of
 from jaxlm.text.batches import Streams, Windows, split_text, split_units
@@ -55,7 +56,11 @@ def read_piece(path: str) -> str:
         text, notation = read_text(Path(path), None, documents)
     if not text:
         raise InputError(f"corpus {path}: found nothing in it; choose another file")
-    return text.removesuffix(notation.separator)
+    piece = text.removesuffix(notation.separator)
+    if not notation.is_plain and (more := piece.count(notation.separator)):
+        found = plural(more + 1, notation.piece)
+        raise InputError(f"corpus {path}: found {found}, expected one to continue; put that into a file of its own")
+    return piece
 
 
 def notation_of(run: Run) -> Notation:
@@ -110,6 +115,11 @@ def own_corpus(
     Raises:
       InputError: the corpus cannot be read or downloaded, or is not the text that the run was started on.
     """
+    if not run.record.sha256:
+        raise InputError(
+            f"run {run.shown}: was imported without the text that it learned from; name a text with "
+            f"{invocation.setting('corpus')}"
+        )
     try:
         corpus = read_corpus(config or run.record.config, progress)
     except DownloadError as error:

@@ -173,10 +173,13 @@ def _card(run: Run, params: Params, progress: Progress, use: str) -> str:
         **({"Started from the weights of": record.parent} if record.parent else {}),
         "Training began": record.created[:10],
     }
+    if config.units:
+        borders = "before each line end" if config.units == "lines" else "between documents"
+        facts["Memory"] = f"trained with a state of zeros {borders}, which whoever runs it must reset"
     if config.model.ngram:
         facts["Counts"] = "the directory holds the training text, from which they follow"
     origin, how = f"trained with jaxlm {jaxlm.__version__}", f"```sh\n{training_command(config, record.parent)}\n```"
-    if not progress.step:
+    if not progress.step and not record.parent:
         origin = f"imported with jaxlm {jaxlm.__version__}"
         how = f"Not by jaxlm, which imported it from {record.corpus}."
     rows = "\n".join(f"| {name} | {fact} |" for name, fact in facts.items())

@@ -4,11 +4,11 @@ HDF5's library is not made for such files: some keep it busy for ever, or crash 
 with limits to its time and memory: `python -m jaxlm.runs.hdf5`, from standard input to standard output.
 """
 
+import contextlib
 import dataclasses
 import io
 import json
 import math
-import os
 import re
 import subprocess
 import sys
@@ -86,12 +86,11 @@ def read_apart(content: bytes) -> Found:
       Foreign: as `read` does, or the library crashed, or was stopped.
     """
     h5py_of()
-    paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     seconds = READING_SECONDS + len(content) // MEGABYTE
-    arguments = [sys.executable, "-c", "from jaxlm.runs.hdf5 import serve; serve()"]
+    # Isolated, with this process's paths, so that no module is imported that happens to lie in the current folder.
+    arguments = [sys.executable, "-I", "-c", _START, *sys.path, str(Path(__file__).parents[2])]
     try:
-        done = subprocess.run(arguments, input=content, capture_output=True, env=environment, timeout=seconds)
+        done = subprocess.run(arguments, input=content, capture_output=True, timeout=seconds)
     except subprocess.TimeoutExpired as error:
         raise Foreign(f"found a file that HDF5 cannot read in {seconds} s; save the model again") from error
     header, _, data = done.stdout.partition(b"\n")
@@ -111,12 +110,16 @@ def read_apart(content: bytes) -> Found:
     return Found(layers, values["model_config"], values["keras_version"])
 
 
+_START = "import sys; sys.path[:] = sys.argv[1:]; from jaxlm.runs.hdf5 import serve; serve()"
+
+
 def serve() -> None:
     """Reads a file from standard input; writes a line of JSON, and the arrays one after another, to standard output."""
     content = sys.stdin.buffer.read()
     if resource is not None:
         most = 16 * MOST_CLAIMED * len(content) + 2048 * MEGABYTE
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        with contextlib.suppress(OSError, ValueError):  # macOS may refuse it, and a lower limit must not be raised.
+            resource.setrlimit(resource.RLIMIT_AS, (most, most))
     try:
         found = read(content)
     except Foreign as error:

@@ -230,7 +230,7 @@ def _read_description(config: Mapping[str, Any], version: str) -> _Described:
     gates: set[Gates] = set()
     sequences: list[bool] = []
     kinds: list[str] = []
-    length, softmax = None, False
+    length, softmax, activation = None, False, None
     for layer in layers:
         kind, about = layer["class_name"], layer["config"]
         for key in ("batch_shape", "batch_input_shape"):
@@ -240,13 +240,18 @@ def _read_description(config: Mapping[str, Any], version: str) -> _Described:
             sequences.append(bool(about.get("return_sequences")))
             gates.add(_check_lstm(kind, about, version))
         elif kind == "Dense":
-            softmax = about.get("activation") == "softmax"
-        elif kind == "Activation" and kinds and kinds[-1] == "Dense":
-            softmax = about.get("activation") == "softmax"
+            activation = about.get("activation")
+            softmax = activation == "softmax"
+        elif kind == "Activation" and kinds and kinds[-1] == "Dense" and activation in (None, "linear"):
+            activation = about.get("activation")
+            softmax = activation == "softmax"
             continue
         elif kind in ("InputLayer", "Dropout"):
             continue
-        elif kind != "Embedding":
+        elif kind == "Embedding":
+            if about.get("mask_zero"):
+                raise Foreign("found an Embedding with mask_zero, expected one that reads every character")
+        else:
             raise Foreign(f"found a layer of class {str(kind)[:60]!r}, {KNOWN_LAYERS}")
         kinds.append(kind)
     bare = [kind.removeprefix("CuDNN") for kind in kinds]

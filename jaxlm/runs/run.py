@@ -514,7 +514,7 @@ class Run:
             corpus=record.corpus,
             characters=record.characters,
             created=record.created,
-            command=training_command(record.config, record.parent) if progress.step else "",
+            command=training_command(record.config, record.parent) if progress.step or record.parent else "",
             epoch=progress.epoch,
             metrics=self.metrics(),
             samples=self.samples(),

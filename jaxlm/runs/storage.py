@@ -198,11 +198,12 @@ class Storage:
 
         Where the file has been damaged, they come from the last checkpoint, with a warning.
         """
-        return self._history(METRICS)
+        return [values for values in self._history(METRICS) if _is_epoch(values)]
 
     def samples(self) -> list[dict[str, Any]]:
         """The lines of samples.jsonl, one per text; read as `metrics` are. None of a run that was told to keep none."""
-        return [values for values in self._history(SAMPLES) if _is_sample(values)]
+        found = (values for values in self._history(SAMPLES) if _is_sample(values))
+        return [{field: values[field] for field in _SAMPLE_CHECKS} for values in found]
 
     def _history(self, name: str) -> list[dict[str, Any]]:
         # In this order, since a trainer writes a line before its checkpoint.
@@ -622,8 +623,20 @@ def _record(line: str) -> dict[str, Any] | None:
     return values if isinstance(values, dict) and isinstance(values.get("step"), int) else None
 
 
+_epoch = whole_number(0, 2**31)
+
+
+def _is_epoch(values: dict[str, Any]) -> bool:
+    """Whether a line of metrics.jsonl has an epoch, and numbers: a run may come from a stranger."""
+    try:
+        _epoch("epoch", values["epoch"])
+        return all(optional(_finite)(field, value) == value for field, value in values.items())
+    except (KeyError, InputError):
+        return False
+
+
 _SAMPLE_CHECKS = {
-    "epoch": _whole,
+    "epoch": _epoch,
     "step": _whole,
     "temperature": _finite,
     "seed": _whole,

@@ -37,11 +37,12 @@ def split_units(sizes: np.ndarray, share: float, seed: int) -> np.ndarray:
     held_out = np.zeros(len(sizes), bool)
     if not share:
         return held_out
-    left = math.ceil(int(sizes.sum()) * share)
+    left, most = math.ceil(int(sizes.sum()) * share), len(sizes) - 1
     for document in np.random.default_rng([seed, _SPLIT]).permutation(len(sizes)).tolist():
-        if sizes[document] <= left and held_out.sum() < len(sizes) - 1:
+        if sizes[document] <= left and most:
             held_out[document] = True
             left -= int(sizes[document])
+            most -= 1
     if not held_out.any():
         held_out[np.argmin(sizes)] = True
     return held_out

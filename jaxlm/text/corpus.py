@@ -300,6 +300,8 @@ class _Reading:
             return
         # os.path, unlike Path, returns False if permission is missing, and for strings that cannot be paths.
         path = os.path.expanduser(source)
+        if Path(path) == Path(STDIN) and source != STDIN:  # As in ./-, a file of that name.
+            path = os.path.abspath(path)
         if os.path.isdir(path):
             self._read_folder(Path(path))
         elif source == STDIN or os.path.isfile(path) or _is_pipe(path):
@@ -344,7 +346,7 @@ class _Reading:
                 f"corpus {folder}: found a folder without text{has}, expected files {wanted}; name others one by one, "
                 f"or by a pattern, such as {invocation.setting('glob', '*.py')}"
             )
-        if self._notation is None and not self._glob:
+        if not self._glob and self._notation in (None, PROSE):
             files, others = self._of_one_kind(files)
             left_out += [(str(file.relative_to(folder)), why) for file, why in others]
         for file in files:
@@ -376,11 +378,14 @@ class _Reading:
     def _of_one_kind(self, files: Sequence[Path]) -> tuple[list[Path], list[tuple[Path, str]]]:
         """The files in the notation of what was read before, or else of most of them; and the others, and why not.
 
-        A folder of texts may have pictures, and one of tunes a text about them.
+        A folder of texts may have pictures, and one of tunes a text about them. Where texts are asked for, files of
+        tunes are some only if there are no others: so what is read as texts is read the same again.
         """
         kinds = [BY_SUFFIX.get(ending(file.name), PROSE) for file in files]
         usual = max([PROSE, *kinds], key=kinds.count)  # Of equally many, texts.
         wanted = self._first[1] if self._first and self._first[1] in kinds else usual
+        if self._notation is PROSE:
+            wanted = PROSE if PROSE in kinds else usual
         pairs = list(zip(files, kinds, strict=True))
         others = [(file, f"not {wanted.files}") for file, kind in pairs if kind is not wanted]
         return [file for file, kind in pairs if kind is wanted], others

@@ -122,7 +122,7 @@ class Documents:
         self._errors.seek(0)
         told = self._errors.read(2**20).decode("utf-8", "replace")
         *_, last = told.strip().splitlines() or [""]
-        if told.startswith("Timeout"):
+        if re.search("^Timeout", told, re.MULTILINE):
             return f"takes more than {SECONDS:g} seconds to read"
         if last.startswith("MemoryError") or status == -9:
             return f"takes more than {MEMORY / 2**30:.2g} GB of memory to read"

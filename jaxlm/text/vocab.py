@@ -139,8 +139,10 @@ class Vocab:
           InputError: these are not the values of a vocabulary.
         """
         try:
-            return cls(values["kind"], tuple(values["tokens"]))
-        except (TypeError, KeyError) as error:
+            vocab = cls(values["kind"], tuple(list.copy(values["tokens"])))
+            "".join(vocab.tokens).encode("utf-8")  # Halves of characters can neither be shown nor stored.
+            return vocab
+        except (TypeError, KeyError, UnicodeEncodeError) as error:
             raise InputError(f"vocabulary: found {error}, expected kind and tokens") from error
 
     @functools.cached_property
