@@ -14,7 +14,7 @@ from jaxlm.config import ModelConfig
 from jaxlm.nn import lstm
 from jaxlm.nn.model import LanguageModel
 from jaxlm.nn.products import linear
-from jaxlm.nn.sampling import StateMemory, WindowMemory, generate
+from jaxlm.nn.sampling import Draw, StateMemory, WindowMemory, generate
 from jaxlm.nn.scoring import score_rows
 from jaxlm.nn.training import BLOCK, Batches, abstract_state, compiled_steps, initial_state
 from jaxlm.runs import trainer
@@ -38,7 +38,7 @@ def programs(model):
     if model.precision == "float32":
         yield score_rows.__wrapped__.lower(model, params, carry, shape(jnp.int32, 2, 5), positions=4).as_text()
         for memory in (StateMemory(carry, shape(jnp.int32, 2)), WindowMemory(shape(jnp.int32, 2, 6), shape(jnp.int32))):
-            numbers = shape(jnp.uint32, 2), shape(jnp.uint32), shape(jnp.float32)
+            numbers = shape(jnp.uint32, 2), shape(jnp.uint32), Draw(shape(jnp.float32))
             yield generate.__wrapped__.lower(model, params, memory, *numbers).as_text()
 
 
