@@ -491,7 +491,7 @@ def test_a_file_that_keeps_hdf5_busy_or_crashes_it_is_refused(monkeypatch):
 def test_only_a_regular_file_is_read(chars, tmp_path):
     os.mkfifo(tmp_path / "pipe.h5")
     (tmp_path / "link.h5").symlink_to(FILES / "keras-3.h5")
-    for name, found in (("pipe.h5", "a pipe"), ("link.h5", "a link"), ("none.h5", "missing"), (".", "a folder")):
+    for name, found in (("pipe.h5", "a pipe"), ("link.h5", "a link"), (".", "a folder")):
         with pytest.raises(InputError, match=rf"is {found}"):
             exchange.import_keras(tmp_path / name, chars=chars, run=tmp_path / "run")
 

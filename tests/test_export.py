@@ -15,7 +15,7 @@ from jaxlm.config import ModelConfig
 from jaxlm.nn.counts import Prior, make_table
 from jaxlm.nn.dynamic import adapt, add_squares
 from jaxlm.nn.model import LanguageModel
-from jaxlm.nn.sampling import StateMemory, WindowMemory, generate, prefill
+from jaxlm.nn.sampling import Draw, StateMemory, WindowMemory, generate, prefill
 from jaxlm.nn.scoring import score_rows
 from jaxlm.nn.training import BLOCK, Batches, abstract_state, compiled_steps
 from jaxlm.text.ngram import NGram
@@ -82,7 +82,7 @@ def test_the_training_step_with_cudnn(cudnn, devices, config):
 def test_scores_windows_and_adaptation_with_cudnn(cudnn):
     layers, carry = cudnn.config.layers, jax.eval_shape(lambda: cudnn.initial_carry(3))
     windows, number = shape(jnp.int32, 3, 60), shape(jnp.int32)
-    drawing = shape(jnp.uint32, 3), shape(jnp.uint32), shape(jnp.float32)
+    drawing = shape(jnp.uint32, 3), shape(jnp.uint32), Draw(shape(jnp.float32))
     segments = shape(jnp.int32, 20, 51)
     one, rate = jax.eval_shape(lambda: cudnn.initial_carry(1)), shape(jnp.float32)
     for function, arguments, backward in (
@@ -100,11 +100,11 @@ def test_scores_windows_and_adaptation_with_cudnn(cudnn):
 def test_the_generators(model):
     one, carry = jax.eval_shape(lambda: (model.initial_carry(1), model.initial_carry(3)))
     count, tokens, windows = shape(jnp.int32), shape(jnp.int32, 3), shape(jnp.int32, 3, 60)
-    seeds, index, temperature = shape(jnp.uint32, 3), shape(jnp.uint32), shape(jnp.float32)
+    seeds, index, draw = shape(jnp.uint32, 3), shape(jnp.uint32), Draw(shape(jnp.float32))
     for function, arguments in (
         (prefill, (one, shape(jnp.int32, 128), count)),
-        (generate, (StateMemory(carry, tokens), seeds, index, temperature)),
-        (generate, (WindowMemory(windows, count), seeds, index, temperature)),
+        (generate, (StateMemory(carry, tokens), seeds, index, draw)),
+        (generate, (WindowMemory(windows, count), seeds, index, draw)),
     ):
         bound = jax.jit(lambda *arguments, function=function: function(model, *arguments))
         assert exported(bound, PARAMS, *arguments) == PLATFORMS
