@@ -143,7 +143,7 @@ def test_generators_and_scores_with_counts():
     params = COUNTED.abstract_params()
     one, carry = jax.eval_shape(lambda: (COUNTED.initial_carry(1), COUNTED.initial_carry(3)))
     table = jax.tree.map(jnp.asarray, make_table(NGram.count(np.arange(40) % 5, 5, 3)))
-    number, drawing = shape(jnp.int32), (shape(jnp.uint32, 3), shape(jnp.uint32), shape(jnp.float32))
+    number, drawing = shape(jnp.int32), (shape(jnp.uint32, 3), shape(jnp.uint32), Draw(shape(jnp.float32)))
     state = StateMemory(carry, shape(jnp.int32, 3), shape(jnp.int32, 3))
     rate, segments = shape(jnp.float32), shape(jnp.int32, 20, 51)
     for function, arguments in (
