@@ -154,6 +154,31 @@ def test_keras_reads_what_is_exported(tmp_path, embedding, recipe):
     np.testing.assert_allclose(found, expected if recipe == "stream" else expected[:, -1], atol=1e-5)
 
 
+@pytest.mark.parametrize("embedding", [0, 4])
+def test_pytorch_reads_what_is_exported(tmp_path, embedding):
+    torch = pytest.importorskip("torch", reason="PyTorch, which is only a peer of the benchmarks, is not installed")
+    run, params = model_run(tmp_path / "ox", embedding=embedding)
+    path, sizes = exchange.export(run, tmp_path / "ox.safetensors"), run.record.config.model
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            if embedding:
+                self.embedding = torch.nn.Embedding(len(CHARACTERS), embedding)
+            self.lstm = torch.nn.LSTM(embedding or len(CHARACTERS), sizes.hidden, sizes.layers, batch_first=True)
+            self.linear = torch.nn.Linear(sizes.hidden, len(CHARACTERS))
+
+        def forward(self, ids):
+            one_hot = torch.nn.functional.one_hot(ids, len(CHARACTERS)).float()
+            return self.linear(self.lstm(self.embedding(ids) if embedding else one_hot)[0])
+
+    model = Model()
+    model.load_state_dict({name: torch.from_numpy(leaf) for name, leaf in safetensors.load_file(path).items()})
+    with torch.no_grad():
+        found = model(torch.from_numpy(WINDOWS.astype(np.int64))).numpy()
+    np.testing.assert_allclose(found, numpy_logits(params, WINDOWS, len(CHARACTERS)), atol=1e-5)
+
+
 @pytest.mark.parametrize("recipe", ["book", "stream"])
 @pytest.mark.parametrize("embedding", [0, 4])
 def test_what_is_exported_for_keras_is_imported_again_bit_for_bit(tmp_path, embedding, recipe):
@@ -526,3 +551,11 @@ def test_no_module_of_the_current_folder_is_imported(tmp_path, monkeypatch, char
     monkeypatch.chdir(tmp_path)
     exchange.import_keras(FILES / "keras-3.keras", chars=chars, run=tmp_path / "run")
     assert not (tmp_path / "executed").exists()
+
+
+def test_an_archive_with_a_long_list_of_files_is_not_read(tmp_path):
+    with zipfile.ZipFile(tmp_path / "many.keras", "w") as file:
+        for number in range(30_000):
+            file.writestr(f"{number}", b"")
+    with pytest.raises(InputError, match="a long list of files"):
+        exchange.import_keras(tmp_path / "many.keras", run=tmp_path / "run")

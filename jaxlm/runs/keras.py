@@ -137,7 +137,17 @@ def read(path: Path) -> Network:
         raise Foreign(f"{path}: {error}") from error
 
 
+def _check_directory(content: bytes) -> None:
+    """Refuses an archive whose list of files is long, of which `zipfile` would make an object for each."""
+    end = content.rfind(b"PK\x05\x06", max(0, len(content) - 2**16 - 22))
+    size = int.from_bytes(content[end + 12 : end + 16], "little")
+    # A far larger size stands in a record before this one, to which a locator of 20 bytes points.
+    if end >= 0 and (size > MEBIBYTE or content[max(0, end - 20) : end].startswith(b"PK\x06\x07")):
+        raise Foreign("found an archive with a long list of files, so not Keras's")
+
+
 def _read_zip(content: bytes) -> Network:
+    _check_directory(content)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as file:
             parts = {}
