@@ -7,12 +7,12 @@ import signal
 import time
 
 import pytest
-from program import RESUME, RUN, run, start, state, verdict, workplace
+from program import RESUME, RUN, WATCHED, run, start, state, verdict, workplace
 from rows import in_parts
 
 EPOCHS = 12
 
-TRAIN = f"train.py fox.txt --run run --hidden 8 --batch 16 --length 10 --epochs {EPOCHS} --temperature"
+TRAIN = f"train.py fox.txt --run run --hidden 8 --batch 16 --length 10 --epochs {EPOCHS} {WATCHED}"
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
@@ -20,7 +20,7 @@ PHASES = {
     "start": (None, 1.0),
     "compiling": ("Compiling the training step", 0.5),
     "steps and saves": ("Epoch 1/", 1.5),
-    "samples": ("--- temperature", 0.5),
+    "samples": ("Epoch 1/", 0.5),
 }
 """What has been printed when a phase has begun, and the seconds in which a signal follows."""
 
@@ -44,7 +44,7 @@ def test_signals(row, phase):
         draw = random.Random(f"{phase} {seed}").random
         with workplace() as place:
             # A sample that would take an hour, so that only a signal ends it.
-            process = start(f"{TRAIN} 1 --sample-length 100000000" if phase == "samples" else TRAIN, cwd=place)
+            process = start(f"{TRAIN} --sample-length 100000000" if phase == "samples" else TRAIN, cwd=place)
             if marker:
                 process.until(marker)
             time.sleep(draw() * seconds)

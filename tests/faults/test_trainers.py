@@ -6,9 +6,9 @@ import signal
 
 import pytest
 from helpers import contents
-from program import RESUME, RUN, SAMPLE, run, start, state, verdict, workplace
+from program import RESUME, RUN, SAMPLE, WATCHED, run, start, state, verdict, workplace
 
-TRAIN = "train.py fox.txt --hidden 8 --batch 16 --length 10 --temperature --epochs 40"
+TRAIN = f"train.py fox.txt --hidden 8 --batch 16 --length 10 {WATCHED} --epochs 40"
 
 
 @functools.cache
