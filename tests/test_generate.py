@@ -15,7 +15,9 @@ import pytest
 import jaxlm
 from jaxlm import cli
 from jaxlm.cli import generate as command
+from jaxlm.cli.generate import target
 from jaxlm.config import ModelConfig
+from jaxlm.errors import InputError
 from jaxlm.generator import TextGenerator
 from jaxlm.nn.model import LanguageModel
 from jaxlm.text.vocab import Vocab
@@ -273,3 +275,8 @@ def test_surprises_are_those_of_whole_characters_and_of_what_came_before():
         total = writer.score("ein könig")[len(vocab.encode("ein")) - 1 :].sum(dtype=float)
         assert -sum(surprise for _, surprise in found) == pytest.approx(total, rel=1e-6)
         assert writer.surprises("ein", "") == []
+
+
+def test_no_file_has_a_name_with_a_nul():
+    with pytest.raises(InputError, match="expected a file's name"):
+        target("save", "a\0b")

@@ -1032,3 +1032,9 @@ def test_published_facts_are_true_of_the_real_files(shared_corpora, name, file):
         damaged = content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :]
         assert not text._is_published(damaged, text.PUBLISHED[name])
     assert not text._is_published(content[:-1], text.PUBLISHED[name])
+
+
+def test_a_file_with_the_name_of_standard_input_is_read_by_its_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-").write_text("in a file")
+    assert load_corpus(("./-",)).text == "in a file"
