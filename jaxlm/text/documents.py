@@ -142,12 +142,13 @@ class Documents:
 def serve(memory: int) -> None:
     """Answers the requests of a `Documents`, on standard input, until that ends.
 
-    What goes wrong with a document ends the process; `Documents` reads the cause from the traceback.
+    What goes wrong with a document ends the process; `Documents` reads the cause from the last line of its errors.
     """
     # Whatever a library prints must not get between the answers.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     logging.disable()
+    sys.excepthook = _tell
     _limit_memory(memory)
     while header := sys.stdin.buffer.readline():
         suffix, size, seconds = header.decode().split()
@@ -165,6 +166,11 @@ def serve(memory: int) -> None:
         answers.write(b"%s %d\n" % (status, len(encoded)))
         answers.write(encoded)
         answers.flush()
+
+
+def _tell(kind: type[BaseException], error: BaseException, _: object) -> None:
+    # Not a traceback, which ends in an exception's notes where it has some.
+    print(f"{kind.__name__}: {' '.join(str(error).split())}", file=sys.stderr)
 
 
 def _limit_memory(most: int) -> None:
