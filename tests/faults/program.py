@@ -285,8 +285,11 @@ def operations(log):
     return found
 
 
-NOTE = re.compile(r".+, (step \d+|epoch \d+ \(best: (validation )?loss [\d.]+\)), seed \d+")
-"""What `sample` says of itself on stderr."""
+NOTE = re.compile(
+    r".+, (step \d+|epoch \d+ \(best: (validation )?loss [\d.]+\)), seed \d+"
+    r"|--- longest span .+|Written: .+|.+, as a page of [\d.]+ MB: .+"
+)
+"""What a command says of its work on stderr."""
 
 
 def verdict(result):

@@ -38,16 +38,37 @@ CHOICES = {
         "--weight-decay": ["0.1"], "--average": ["0.9"], "--reset": ["0.5"], "--words": ["5"], "--temperature": ["0"],
         "--sample-length": ["0", "30"], "--run": ["new", "run"], "--checkpoints": ["other"], "--resume": [""],
         "--no-lowercase": [""], "--no-normalize": [""], "--units": ["lines", "files"], "--glob": ["*.txt"],
-        "--skip-unreadable": [""],
+        "--skip-unreadable": [""], "--notation": ["text", "abc", "midi", "strokes"], "--transpose": ["1", "6"],
+        "--ngram": ["0", "3"], "--gates": ["sigmoid", "hard_sigmoid"], "--start-from": ["run", "checkpoints/run"],
+        "--precision": ["float32", "bfloat16"],
     },
     "sample": {
         "--prompt": ["the ", "quick"], "--length": ["0", "10"], "--temperature": ["0", "1 2"], "--count": ["1", "3"],
         "--seed": ["1"], "--mode": ["window", "state"], "--unknown": ["error", "skip"], "--impl": ["auto", "scan"],
         "--run": ["run", "checkpoints/run"], "--checkpoints": ["checkpoints"], "-p": ["fox"], "-n": ["2"],
+        "--stop": ["o", "o e"], "--keep-stop": [""], "--lines": ["2"], "--mix-ngram": ["0", "3"], "--escapes": [""],
+        "--prompt-file": ["fox.txt"], "--top-k": ["1", "5"], "--top-p": ["0.5", "1"], "--min-p": ["0", "0.1"],
+        "--no-repeat": ["3"], "-o": ["out.txt"], "--json": [""], "--show-probabilities": [""], "--copied": [""],
+        "--epoch": ["1", "best", "last"],
+    },
+    "write": {
+        "--prompt": ["the "], "--prompt-file": ["fox.txt"], "--length": ["10"], "--no-sentences": [""], "--stop": ["o"],
+        "--temperature": ["0", "1"], "--seed": ["1"], "--mode": ["window"], "--top-k": ["5"], "--run": ["run"],
     },
     "evaluate": {
         "--corpus": ["fox.txt"], "--encoding": ["utf-8"], "--protocol": ["carried", "cold-256", "window-60"],
         "--dynamic": [""], "--baseline": ["ngram"], "--unknown": ["skip"], "--impl": ["scan"], "--run": ["run"],
+        "--mix-ngram": ["3"],
+    },
+    "plot": {
+        "--run": ["run", "run run"], "--checkpoints": ["checkpoints"], "--by": ["epoch", "seconds", "temperature"],
+        "-o": ["out.svg", "out.png", "out.txt"],
+    },
+    "page": {"--run": ["run"], "--checkpoints": ["checkpoints"], "-o": ["out.html"], "--float32": [""]},
+    "export": {"--run": ["run"], "--destination": ["out", "out.safetensors", "out.keras", "run", "no/out"]},
+    "import": {
+        "--file": ["fox.txt", "no.keras", "run"], "--chars": ["fox.txt"], "--corpus": ["fox.txt"], "--run": ["new"],
+        "--gates": ["hard_sigmoid"], "--length": ["5"],
     },
     "runs": {"--json": [""], "--checkpoints": ["checkpoints", "no"], "--help": [""]},
 }  # fmt: skip
