@@ -345,6 +345,17 @@ def test_the_card_of_an_imported_model_does_not_say_that_jaxlm_trained_it(tmp_pa
     assert "jaxlm train" not in card
 
 
+def test_the_card_of_a_run_that_has_not_trained_yet_names_what_it_started_from(tmp_path):
+    trained, params = model_run(tmp_path / "old")
+    record = dataclasses.replace(trained.record, parent="old", parent_weights="0" * 64)
+    run = Run.create(tmp_path / "new", record, trained.vocab, None, ({"params": params}, Progress()))
+    card = (exchange.export(run, tmp_path / "copy") / "README.md").read_text()
+    assert "| Started from the weights of | old |" in card
+    assert "| not known |" in card
+    assert "--start-from old" in card
+    assert "imported" not in card
+
+
 def test_an_imported_model_can_be_trained_on(tmp_path, chars):
     exchange.import_keras(FILES / "keras-2-hard.h5", chars=chars, run=tmp_path / "old")
     (tmp_path / "text.txt").write_text("hang a bag in a big cab, friend! " * 30)
@@ -438,6 +449,15 @@ HOSTILE = {
     "a functional model": (lambda: described(lambda config: config.update(class_name="Functional")), "'Functional'"),
     "no softmax": (lambda: described(layer(2, activation="linear")), "a Dense without a softmax"),
     "another activation": (lambda: described(layer(1, activation="relu")), "the activation 'relu'"),
+    "a Dense of relu": (lambda: described(layer(2, activation="relu")), "a Dense without a softmax"),
+    "a mask": (
+        lambda: described(
+            lambda config: config["config"]["layers"].insert(
+                1, {"class_name": "Embedding", "config": {"mask_zero": True}}
+            )
+        ),
+        "an Embedding with mask_zero",
+    ),
     "other gates": (lambda: described(layer(1, recurrent_activation="hard_silu")), "recurrent_activation 'hard_silu'"),
     "Keras 3's hard gates": (lambda: (FILES / "keras-3-hard.keras").read_bytes(), "Keras 3's hard_sigmoid"),
     "backwards": (lambda: described(layer(1, go_backwards=True)), "go_backwards"),
@@ -490,6 +510,41 @@ HOSTILE = {
     "another layer": (lambda: inside(lambda file: file.move("layers/lstm", "layers/gru")), "a layer 'gru'"),
     "no weights": (replaced("layers", lambda file: file.create_group("layers")), "no weights of layers"),
 }
+
+
+def names_of_one_place(length):
+    """A file whose layer_names are 256 texts of so many bytes, all in the same place: HDF5 makes room for each."""
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        names = ["x" * length, *map(str, range(255))]
+        file.attrs.create("layer_names", names, dtype=h5py.string_dtype())
+    whole = content.getvalue()
+    # A reference to a text is 16 bytes: its size, the address of a heap, and its number in that.
+    sizes = re.escape(struct.pack("<I", length)) + b".{12}" + re.escape(struct.pack("<I", 1))
+    first = re.search(sizes, whole, re.DOTALL).start()
+    return whole[:first] + whole[first : first + 16] * 256 + whole[first + 16 * 256 :]
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux says how much memory a process has")
+def test_memory_is_bounded_by_the_size_of_the_file():
+    # 1 GB of memory in a file of 4 MB; HDF5 says that it gets none.
+    with pytest.raises(InputError, match=r"HDF5 cannot read .*memory allocation failed"):
+        hdf5.read_apart(names_of_one_place(2**22))
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+@pytest.mark.parametrize("stored", [{}, {"compression": "gzip", "shuffle": True}], ids=str)
+def test_weights_need_no_more_memory_than_is_allowed(dtype, stored):
+    shapes = [(60, 4 * 1024), (1024, 4 * 1024), (4 * 1024,)], [(1024, 60), (60,)]
+    draw = np.random.default_rng(0)
+    arrays = [[draw.normal(size=shape).astype(dtype) for shape in layer] for layer in shapes]
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        for layer, place in zip(arrays, ("lstm/cell", "dense"), strict=True):
+            for number, array in enumerate(layer):
+                file.create_dataset(f"layers/{place}/vars/{number}", data=array, **stored)
+    assert_equal = np.testing.assert_array_equal
+    jax.tree.map(assert_equal, hdf5.read_apart(content.getvalue()).layers, jax.tree.map(np.float32, arrays))
 
 
 @pytest.mark.parametrize("kind", HOSTILE)

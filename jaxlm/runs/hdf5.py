@@ -4,7 +4,6 @@ HDF5's library is not made for such files: some keep it busy for ever, or crash 
 with limits to its time and memory: `python -m jaxlm.runs.hdf5`, from standard input to standard output.
 """
 
-import contextlib
 import dataclasses
 import io
 import json
@@ -27,7 +26,11 @@ except ImportError:  # Windows.
 MEGABYTE = 2**20
 
 MOST_CLAIMED = 4
-"""Weights hardly compress. What claims to be this many times larger than the file that it is in is not read."""
+"""Weights hardly compress. Arrays that claim, as stored and as float32, this many times the bytes of their file are not
+read: those of float32 are twice as large, those of float16 three times."""
+
+SPARE_MEMORY = 64 * MEGABYTE
+"""What the process that reads may take beyond what arrays may claim: HDF5's caches and tables."""
 
 LAYERS = 256
 """The most layers of a network, the Dropouts among them."""
@@ -104,9 +107,9 @@ def read_apart(content: bytes) -> Found:
     for shapes in values["shapes"]:
         layers.append([])
         for shape in shapes:
-            size = 4 * math.prod(shape)
-            layers[-1].append(np.frombuffer(data[at : at + size], "<f4").reshape(shape))
-            at += size
+            size = math.prod(shape)
+            layers[-1].append(np.frombuffer(data, "<f4", size, at).reshape(shape))
+            at += 4 * size
     return Found(layers, values["model_config"], values["keras_version"])
 
 
@@ -116,10 +119,8 @@ _START = "import sys; sys.path[:] = sys.argv[1:]; from jaxlm.runs.hdf5 import se
 def serve() -> None:
     """Reads a file from standard input; writes a line of JSON, and the arrays one after another, to standard output."""
     content = sys.stdin.buffer.read()
-    if resource is not None:
-        most = 16 * MOST_CLAIMED * len(content) + 2048 * MEGABYTE
-        with contextlib.suppress(OSError, ValueError):  # macOS may refuse it, and a lower limit must not be raised.
-            resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    h5py_of()  # Before memory is limited, so that it and its threads do not count.
+    _limit_memory(MOST_CLAIMED * len(content) + SPARE_MEMORY)
     try:
         found = read(content)
     except Foreign as error:
@@ -130,7 +131,16 @@ def serve() -> None:
     sys.stdout.buffer.write(json.dumps(about).encode() + b"\n")
     for layer in found.layers:
         for leaf in layer:
-            sys.stdout.buffer.write(leaf.astype("<f4").tobytes())
+            sys.stdout.buffer.write(leaf.astype("<f4", copy=False).data)
+
+
+def _limit_memory(more: int) -> None:
+    """Limits this process to so many bytes more than it has, where the system says how many that is: on Linux."""
+    try:
+        has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (has + more, has + more))
+    except (AttributeError, OSError, ValueError):  # Windows has no limits, and a lower one must not be raised.
+        pass
 
 
 def read(content: bytes) -> Found:

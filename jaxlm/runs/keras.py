@@ -24,10 +24,13 @@ from jaxlm.errors import InputError, first_line
 from jaxlm.nn.model import Params
 from jaxlm.runs import hdf5, layouts
 from jaxlm.runs.files import MEBIBYTE, Damaged, read_bytes
-from jaxlm.runs.hdf5 import KNOWN_LAYERS, LAYERS, MOST_CLAIMED, Foreign, h5py_of
+from jaxlm.runs.hdf5 import KNOWN_LAYERS, LAYERS, Foreign, h5py_of
 
 FILE_LIMIT, JSON_LIMIT = 512 * MEBIBYTE, 4 * MEBIBYTE
 """The largest file that is read, and the largest description of a network in one, in bytes."""
+
+MOST_UNPACKED = 2
+"""Weights hardly compress, and Keras does not try: an archive does not unpack to this many times its size."""
 
 TOKENS = "vocab.json"
 """What we add to a .keras file: the vocabulary."""
@@ -155,7 +158,7 @@ def _read_zip(content: bytes) -> Network:
                 if name in file.namelist():
                     if file.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                         raise Foreign(f"its {name} is compressed in a way that Keras does not use")
-                    limit = limit or MOST_CLAIMED * len(content) + MEBIBYTE
+                    limit = limit or MOST_UNPACKED * len(content) + MEBIBYTE
                     with file.open(name) as part:
                         parts[name] = part.read(limit + 1)
                     if len(parts[name]) > limit:
