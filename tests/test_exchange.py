@@ -308,6 +308,7 @@ def test_the_characters_may_be_those_of_a_text(tmp_path):
     run = exchange.import_keras(FILES / "keras-3.keras", corpus=str(path), run=tmp_path / "run")
     assert run.vocab.tokens == tuple(" abcdefghin")
     assert run.record.config.lowercase
+    assert Run.open(run.path).record.reading == {"files": [[str(path), 23]], "left_out": []}
     path.write_text("A Bad Fig, he")
     cased = exchange.import_keras(FILES / "keras-3.keras", corpus=str(path), run=tmp_path / "cased")
     assert cased.vocab.tokens == tuple(sorted(set("A Bad Fig, he")))

@@ -46,6 +46,22 @@ def test_stopped_and_resumed_equals_never_stopped(small, tmp_path, trained, one_
     assert_same_run(tmp_path / "fox", trained)
 
 
+def test_a_run_from_before_documents_were_read_resumes_on_their_markup(small, tmp_path):
+    page = tmp_path / "fox.html"
+    page.write_text("<p>" + TEXT)
+    (tmp_path / "markup.txt").write_text("<p>" + TEXT)
+    train(dataclasses.replace(small, epochs=1, corpus=(str(tmp_path / "markup.txt"),)), run="old", checkpoints=tmp_path)
+    run = jaxlm.Run.open(tmp_path / "old")
+    config = dataclasses.replace(run.record.config, corpus=(str(page),))
+    run.write_record(dataclasses.replace(run.record, config=config, reading={}))
+    resume(tmp_path / "old", epochs=2)
+    assert jaxlm.Run.open(tmp_path / "old").restore()[1].epoch == 2
+
+    run.write_record(dataclasses.replace(run.record, reading={"files": [[str(page), 1003]], "left_out": []}))
+    with pytest.raises(jaxlm.InputError, match="not the same text"):
+        resume(tmp_path / "old", epochs=3)
+
+
 def test_stopped_between_calls_of_several_steps(small, tmp_path, trained, monkeypatch):
     monkeypatch.setattr(run_lib, "CALL_SECONDS", 1e9)
     monkeypatch.setattr(run_lib, "BLOCK", 5)

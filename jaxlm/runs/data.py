@@ -32,8 +32,8 @@ READING_LIMIT = 20_000
 """The most characters of names that a run keeps of the files that it read, and as many of those that it did not."""
 
 
-def read_corpus(config: TrainConfig, progress: Received | None = None) -> Corpus:
-    """Reads the corpus that a run's settings name, as they say; raises as `load_corpus` does."""
+def read_corpus(config: TrainConfig, progress: Received | None = None, *, documents: bool = True) -> Corpus:
+    """Reads the corpus that a run's settings name, as they say; takes and raises what `load_corpus` does."""
     return load_corpus(
         config.corpus,
         encoding=config.encoding,
@@ -42,6 +42,7 @@ def read_corpus(config: TrainConfig, progress: Received | None = None) -> Corpus
         glob=config.glob,
         skip_unreadable=config.skip_unreadable,
         notation=config.notation,
+        documents=documents,
         progress=progress,
     )
 
@@ -121,7 +122,8 @@ def own_corpus(
             f"{invocation.setting('corpus')}"
         )
     try:
-        corpus = read_corpus(config or run.record.config, progress)
+        # Older runs, which did not keep how they read their corpus, read documents as plain text.
+        corpus = read_corpus(config or run.record.config, progress, documents=bool(run.record.reading))
     except DownloadError as error:
         raise DownloadError(f"{error}; run {run.shown} learned from that text") from error
     except InputError as error:

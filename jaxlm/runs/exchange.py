@@ -16,7 +16,7 @@ from jaxlm.nn.model import Params, count_parameters
 from jaxlm.notations.registry import PROSE
 from jaxlm.runs import keras, layouts
 from jaxlm.runs.command import training_command
-from jaxlm.runs.data import SEED_LENGTH, notation_of, seed_text
+from jaxlm.runs.data import SEED_LENGTH, notation_of, reading, seed_text
 from jaxlm.runs.files import MEBIBYTE, Damaged, make_folder, read_bytes, write_bytes
 from jaxlm.runs.run import Record, Run, find, locate, now
 from jaxlm.runs.storage import FULL, Progress
@@ -252,7 +252,7 @@ def import_keras(
     folder = checkpoints_folder() if checkpoints is None else os.path.expanduser(checkpoints)
     config = _config_of(path, network, gates, length)
     vocabulary = len(network.params["dense"]["bias"])
-    text, sources, sha256 = "", None, ""
+    text, sources, sha256, how = "", None, "", {}
     if chars is not None and corpus is not None:
         raise InputError("chars, corpus: found both, expected one of them; leave the other out")
     if chars is not None:
@@ -268,7 +268,7 @@ def import_keras(
                 f"expected the model's {vocabulary:,}; name the text that it learned from, or give its characters with "
                 f"{invocation.setting('chars')}"
             )
-        text, sources, sha256 = read.text, read.sources, read.sha256
+        text, sources, sha256, how = read.text, read.sources, read.sha256, reading(read)
         vocab = Vocab("char", tuple(sorted(set(text))))
     elif network.vocab is not None:
         vocab = Vocab.from_json(network.vocab)
@@ -290,6 +290,7 @@ def import_keras(
         sha256=sha256,
         seed_text=default,
         created=now(),
+        reading=how,
     )
     name = path.name.split(".")[0] if run is None else run
     return Run.create(locate(name, folder), record, vocab, None, ({"params": network.params}, Progress()))

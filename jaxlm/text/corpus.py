@@ -110,6 +110,7 @@ def load_corpus(
     glob: Sequence[str] | None = None,
     skip_unreadable: bool = False,
     notation: str | None = None,
+    documents: bool = True,
     progress: Received | None = None,
 ) -> Corpus:
     """Reads a corpus.
@@ -125,6 +126,7 @@ def load_corpus(
         of letters; by default those that end like text or a document.
       skip_unreadable: whether to leave out files that cannot be read.
       notation: what the files are read as, a key of NOTATIONS; by default what their endings say.
+      documents: whether documents are read as such, and not as plain text.
       progress: is called as a download proceeds.
 
     Raises:
@@ -137,9 +139,9 @@ def load_corpus(
         text = text.lower() if lowercase and notation is PROSE else text
         return unicodedata.normalize("NFC", text) if normalize else text
 
-    with Documents() as documents:
+    with Documents() as reader:
         wanted = NOTATIONS[notation] if notation else None
-        reading = _Reading(clean, encoding, glob, skip_unreadable, wanted, documents, progress)
+        reading = _Reading(clean, encoding, glob, skip_unreadable, wanted, reader if documents else None, progress)
         if sources is None:
             try:
                 sources = ("nietzsche",)
@@ -276,7 +278,7 @@ class _Reading:
         glob: Sequence[str] | None,
         skip_unreadable: bool,
         notation: Notation | None,
-        documents: Documents,
+        documents: Documents | None,
         progress: Received | None,
     ) -> None:
         self.parts: list[tuple[str, str]] = []

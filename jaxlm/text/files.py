@@ -120,7 +120,7 @@ def ending(name: str) -> str:
 
 
 def read_text(
-    path: Path, encoding: str | None, documents: Documents, notation: Notation | None = None
+    path: Path, encoding: str | None, documents: Documents | None, notation: Notation | None = None
 ) -> tuple[str, Notation]:
     """The text of a file, unpacked from gzip, and the notation that it is in.
 
@@ -130,7 +130,7 @@ def read_text(
     Args:
       path: the file, a pipe, or STDIN.
       encoding: of plain text, unless it has a byte order mark; by default UTF-8.
-      documents: reads documents.
+      documents: reads documents; None if they are plain text, as to runs from before there was a choice.
       notation: what it must be read as; by default, what its ending says.
 
     Raises:
@@ -152,7 +152,7 @@ def read_text(
     if suffix not in READ and (signed := _signed(content)) in READ:
         suffix = signed
     notation = notation or BY_SUFFIX.get(suffix, PROSE)
-    if notation.readers.get(suffix) or (notation.is_plain and suffix in FORMATS):
+    if documents and (notation.readers.get(suffix) or (notation.is_plain and suffix in FORMATS)):
         text = _document(path, suffix, content, documents)
     elif notation.is_plain:
         text = _plain_text(path, content, encoding)
