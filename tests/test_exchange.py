@@ -60,12 +60,12 @@ def chars(tmp_path):
     return path
 
 
-def model_run(path, *, embedding=0, layers=2, recipe="book", **network):
+def model_run(path, *, embedding=0, layers=2, recipe="book", characters=CHARACTERS, **network):
     """A run with random weights."""
     base = jaxlm.BOOK if recipe == "book" else jaxlm.SIZES["small"]
     model = jaxlm.ModelConfig(5, layers, embedding, **network)
     config = dataclasses.replace(base, corpus=("/secret/place/ox.txt",), length=12, model=model)
-    vocab = Vocab("char", tuple(CHARACTERS))
+    vocab = Vocab("char", tuple(characters))
     draw = np.random.default_rng(3)
     shapes = jaxlm.LanguageModel(len(vocab), model).abstract_params()
     params = jax.tree.map(lambda leaf: draw.normal(0, 1, leaf.shape).astype(np.float32), shapes)
@@ -211,6 +211,24 @@ def test_each_comes_with_a_model_card(tmp_path, name):
     assert name in card or path.is_dir()
     if path.is_dir():
         assert Run.open(path).generator()[0].generate("nab", 5, seed=1).startswith("nab")
+
+
+@pytest.mark.parametrize(
+    ("units", "told"),
+    [(None, ""), ("lines", "a state of zeros before each line end"), ("files", "a state of zeros between documents")],
+)
+def test_who_exports_a_run_of_documents_is_told_that_others_must_reset_its_memory(tmp_path, capsys, units, told):
+    run, _ = model_run(tmp_path / "ox", recipe="stream", characters=CHARACTERS + "\n")
+    run.write_record(dataclasses.replace(run.record, config=dataclasses.replace(run.record.config, units=units)))
+    assert cli.export([str(run.path), str(tmp_path / "ox.keras")]) == 0
+    *told_first, written = capsys.readouterr().err.splitlines()
+    assert written.startswith("Written: ")
+    assert len(told_first) == bool(units)
+    assert told in "".join(told_first)
+    assert told in (tmp_path / "ox.keras.md").read_text()
+    # A directory resets it itself.
+    assert cli.export([str(run.path), str(tmp_path / "copy")]) == 0
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_a_model_with_counts_is_exported_as_a_directory_alone(tmp_path):

@@ -82,6 +82,8 @@ def export(run: Run | Place, destination: Place) -> Path:
         if error.errno in FULL:
             raise RunError(f"{message}; free some disk space, then try again") from error
         raise InputError(f"{message}; choose another folder") from error
+    if resets := _resets(run.record.config):
+        log.warning("%s: %s, as its card says", invocation.shown(path), resets)
     return path
 
 
@@ -123,6 +125,14 @@ def _keras(run: Run, params: Params) -> bytes:
 
 WRITERS: dict[str, Callable[[Run, Params], bytes]] = {".safetensors": _safetensors, ".keras": _keras}
 """By the suffix: takes a run and its weights; returns the content of the file."""
+
+
+def _resets(config: TrainConfig) -> str:
+    """What files for other programs cannot say themselves: that a network's state is reset in a text; else nothing."""
+    if config.units is None:
+        return ""
+    borders = "before each line end" if config.units == "lines" else "between documents"
+    return f"trained with a state of zeros {borders}, which whoever runs it must reset"
 
 
 # The model card.
@@ -173,9 +183,8 @@ def _card(run: Run, params: Params, progress: Progress, use: str) -> str:
         **({"Started from the weights of": record.parent} if record.parent else {}),
         "Training began": record.created[:10],
     }
-    if config.units:
-        borders = "before each line end" if config.units == "lines" else "between documents"
-        facts["Memory"] = f"trained with a state of zeros {borders}, which whoever runs it must reset"
+    if resets := _resets(config):
+        facts["Memory"] = resets
     if config.model.ngram:
         facts["Counts"] = "the directory holds the training text, from which they follow"
     origin, how = f"trained with jaxlm {jaxlm.__version__}", f"```sh\n{training_command(config, record.parent)}\n```"
