@@ -38,11 +38,21 @@ class Stopped(RunError):
     """A run was stopped by its `stop` event, and is saved."""
 
 
+SHOWN = 500
+"""The most characters of a rejected value that a message shows."""
+
+
 def reject(name: str, found: object, expected: str, remedy: str = "") -> NoReturn:
     """Raises InputError in the form that all settings share."""
     if isinstance(found, numbers.Number) and hasattr(found, "item"):
         found = found.item()  # NumPy's 3 is shown as 3.
-    raise InputError(f"{name}: found {found!r}, expected {expected}{'; ' if remedy else ''}{remedy}")
+    try:
+        shown = repr(found)
+    except ValueError:  # Python does not write numbers of more than 4,300 digits.
+        shown = "a number of thousands of digits"
+    if len(shown) > SHOWN:
+        shown = f"{shown[:SHOWN]}..."
+    raise InputError(f"{name}: found {shown}, expected {expected}{'; ' if remedy else ''}{remedy}")
 
 
 def reject_idle(name: str, value: object, where: str, remedy: str) -> NoReturn:

@@ -218,6 +218,18 @@ def test_a_bad_setting_is_named_with_what_was_found_and_expected(kind, name, val
     assert isinstance(caught.value, ValueError)
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [("a" * 5000, "found '" + "a" * 499 + "..., expected"), (-(10**5000), "found a number of thousands of digits, ex")],
+    ids=["word", "number"],
+)
+def test_a_bad_value_of_any_length_is_shown_in_a_line(value, shown):
+    with pytest.raises(InputError) as caught:
+        SampleConfig(length=value)
+    assert shown in str(caught.value)
+    assert len(str(caught.value)) < 700
+
+
 def test_a_numpy_number_that_will_not_do_is_shown_as_a_number():
     with pytest.raises(InputError, match=r"^epochs: found -3, expected a whole number from 1 to 2147483647$"):
         TrainConfig(epochs=np.int64(-3))

@@ -332,6 +332,11 @@ def test_a_file_is_not_replaced_unasked(piped):
         (b"/save", "save: found no file's name, expected one; for example /save story.txt"),
         (b"/save .", "save .: found a folder there, expected a file"),
         (b"/save none/a.txt", "save none/a.txt: found no folder none to write into"),
+        (b"/t " + b"9" * 5000, "temperature: found inf, expected a finite number"),
+        (b"/top " + b"9" * 5000, "top: found '" + "9" * 499 + "..., expected a whole number"),
+        (b"/top " + b"9" * 4000, "top: found 999"),
+        (b"/l " + b"9" * 5000, "l: found '999"),
+        (b"/seed " + b"9" * 5000, "seed: found '999"),
         (b"a\xff", "found byte 0xFF at offset 1 of the line, expected UTF-8 text"),
         ("é".encode(), "text: found characters that the model has never seen: 'é' (U+00E9)"),
         (b"//", "text: found characters that the model has never seen: '/'"),
@@ -342,6 +347,7 @@ def test_a_mistake_is_one_line_and_the_session_goes_on(piped, line, words):
     assert out == "the dog fox\n"
     assert len(said) == 2
     assert said[0].startswith(f"error: {words}")
+    assert len(said[0]) < 600
     assert Path("a.txt").read_text() == out
     assert [path.name for path in Path().iterdir()] == ["a.txt"]
 
