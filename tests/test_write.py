@@ -12,6 +12,7 @@ import subprocess
 import sys
 import termios
 import time
+import unicodedata
 from pathlib import Path
 
 import jax
@@ -436,6 +437,11 @@ class Emulator:
             self.column = min(self.column // 8 * 8 + 8, self.columns - 1)
         elif character >= " ":
             width = cell_len(character)
+            if not width and self.column:  # A mark above, or the rest of a syllable, is in the cell before it.
+                cells = self.rows[self.row][: self.column]
+                at = max(i for i, cell in enumerate(cells) if cell)
+                self.rows[self.row][at] += character
+                return
             if self.column + width > self.columns:
                 self.column = 0
                 self._down()
@@ -613,3 +619,28 @@ def test_korean_is_typed_edited_and_shown(tmp_path):
         type_in("/undo\r")
         type_in("/undo\r")
         assert assert_saved_as_shown(type_in, screen, tmp_path) == text
+
+
+JAPANESE = "むかしむかし、おじいさんとおばあさんがありました。ドンブラコと桃が流れて、パチンと割れた。\n" * 12
+
+
+def test_japanese_and_decomposed_letters_are_typed_edited_and_shown(tmp_path):
+    for name, text in (("ja", JAPANESE), ("ko", KOREAN)):
+        (tmp_path / f"{name}.txt").write_text(text, encoding="utf-8")
+        settings = {"epochs": 1, "hidden": 16, "length": 10, "batch": 32, "reporter": None}
+        jaxlm.train(tmp_path / f"{name}.txt", run=name, checkpoints=tmp_path, **settings)
+    options = ["--seed", "5", "-l", "40"]
+    with terminal("--run", str(tmp_path / "ja"), *options, folder=tmp_path, columns=21) as (type_in, screen, _):
+        type_in("桃が流れ割\x7f\x7fむかし\r")  # What an input method sends, once it is composed.
+        assert assert_saved_as_shown(type_in, screen, tmp_path).startswith("桃が流むかし")
+        type_in("/undo\r")
+        type_in("/undo\r")
+        type_in(unicodedata.normalize("NFD", "おばあパが") + "\x7fド\r")  # As macOS spells voiced letters.
+        text = assert_saved_as_shown(type_in, screen, tmp_path)
+        assert text.startswith("おばあパド")
+        # Wide letters that are inserted move those after them to another row.
+        type_in("おじいさんとおばあさん\x01むかし、\r")
+        assert assert_saved_as_shown(type_in, screen, tmp_path).startswith(text + "むかし、おじいさんとおばあさん")
+    with terminal("--run", str(tmp_path / "ko"), *options, folder=tmp_path, columns=21) as (type_in, screen, _):
+        type_in(unicodedata.normalize("NFD", "대한민국은") + "\x7f의\r")
+        assert assert_saved_as_shown(type_in, screen, tmp_path).startswith("대한민국의")
