@@ -22,6 +22,7 @@ from jaxlm.nn.counts import NetworkCounts, Table, make_table, prior_after
 from jaxlm.nn.model import Carry, LanguageModel, Params, count_parameters
 from jaxlm.nn.sampling import CHUNK, Draw, History, StateMemory, WindowMemory, extend, generate, predict, prefill
 from jaxlm.nn.scoring import score_carried
+from jaxlm.text.scores import Scores, by_character
 from jaxlm.text.stops import until, without_leading
 from jaxlm.text.vocab import Vocab
 
@@ -415,7 +416,7 @@ class TextGenerator:
                 found[begun] += probability
         return sorted(found.items(), key=lambda one: -one[1])[:count]
 
-    def score(self, text: str, *, unknown: Unknown = "error") -> np.ndarray:
+    def score(self, text: str, *, unknown: Unknown = "error") -> Scores:
         """The log-probability of each token of a text, given all previous ones.
 
         -score(text).mean(dtype=float) is the loss in nats per token.
@@ -425,7 +426,8 @@ class TextGenerator:
           unknown: `skip` drops characters from the text that the model has never seen.
 
         Returns:
-          float32[N - 1], in nats, for the N tokens of the text: the first has no score.
+          float32[N - 1], in nats, for the N tokens of the text: the first has no score. A notebook shows this array as
+          the text, tinted.
 
         Raises:
           ValueError: an argument is out of range, or the text is too short or has unknown characters.
@@ -433,8 +435,10 @@ class TextGenerator:
         if not isinstance(text, str):
             reject("text", text, "text")
         check_choice("unknown", unknown, get_args(Unknown))
-        ids = self.vocab.encode(self.as_read(text, unknown), "text")
-        return score_carried(self.model, self.params, ids, counts=self.counts)
+        read = self.as_read(text, unknown)
+        ids = self.vocab.encode(read, "text")
+        scores = score_carried(self.model, self.params, ids, counts=self.counts)
+        return Scores.of(scores, read, self.vocab.widths[ids])
 
     def surprises(self, prompt: str, text: str) -> list[tuple[str, float]]:
         """How little the model, as it learned, expected each part of a text after a prompt and what came before it.
@@ -451,13 +455,7 @@ class TextGenerator:
             return []
         whole = np.concatenate([self.vocab.encode(prompt), ids])
         scores = score_carried(self.model, self.params, whole, counts=self.counts)[-len(ids) :]
-        widths = self.vocab.widths[ids]
-        starts = np.flatnonzero(widths)
-        sums, ends = -np.add.reduceat(scores.astype(float), starts), np.cumsum(widths[starts])
-        return [
-            (text[end - width : end], float(value))
-            for end, width, value in zip(ends, widths[starts], sums, strict=True)
-        ]
+        return by_character(text, self.vocab.widths[ids], scores)
 
     def as_read(self, text: str, unknown: Unknown) -> str:
         """A text as the model reads it: lowercased and normalized as its corpus was; `skip` drops unknown characters.

@@ -228,11 +228,11 @@ def test_lines_are_printed_one_below_the_other(sample, trained, monkeypatch):
 
 
 def on_a_terminal(*argv, **environment):
-    """What `jaxlm sample` shows on a terminal, and its stderr."""
+    """What a command shows on a terminal, and its stderr."""
     terminal, output = os.openpty()
     environment = {name: text for name, text in os.environ.items() if name != "NO_COLOR"} | environment
     done = subprocess.run(
-        [sys.executable, "-m", "jaxlm", "sample", *argv],
+        [sys.executable, "-m", "jaxlm", *argv],
         env={**environment, "PYTHONPATH": str(ROOT)},
         stdout=output,
         stderr=subprocess.PIPE,
@@ -245,7 +245,8 @@ def on_a_terminal(*argv, **environment):
 
 
 def test_probabilities_are_tints_where_the_terminal_has_colours():
-    argv = ["--run", "nietzsche", "--seed", "5", "-p", "the truth", "-l", "80", "-t", "1.5", "--show-probabilities"]
+    argv = ["sample", "--run", "nietzsche", "--seed", "5", "-p", "the truth", "-l", "80", "-t", "1.5"]
+    argv.append("--show-probabilities")
     model = jaxlm.load("nietzsche")
     text = model.generate("the truth", 80, temperature=1.5, seed=5)
     shown, said = on_a_terminal(*argv, TERM="xterm-256color")
@@ -261,6 +262,35 @@ def test_probabilities_are_tints_where_the_terminal_has_colours():
     plain, said = on_a_terminal(*argv, TERM="xterm-256color", NO_COLOR="1")
     assert plain == text + "\n"
     assert "no tints: standard output is no terminal with colours" in said
+
+
+def test_an_evaluated_text_is_tinted_by_what_each_character_scored(trained, tmp_path):
+    text = "the lazy fox jumps over the quick god. pack\nmy jugs!"
+    (tmp_path / "a.txt").write_text(text)
+    argv = ["evaluate", "--run", str(trained), "--corpus", str(tmp_path / "a.txt"), "--show-probabilities"]
+    shown, said = on_a_terminal(*argv, TERM="xterm-256color")
+    _, tinted = shown.split("--- all 52 characters, as the model read them\n")
+    assert "tints: " in said
+    expected = "t"  # Nothing came before it.
+    for character, score in zip(text[1:], jaxlm.load(trained).score(text), strict=True):
+        share = np.exp(score)
+        colour = "" if share >= 0.5 else "32" if share >= 0.1 else "33" if share >= 0.01 else "31"
+        expected += f"\x1b[{colour}m{character}\x1b[0m" if colour else character
+    assert tinted == expected + "\n"
+    plain, said = on_a_terminal(*argv, "-l", "10", TERM="xterm-256color", NO_COLOR="1")
+    assert plain.endswith("--- the first 10 of 52 characters, as the model read them\nthe lazy f\n")
+    assert "no tints: standard output is no terminal with colours" in said
+
+
+def test_what_an_evaluated_text_shows_without_being_shown_is_refused(trained, corpus, capsys):
+    argv = ["evaluate", "--run", str(trained), "--corpus", str(corpus)]
+    assert cli.main([*argv, "-l", "10"]) == 2
+    assert cli.main([*argv, "--show-probabilities", "--protocol", "window-60"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    idle, odd = err.splitlines()
+    assert idle.startswith("error: length: 10 has no effect without --show-probabilities; ")
+    assert odd.startswith("error: show_probabilities: found True, expected another protocol than window-60")
 
 
 def test_surprises_are_those_of_whole_characters_and_of_what_came_before():

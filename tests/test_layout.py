@@ -31,7 +31,20 @@ MAY_IMPORT = {
 
 ORDER = {
     "notations": ["notation", "abc", "midi", "strokes", "registry"],
-    "text": ["encodings", "documents", "files", "corpus", "vocab", "batches", "suffixes", "ngram", "copying", "stops"],
+    "text": [
+        "visible",
+        "encodings",
+        "documents",
+        "files",
+        "corpus",
+        "vocab",
+        "batches",
+        "suffixes",
+        "ngram",
+        "copying",
+        "stops",
+        "scores",
+    ],
     "nn": [
         "ambient",
         "sharding",
@@ -76,6 +89,7 @@ ORDER = {
         "notebook",
         "python",
         "guard",
+        "tints",
         "parser",
         "options",
         "generate",
@@ -183,6 +197,9 @@ def test_the_commands_leave_mathematics_to_the_rooms_below(module):
         assert {path for path in own(module) if path[0] in ("nn", "text")} <= {
             ("nn", "compilation"),
             ("text", "batches", "Windows"),
+            ("text", "visible", "as_html"),
+            ("text", "visible", "visible"),
+            ("text", "visible", "whole"),
         }
 
 

@@ -14,6 +14,7 @@ from jaxlm.cli import parser
 from jaxlm.cli.generate import describe, generate
 from jaxlm.cli.guard import ended_by_signals, guarded, note
 from jaxlm.cli.options import (
+    BEGINNING_LENGTH,
     COMMANDS,
     EVALUATE,
     EXPORT,
@@ -36,9 +37,10 @@ from jaxlm.cli.options import (
 )
 from jaxlm.cli.output import show
 from jaxlm.cli.page import write_page
+from jaxlm.cli.tints import says_tints, tinted
 from jaxlm.cli.write import write_in_turns
 from jaxlm.config import TrainConfig, changed, checkpoints_folder, settings_in, started
-from jaxlm.errors import InputError, RunError, did_you_mean, first_line, reject_idle
+from jaxlm.errors import InputError, RunError, did_you_mean, first_line, reject, reject_idle
 from jaxlm.notations.notation import plural
 
 
@@ -211,6 +213,11 @@ def _learned(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _evaluate(flags: EvaluateFlags) -> None:
+    if flags.length is not None and not flags.show_probabilities:
+        shows = f"without {invocation.setting('show_probabilities')}"
+        reject_idle("length", flags.length, shows, "leave it out, or show the text")
+    if flags.show_probabilities and flags.config.protocol == "window-60":
+        reject("show_probabilities", True, "another protocol than window-60, which skips characters", "leave one out")
     from jaxlm.cli.terminal import fact_line
     from jaxlm.runs.evaluation import evaluate
     from jaxlm.runs.mixing import open_trained
@@ -245,6 +252,19 @@ def _evaluate(flags: EvaluateFlags) -> None:
     facts |= {name: "".join(f"{value:<12}" for value in values).rstrip() for name, values in table.items()}
     for name, fact in facts.items():
         print(show(fact_line(name, fact), sys.stdout), flush=True)
+    if flags.show_probabilities and found.scores is not None:
+        _show_text(found.scores.surprises(), flags.length or BEGINNING_LENGTH)
+
+
+def _show_text(text: Sequence[tuple[str, float]], most: int) -> None:
+    """Prints the beginning of a text, each character tinted by its surprise."""
+    pieces, length = [], 0
+    for characters, surprise in text:
+        pieces.append((characters[: max(0, most - length)], surprise))
+        length += len(characters)
+    which = f"the first {most:,} of {length:,} characters" if most < length else f"all {length:,} characters"
+    parts = tinted(pieces, sys.stdout) if says_tints(sys.stdout) else (show(piece, sys.stdout) for piece, _ in pieces)
+    print(f"--- {which}, as the model read them\n{''.join(parts)}", flush=True)
 
 
 def _runs(flags: RunsFlags) -> None:

@@ -13,7 +13,8 @@ from typing import IO, TYPE_CHECKING
 from jaxlm import invocation
 from jaxlm.cli.guard import note
 from jaxlm.cli.options import SampleFlags
-from jaxlm.cli.output import is_terminal, show
+from jaxlm.cli.output import show
+from jaxlm.cli.tints import says_tints, tinted
 from jaxlm.config import SampleConfig, settings_in
 from jaxlm.errors import InputError, RunError, reject, reject_idle
 from jaxlm.notations.notation import Notation, Write, Written, plural
@@ -36,9 +37,6 @@ PIECE_LENGTH = 4000
 ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 
 _ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.?))", re.DOTALL)
-
-TINTS = ((0.693147, ""), (2.302585, "32"), (4.605170, "33"), (float("inf"), "31"))
-"""The most surprise of a character for each colour, in nats: those of 1/2, 1/10, 1/100. Plain, green, yellow, red."""
 
 
 def generate(flags: SampleFlags, is_length_given: bool = True) -> None:
@@ -72,12 +70,9 @@ def generate(flags: SampleFlags, is_length_given: bool = True) -> None:
         one = {"run": names[0], "epoch": epochs[0]}
         about = {**(several if len(runs) > 1 else one), "mix_ngram": flags.mix_ngram}
         parts = _as_json(generator, texts, config, about, source)
-    elif flags.show_probabilities and _has_colours(sys.stdout):
-        note("tints: probability of 1/2 or more none, 1/10 or more green, 1/100 or more yellow, less red")
+    elif flags.show_probabilities and says_tints(sys.stdout):
         parts = _tinted(generator, texts, config, source)
     else:
-        if flags.show_probabilities:
-            note("no tints: standard output is no terminal with colours")
         parts = (show(part, sys.stdout) if output is None else part for part in _as_text(texts, config, source))
     if output is None:
         for part in parts:
@@ -282,10 +277,7 @@ def _tinted(
         prompt, *pieces = text.pieces
         generated = "".join(pieces)
         yield heading + show(prompt, sys.stdout)
-        for characters, surprise in generator.surprises(text.prompt, generated):
-            colour = next(colour for most, colour in TINTS if surprise <= most)
-            shown = show(characters, sys.stdout)
-            yield f"\x1b[{colour}m{shown}\x1b[0m" if colour else shown
+        yield from tinted(generator.surprises(text.prompt, generated), sys.stdout)
         yield f"\n{show(_copied(source, generated), sys.stdout)}"
 
 
@@ -317,13 +309,3 @@ def _as_json(
             own |= {"copied": copy.length, "copied_from": copy.start, "copied_at": copy.at}
             own["copied_usually"] = source.usual(len(generated))
         yield json.dumps({**values, **own}) + "\n"
-
-
-def _has_colours(stream: IO[str]) -> bool:
-    """Whether a stream is a terminal that shows colours, and the user wants them: NO_COLOR is not set."""
-    from rich.console import Console
-
-    if stream is None or not is_terminal(stream):
-        return False
-    console = Console(file=stream)
-    return console.color_system is not None and not console.no_color

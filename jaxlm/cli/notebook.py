@@ -1,6 +1,5 @@
 """What a run shows while it trains in a notebook."""
 
-import html
 import sys
 import time
 from typing import Any
@@ -8,13 +7,13 @@ from typing import Any
 from jaxlm import invocation
 from jaxlm.cli import words
 from jaxlm.cli.curve import Curve
-from jaxlm.cli.output import visible
 from jaxlm.config import WatchConfig
 from jaxlm.errors import InputError
 from jaxlm.generator import TextGenerator
 from jaxlm.runs.reporter import EpochMetrics, Plan, Reporter
 from jaxlm.runs.run import Run
 from jaxlm.runs.storage import Progress
+from jaxlm.text.visible import as_html, whole
 
 SHOWN_SECONDS = 0.5
 """Seconds between updates of what is shown."""
@@ -138,7 +137,7 @@ class Notebook(Reporter):
         lines = [f"{name}: {fact}" for name, fact in self._facts.items()]
         lines += [*self._notes, self._state, self._epoch, self._ending]
         lines += [f"--- temperature {temperature:g}\n{text}" for temperature, text in self._samples]
-        return _safe("\n".join(line for line in lines if line))
+        return whole("\n".join(line for line in lines if line))
 
     def _html(self) -> str:
         parts = [_line(" · ".join(f"{name}: {fact}" for name, fact in self._facts.items()), "opacity:.8")]
@@ -152,7 +151,7 @@ class Notebook(Reporter):
         parts += [_line(self._epoch, "font-weight:bold"), _line(self._ending)]
         for temperature, text in self._samples:
             parts.append(_line(f"temperature {temperature:g}", "margin-top:.6em;font-weight:bold"))
-            parts.append(f'<div dir="auto" style="white-space:pre-wrap;overflow-wrap:anywhere">{_escaped(text)}</div>')
+            parts.append(f'<div dir="auto" style="white-space:pre-wrap;overflow-wrap:anywhere">{as_html(text)}</div>')
         return f'<div style="max-width:60em;line-height:1.5">{"".join(parts)}</div>'
 
 
@@ -164,14 +163,4 @@ def _newest(run: Run) -> list[tuple[float, str]]:
 
 def _line(text: str, style: str = "") -> str:
     """A line of its own; nothing for an empty one."""
-    return f'<div style="{style}">{_escaped(text)}</div>' if text else ""
-
-
-def _escaped(text: str) -> str:
-    """Text as HTML that shows it and does nothing else."""
-    return html.escape(_safe(text))
-
-
-def _safe(text: str) -> str:
-    """Text without control characters, and without halves of characters, as names of files may have them."""
-    return visible(text).encode("utf-8", "replace").decode("utf-8")
+    return f'<div style="{style}">{as_html(text)}</div>' if text else ""

@@ -38,6 +38,9 @@ from jaxlm.errors import (
     yes_or_no,
 )
 
+BEGINNING_LENGTH = 2000
+"""The most characters of an evaluated text that are printed, by default."""
+
 WHERE = "Where things go"
 MODEL = "Which model"
 
@@ -226,6 +229,20 @@ class EvaluateFlags(Checked):
     config: EvaluateConfig = EvaluateConfig()
     mix_ngram: int = mixing(MEASURE)
     impl: Impl = implementation(MEASURE)
+    show_probabilities: bool = setting(
+        False,
+        "also print the beginning of the text; on a terminal, tint each character by how probable it was to the model",
+        yes_or_no,
+        SHOWN,
+    )
+    length: int | None = setting(
+        None,
+        "the most characters of the text that --show-probabilities prints",
+        optional(whole_number(1)),
+        SHOWN,
+        unset=f"{BEGINNING_LENGTH:,}",
+        short="l",
+    )
     where: Existing = Existing()
 
 

@@ -3,12 +3,10 @@
 import contextlib
 import io
 import os
-import re
 import sys
 from typing import IO
 
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""Control characters other than tab and line feed, and those that override the direction of text."""
+from jaxlm.text.visible import visible
 
 
 def show(text: str, stream: IO[str] | None) -> str:
@@ -21,22 +19,6 @@ def show(text: str, stream: IO[str] | None) -> str:
     if stream is None or not is_terminal(stream):
         return text
     return visible(text, getattr(stream, "encoding", None) or "utf-8")
-
-
-def visible(text: str, encoding: str = "utf-8") -> str:
-    """Text whose control characters are visible stand-ins, which the encoding has, and have no effect."""
-    return _CONTROLS.sub(lambda found: _mark(found[0], encoding), text)
-
-
-def _mark(character: str, encoding: str) -> str:
-    """A visible stand-in for a control character: its picture, such as ␛, or else an escape, such as \\x1b."""
-    code = ord(character)
-    picture = chr(0x2400 + code) if code < 0x20 else "\u2421" if code == 0x7F else None
-    escape = f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
-    with contextlib.suppress(UnicodeEncodeError):
-        if picture and picture.encode(encoding):
-            return picture
-    return escape
 
 
 def is_terminal(stream: IO[str]) -> bool:

@@ -21,6 +21,7 @@ from jaxlm.runs.run import Run
 from jaxlm.runs.storage import Progress
 from jaxlm.text.corpus import load_corpus
 from jaxlm.text.ngram import NGram
+from jaxlm.text.scores import Scores
 
 BASELINE_ORDER = 6
 """The most tokens of context that the n-gram has. Of 4 to 8 characters, 6 had the lowest loss on parts of the training
@@ -66,6 +67,8 @@ class Evaluation:
       baseline: the figures of an n-gram alone, counted on the run's training text; None unless asked for.
       unit: what the run's notation consists of, a note or a point; of prose, a character.
       units: how many of them the text has.
+      scores: what the model as trained gave to each token but the first, which a notebook shows as the text, tinted;
+        None with a protocol that leaves some out.
     """
 
     runs: tuple[str, ...]
@@ -79,6 +82,7 @@ class Evaluation:
     baseline: Figures | None = None
     unit: str = PROSE.unit
     units: int = 0
+    scores: Scores | None = dataclasses.field(default=None, repr=False, compare=False)
 
 
 def evaluate(
@@ -117,14 +121,14 @@ def evaluate(
     units = notation.count(text)
     begun = resets(runs[0].record.config, joined(documents), ids, vocab) if len(ids) else None
 
-    def measured(score: Callable[[np.ndarray], np.ndarray]) -> Figures:
+    def measured(score: Callable[[np.ndarray], np.ndarray]) -> tuple[Figures, np.ndarray]:
         score(ids[:1000])  # Compiles: one program serves texts of any length.
         began = time.perf_counter()
         scores = score(ids)
         seconds = time.perf_counter() - began
         loss = -float(scores.mean(dtype=float))
         characters = len(text) / len(ids)  # Per token.
-        return Figures(
+        figures = Figures(
             loss=loss,
             nats_per_character=loss / characters,
             bits_per_character=bits_per_character(loss, characters),
@@ -133,17 +137,18 @@ def evaluate(
             tokens_per_second=len(scores) / seconds,
             nats_per_unit=loss / characters * len(text) / units if notation is not PROSE and units else None,
         )
+        return figures, scores
 
     def score(ids: np.ndarray) -> np.ndarray:
         given = {"resets": None if begun is None else begun[: len(ids)]} if config.protocol == "carried" else {}
         return scoring.PROTOCOLS[config.protocol](model, params, ids, counts=generator.counts, **given)
 
-    static = measured(score)
+    static, scores = measured(score)
     adapted = None
     if config.dynamic:
         known, counts = vocab.encode(learned), generator.counts
         squares = dynamic.mean_squares(model, params, known, prior=lambda at: _left_out(counts, at))
-        adapted = measured(
+        adapted, _ = measured(
             lambda ids: dynamic.score_dynamic(
                 model, params, squares, ids, prior=lambda at: _grown(counts, known, ids, at)
             )
@@ -151,7 +156,7 @@ def evaluate(
     counted = None
     if config.baseline:
         ngram = NGram.count(vocab.encode(learned), len(vocab), BASELINE_ORDER)
-        counted = measured(lambda ids: _score_ngram(ngram, ids, config.protocol))
+        counted, _ = measured(lambda ids: _score_ngram(ngram, ids, config.protocol))
     return Evaluation(
         runs=tuple(run.shown for run in runs),
         progress=tuple(progress),
@@ -164,6 +169,7 @@ def evaluate(
         baseline=counted,
         unit=notation.unit,
         units=units,
+        scores=Scores.of(scores, text, vocab.widths[ids]) if len(scores) == len(ids) - 1 else None,
     )
 
 
