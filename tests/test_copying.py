@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jaxlm.text.copying import longest_copies, share_of_words, variety
@@ -21,6 +21,7 @@ def longest(text, source):
     ]
 
 
+@settings(deadline=None)
 @given(text=texts, source=texts, copied=st.booleans())
 @example("", "abc", False)
 @example("abc", "", False)

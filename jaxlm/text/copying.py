@@ -17,6 +17,9 @@ SEEDS = 16, 8, 4, 2, 1
 HASH_BITS, FACTOR = 20, 0x9E3779B97F4A7C15
 """The size of a table of hashes, and an odd number, 2**64 divided by the golden ratio, that spreads them over it."""
 
+HASHED = 2**18
+"""The characters of a source that are hashed at once, so that their hashes stay in the processor's cache."""
+
 
 class Copy(NamedTuple):
     """The longest span of a text that stands in another word for word: the first such span, where it first stands.
@@ -54,17 +57,20 @@ def _with_strings_of(text: str, source: str, length: int) -> str:
     """
     table = np.zeros(2**HASH_BITS, bool)
     table[_hashes(text, length)] = True
-    found = table[_hashes(source, length)]
     part = np.zeros(len(source), bool)
-    part[: len(found)] = found
+    for start in range(0, len(source) - length + 1, HASHED):
+        found = table[_hashes(source[start : start + HASHED + length - 1], length)]
+        part[start : start + len(found)] = found
     width = 1
     while width < length:  # Each length is a power of two.
         part[width:] |= part[:-width].copy()
         width *= 2
     border = next(chr(code) for code in range(len(text) + 1) if chr(code) not in text)
-    codes = np.where(part, _codes(source), ord(border))
-    part[1:] |= part[:-1].copy()  # One character after each part, which is the border.
-    return codes[part].astype(np.uint32).tobytes().decode("utf-32-le", "surrogatepass")
+    kept = part.copy()
+    kept[1:] |= part[:-1]  # One character after each part, which is the border.
+    codes = _codes(source)[kept]
+    codes[~part[kept]] = ord(border)
+    return codes.tobytes().decode("utf-32-le", "surrogatepass")
 
 
 def _hashes(text: str, length: int) -> np.ndarray:
