@@ -1,10 +1,11 @@
 """jaxlm from Python: settings as keywords, what is shown, and what is answered."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import contents
+from helpers import TEXT, contents
 
 import jaxlm
 
@@ -59,6 +60,18 @@ def test_a_repeated_call_knows_that_the_run_s_text_is_tunes(tmp_path):
         )
     config = jaxlm.Run.open(tmp_path / "tunes").record.config
     assert (config.notation, config.lowercase, config.epochs) == ("abc", False, 2)
+
+
+def test_a_repeated_call_reads_the_files_that_the_run_did(small, tmp_path):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text(TEXT)
+    config = dataclasses.replace(small, corpus=(str(tmp_path / "texts"),))
+    jaxlm.train(config, run="fox", checkpoints=tmp_path, reporter=None, glob="*.txt", epochs=1)
+    (tmp_path / "texts" / "b.md").write_text(TEXT)
+    jaxlm.train(config, run="fox", checkpoints=tmp_path, reporter=None, epochs=2)
+    run = jaxlm.Run.open(tmp_path / "fox")
+    assert len(run.metrics()) == 2
+    assert run.record.config.glob == ("*.txt",)
 
 
 def test_a_call_that_names_a_run_of_other_settings_or_another_text_or_parent_changes_nothing(small, corpus, tmp_path):

@@ -88,6 +88,8 @@ def train(
         if notation and not config.notation:  # The run knows what its corpus turned out to be.
             config = in_notation(config, notation)
         asked = {name: value for name, _, value in settings_in(config)}
+        if config.glob is None:  # The run knows which files of a folder it reads.
+            del asked["glob"]
         return trainer.resume(begun, reporter=shown, stop=stop, **asked)
     return trainer.train(config, run=run, checkpoints=checkpoints, reporter=shown, stop=stop, start_from=parent)
 
