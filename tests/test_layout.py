@@ -78,6 +78,7 @@ ORDER = {
         "copies",
         "reporter",
         "samples",
+        "plots",
         "trainer",
         "evaluation",
     ],

@@ -177,6 +177,7 @@ def _train(given: Mapping[str, Any]) -> None:
     if given.get("resume"):
         _resume(given)
         return
+    from jaxlm.cli.tensorboard import and_tensorboard
     from jaxlm.cli.terminal import Terminal
     from jaxlm.runs import trainer
     from jaxlm.runs.run import Run, find
@@ -189,7 +190,7 @@ def _train(given: Mapping[str, Any]) -> None:
         given = {**given, "config": config}
     flags = changed(TRAIN.defaults(given), given)
     assert isinstance(flags, TrainFlags)
-    shown = Terminal(flags.watch)
+    shown = and_tensorboard(Terminal(flags.watch), flags.tensorboard)
     trainer.train(flags.config, run=flags.run, checkpoints=flags.checkpoints, reporter=shown, start_from=parent)
 
 
@@ -199,12 +200,13 @@ def _resume(given: Mapping[str, Any]) -> None:
             reject_idle(name, given[name], "with --resume, since a run keeps its own", "leave it out")
     settings = _learned(given)
     flags = changed(TrainFlags(), {name: value for name, value in given.items() if name not in settings})
+    from jaxlm.cli.tensorboard import and_tensorboard
     from jaxlm.cli.terminal import Terminal
     from jaxlm.runs import trainer
     from jaxlm.runs.run import Run, find
 
     run = Run.open(find(flags.run, flags.checkpoints))
-    trainer.resume(run, reporter=Terminal(flags.watch), **settings)
+    trainer.resume(run, reporter=and_tensorboard(Terminal(flags.watch), flags.tensorboard), **settings)
 
 
 def _learned(given: Mapping[str, Any]) -> dict[str, Any]:

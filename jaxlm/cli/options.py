@@ -131,6 +131,14 @@ class TrainFlags(Checked):
         WHERE,
     )
     checkpoints: str | None = _checkpoints(WHERE)
+    tensorboard: str | None = setting(
+        None,
+        "a folder for TensorBoard: also write the run's losses and samples there, into a folder of its name",
+        optional(file_path),
+        WHERE,
+        unset="nothing is written for it",
+        metavar="FOLDER",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxlm.cli.notebook import Notebook, in_notebook
+from jaxlm.cli.tensorboard import and_tensorboard
 from jaxlm.cli.terminal import Terminal
 from jaxlm.config import (
     Recipe,
@@ -43,6 +44,7 @@ def train(
     reporter: Reporter | None = _SHOWN,
     stop: threading.Event | None = None,
     start_from: Source | None = None,
+    tensorboard: Source | None = None,
     **settings: Any,
 ) -> TextGenerator:
     """Trains a model, saving as it goes: `train("my.txt", recipe="stream", epochs=5, hidden=256)`.
@@ -61,6 +63,7 @@ def train(
         None is silent.
       stop: saves and stops the run once it is set, also from another thread.
       start_from: a run, as in `load`, whose weights to start from; its settings then are the defaults.
+      tensorboard: a folder for TensorBoard, in which the run's own one has its figures and samples.
       **settings: any other settings of TrainConfig, ModelConfig and WatchConfig by name.
 
     Returns:
@@ -73,7 +76,7 @@ def train(
       KeyboardInterrupt: Ctrl-C; the run is saved.
       SystemExit: another signal that stops it; the run is saved.
     """
-    shown = _reporter(reporter, settings)
+    shown = _reporter(reporter, settings, tensorboard)
     parent = None if start_from is None else Run.open(find(start_from, checkpoints))
     if isinstance(corpus, TrainConfig):
         if recipe or size:
@@ -115,6 +118,7 @@ def resume(
     checkpoints: Source | None = None,
     reporter: Reporter | None = _SHOWN,
     stop: threading.Event | None = None,
+    tensorboard: Source | None = None,
     **settings: Any,
 ) -> TextGenerator:
     """Resumes a run from its last checkpoint, as if it had never stopped: `resume("my-run", epochs=20)`.
@@ -124,6 +128,7 @@ def resume(
       checkpoints: as in `train`.
       reporter: as in `train`.
       stop: as in `train`.
+      tensorboard: as in `train`.
       **settings: `epochs`, `patience` and `impl`, if they change, and `corpus`, the new location of the same text; and
         those of WatchConfig.
 
@@ -134,15 +139,16 @@ def resume(
       InputError: there is no such run, a setting cannot change, the corpus has changed, or all checkpoints are damaged.
       RunError, Stopped, KeyboardInterrupt, SystemExit: as in `train`.
     """
-    shown = _reporter(reporter, settings)
+    shown = _reporter(reporter, settings, tensorboard)
     return trainer.resume(Run.open(find(run, checkpoints)), reporter=shown, stop=stop, **settings)
 
 
-def _reporter(reporter: Reporter | None, settings: dict[str, Any]) -> Reporter | None:
+def _reporter(reporter: Reporter | None, settings: dict[str, Any], tensorboard: Source | None) -> Reporter:
     """The reporter to use; takes the settings of WatchConfig out of these."""
     watched = {name: settings.pop(name) for name, _, _ in settings_in(WatchConfig()) if name in settings}
     if reporter is _SHOWN:
-        return (Notebook if in_notebook() else Terminal)(changed(WatchConfig(), watched))
-    for name, value in watched.items():
+        reporter = (Notebook if in_notebook() else Terminal)(changed(WatchConfig(), watched))
+    elif watched:
+        name, value = next(iter(watched.items()))
         reject_idle(name, value, "with a reporter of your own", "leave it out")
-    return reporter
+    return and_tensorboard(reporter or Reporter(), tensorboard)

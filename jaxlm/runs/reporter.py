@@ -1,6 +1,8 @@
 """Reporters: how a run shows its progress."""
 
 import dataclasses
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 from jaxlm.config import WatchConfig
@@ -107,3 +109,23 @@ class Reporter:
 
     def close(self) -> None:
         """The last call, however the run ended."""
+
+
+class Several(Reporter):
+    """Reporters that receive a run's events in turn; the samples are those that the first one watches."""
+
+    def __init__(self, *reporters: Reporter) -> None:
+        self._reporters = reporters
+        self.watch = reporters[0].watch
+
+
+def _in_turn(event: str) -> Callable[..., None]:
+    def tell(self: Several, *details: Any) -> None:
+        for reporter in self._reporters:
+            getattr(reporter, event)(*details)
+
+    return tell
+
+
+for _event in [name for name, value in vars(Reporter).items() if inspect.isfunction(value)]:
+    setattr(Several, _event, _in_turn(_event))
