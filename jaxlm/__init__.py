@@ -28,13 +28,13 @@ if TYPE_CHECKING:  # `as`, since only that exports a name to strict type checker
     from jaxlm.generator import TextGenerator as TextGenerator
     from jaxlm.nn.model import LanguageModel as LanguageModel
     from jaxlm.nn.sampling import reweight as reweight
-    from jaxlm.plots import plot as plot
     from jaxlm.runs.copies import copied as copied
     from jaxlm.runs.evaluation import Evaluation as Evaluation
     from jaxlm.runs.evaluation import evaluate as evaluate
     from jaxlm.runs.exchange import export as export
     from jaxlm.runs.exchange import import_keras as import_keras
     from jaxlm.runs.mixing import load as load
+    from jaxlm.runs.plots import plot as plot
     from jaxlm.runs.reporter import EpochMetrics as EpochMetrics
     from jaxlm.runs.reporter import Plan as Plan
     from jaxlm.runs.reporter import Reporter as Reporter
@@ -67,7 +67,7 @@ _HOMES = {
     "export": "runs.exchange",
     "import_keras": "runs.exchange",
     "load": "runs.mixing",
-    "plot": "plots",
+    "plot": "runs.plots",
     "resume": "cli.python",
     "reweight": "nn.sampling",
     "train": "cli.python",

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 import jaxlm
-from jaxlm import cli, plots
+from jaxlm import cli
+from jaxlm.runs import plots
 from jaxlm.runs.copies import BORDER, Source, pieces_of
+from jaxlm.text import copying
 from jaxlm.text.copying import longest_copies, longest_copy, share_of_words, share_repeated
 
 
@@ -104,6 +106,24 @@ def test_without_matplotlib_one_line_names_it(trained, tmp_path, monkeypatch, ca
     assert "python -m pip install 'jaxlm[plots]'" in line
 
 
+def test_a_picture_without_a_name_takes_no_other_s_place(trained, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["plot", str(trained)]) == 0
+    own = (tmp_path / "plot.svg").read_bytes()
+    (tmp_path / "plot.svg").write_bytes(own + b"\n")
+    assert cli.main(["plot", str(trained)]) == 0  # Again.
+    assert (tmp_path / "plot.svg").read_bytes() == own
+    capsys.readouterr()
+    (tmp_path / "plot.svg").write_text("<svg>mine</svg>")
+    assert cli.main(["plot", str(trained)]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: output: found 'a file plot.svg that jaxlm has not written', expected one of its own")
+    assert (tmp_path / "plot.svg").read_text() == "<svg>mine</svg>"
+    assert cli.main(["plot", str(trained), "-o", "plot.svg"]) == 0
+    assert (tmp_path / "plot.svg").read_bytes() == own
+
+
 def test_the_command_draws_the_newest_run_or_those_that_are_named(trained, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
@@ -138,7 +158,8 @@ def test_phrases_that_a_text_repeats_are_counted():
 
 
 @pytest.mark.parametrize("letters", ["a", "ab\0", "abcdefghijklmnopqrstuvwxyz가ß"])
-def test_the_longest_copy_is_the_maximum_of_all_copies(letters):
+def test_the_longest_copy_is_the_maximum_of_all_copies(letters, monkeypatch):
+    monkeypatch.setattr(copying, "HASHED", 7)
     random = np.random.default_rng(len(letters))
     for _ in range(300):
         source, text = ("".join(random.choice(list(letters), random.integers(80))) for _ in range(2))

@@ -11,7 +11,7 @@ from typing import Any
 import jaxlm
 from jaxlm import invocation
 from jaxlm.cli import parser
-from jaxlm.cli.generate import describe, generate
+from jaxlm.cli.generate import describe, generate, target
 from jaxlm.cli.guard import ended_by_signals, guarded, note
 from jaxlm.cli.options import (
     BEGINNING_LENGTH,
@@ -299,13 +299,18 @@ def _runs(flags: RunsFlags) -> None:
 
 
 def _plot(flags: PlotFlags) -> None:
-    from jaxlm.plots import plot as draw
+    from jaxlm.runs.plots import CREATOR
+    from jaxlm.runs.plots import plot as draw
     from jaxlm.runs.run import Run, find
+
+    output = flags.output or "plot.svg"
+    if flags.output is None:
+        target("output", output, CREATOR)
 
     trained = flags.by == "temperature"
     found = [Run.open(find(name, flags.checkpoints, trained=trained)) for name in flags.run or (None,)]
-    draw(*found, by=flags.by, path=flags.output)
-    note(f"Written: {flags.output}")
+    draw(*found, by=flags.by, path=output)
+    note(f"Written: {output}")
 
 
 def _export(flags: ExportFlags) -> None:

@@ -217,11 +217,18 @@ def _unescaped(name: str, text: str) -> str:
     return _ESCAPE.sub(character, text)
 
 
-def target(name: str, output: str) -> Path:
-    """The file to write, behind any links; `name` is what errors call it.
+def target(name: str, output: str, own: str | None = None) -> Path:
+    """The file to write, behind any links.
+
+    What a user names is replaced; what is written by a name of ours must not take the place of another's file.
+
+    Args:
+      name: what errors call it.
+      output: the path.
+      own: for a name of ours, what the files that we write by it say in their first 2,000 bytes.
 
     Raises:
-      InputError: no file can be written there.
+      InputError: no file can be written there, or another's file is there.
     """
     if "\0" in output:
         reject(name, output, "a file's name", "choose another")
@@ -236,7 +243,19 @@ def target(name: str, output: str) -> Path:
     if not os.access(path.parent, os.W_OK | os.X_OK) or not path.parent.is_dir():
         folder = invocation.shown(path.parent)
         raise InputError(f"{name} {output}: found no folder {folder} to write into, expected one; choose another")
+    if own is not None and path.exists() and not _says(path, own):
+        found = f"a file {output} that jaxlm has not written"
+        reject(name, found, "one of its own, or none", f"name a file with {invocation.setting(name)}")
     return path
+
+
+def _says(path: Path, words: str) -> bool:
+    """Whether a file says something in its first 2,000 bytes."""
+    try:
+        with open(path, "rb") as file:
+            return words.encode() in file.read(2000)
+    except OSError:
+        return False
 
 
 def _as_text(texts: Sequence["Text"], config: SampleConfig, source: "Source | None") -> Iterator[str]:

@@ -297,8 +297,14 @@ class PlotFlags(Checked):
         one_of(*get_args(Axis)),
         SHOWN,
     )
-    output: str = setting(
-        "plot.svg", "the picture to write, replacing it; a .png or .svg", file_path, WHERE, short="o", metavar="FILE"
+    output: str | None = setting(
+        None,
+        "the picture to write, replacing it; a .png or .svg",
+        optional(file_path),
+        WHERE,
+        unset="plot.svg",
+        short="o",
+        metavar="FILE",
     )
 
 

@@ -39,6 +39,9 @@ PROPERTIES = {
 
 PICTURES = ".png", ".svg"
 
+CREATOR = "jaxlm, with matplotlib"
+"""What a picture in SVG says near its beginning."""
+
 
 def plot(*runs: OneRun, by: Axis = "epoch", path: str | os.PathLike[str] | None = None) -> "Figure":
     """Draws how runs learned, or how one generates at each temperature: `plot("my-book", "my-stream", by="seconds")`.
@@ -191,9 +194,10 @@ def _drawn(figure: "Figure", kind: str) -> bytes:
     import matplotlib
 
     content = io.BytesIO()
+    about = {"Date": None, "Creator": CREATOR} if kind == "svg" else None
     with matplotlib.rc_context({"svg.hashsalt": "jaxlm", "svg.fonttype": "none"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # Of a run's name; most fonts lack most scripts.
-        figure.savefig(content, format=kind, dpi=144, metadata={"Date": None} if kind == "svg" else None)
+        figure.savefig(content, format=kind, dpi=144, metadata=about)
     return content.getvalue()
 
 
