@@ -228,7 +228,43 @@ def test_the_book_s_notebook_runs_from_top_to_bottom(path, tmp_path, monkeypatch
     assert texts[6].startswith("--- temperature 0.2\n" + run.record.seed_text)
     assert re.findall("--- temperature (.*)", texts[6]) == ["0.2", "0.5", "1.0", "1.2"]
     assert all("image/png" in outputs[number][-1]["data"] for number in (5, 8))
+    tags, words, _ = markup(outputs[9][-1]["data"]["text/html"])
+    assert tags == {"div", "span"}
+    assert words.endswith((TEXT * 3).lower()[-1000:-400])
     assert not any(output.get("name") == "stderr" for cell in outputs for output in cell)
+
+
+@in_a_kernel
+def test_a_cell_that_is_interrupted_saves_its_run_and_resumes_it_when_it_is_run_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    (tmp_path / "fox.txt").write_text(TEXT)
+    # A kernel is interrupted by this signal.
+    interrupt = """
+import os, signal, jaxlm
+
+own = jaxlm.Notebook.step
+
+def interrupted(self, step, loss):
+    own(self, step, loss)
+    if step == 14:
+        os.kill(os.getpid(), signal.SIGINT)
+
+jaxlm.Notebook.step = interrupted
+"""
+    train = "model = jaxlm.train('fox.txt', run='fox', epochs=2, hidden=16, length=10, batch=32, sample_length=20)"
+    cells = [interrupt, train, "jaxlm.Notebook.step = own", train, "print(model.generate('fox', 5))"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    notebook.cells[1].metadata.tags = ["raises-exception"]
+    _, interrupted, _, resumed, last = [cell.outputs for cell in execute(notebook, tmp_path)]
+    shown, error = interrupted
+    assert error["ename"] == "KeyboardInterrupt"
+    [step] = re.findall(r"Stopped and saved at step (\d+)\. To resume: ", shown["data"]["text/plain"])
+    assert 14 <= int(step) < 22
+    [shown] = resumed
+    assert f"Resuming from step {step}, in epoch 2 of 2." in shown["data"]["text/plain"]
+    assert "Done." in shown["data"]["text/plain"]
+    assert len(jaxlm.Run.open(tmp_path / "checkpoints" / "fox").metrics()) == 2
+    assert printed(last).startswith("fox")
 
 
 def test_the_book_s_notebooks_have_the_same_code_and_each_its_language():

@@ -114,9 +114,11 @@ def test_numbers_that_are_changed_change_the_tints(scores):
     assert [attributes["title"] for _, attributes in spans[1:3]] == ["probability 0.001", "probability 1"]
 
 
-def test_no_text_is_markup_and_nothing_in_it_acts():
+@pytest.mark.parametrize("whole", [False, True], ids=["in characters", "as a word"])
+def test_no_text_is_markup_and_nothing_in_it_acts(whole):
     text = "<script>alert(1)</script>&'\"\x1b[31m\u202e\ud800</div><img onerror=x>\n"
-    scores = Scores.of(np.full(len(text) - 1, -3, np.float32), text, np.ones(len(text), int))
+    widths = np.array([1, len(text) - 1] if whole else [1] * len(text))
+    scores = Scores.of(np.full(len(widths) - 1, -3, np.float32), text, widths)
     _, spans, tags = shown(scores)
     assert tags == {"div", "span"}
     assert {name for _, attributes in spans for name in attributes} == {"dir", "title", "style"}

@@ -45,10 +45,10 @@ def shown(folder):
                     for step in [step for step in found if step >= event.step]:
                         del found[step]
             for value in event.summary.value:
-                if value.metadata.plugin_data.plugin_name == "text":
-                    texts.setdefault(value.tag, {})[event.step] = value.tensor.string_val[0].decode()
-                else:
-                    figures.setdefault(value.tag, {})[event.step] = value.simple_value
+                is_text = value.metadata.plugin_data.plugin_name == "text"
+                found = (texts if is_text else figures).setdefault(value.tag, {})
+                assert event.step not in found, "shown twice"
+                found[event.step] = value.tensor.string_val[0].decode() if is_text else value.simple_value
     return figures, texts
 
 
