@@ -265,7 +265,7 @@ def test_probabilities_are_tints_where_the_terminal_has_colours():
 
 
 def test_an_evaluated_text_is_tinted_by_what_each_character_scored(trained, tmp_path):
-    text = "the lazy fox jumps over the quick god. pack\nmy jugs!"
+    text = "the lazy fox jumps over the quick god. pack my jugs!"
     (tmp_path / "a.txt").write_text(text)
     argv = ["evaluate", "--run", str(trained), "--corpus", str(tmp_path / "a.txt"), "--show-probabilities"]
     shown, said = on_a_terminal(*argv, TERM="xterm-256color")
@@ -289,7 +289,7 @@ def test_what_an_evaluated_text_shows_without_being_shown_is_refused(trained, co
     out, err = capsys.readouterr()
     assert out == ""
     idle, odd = err.splitlines()
-    assert idle.startswith("error: length: 10 has no effect without --show-probabilities; ")
+    assert idle.startswith("error: length: 10 has no effect without show_probabilities; ")
     assert odd.startswith("error: show_probabilities: found True, expected another protocol than window-60")
 
 

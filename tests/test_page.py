@@ -662,7 +662,7 @@ def test_jaxlm_page_writes_the_page_of_a_run(trained, tmp_path, monkeypatch, cap
     assert main(["page", str(trained)]) == 0  # Again.
     (tmp_path / "fox.html").write_text("mine")
     assert main(["page", str(trained)]) == 2
-    assert "a file fox.html that jaxlm has not written" in capsys.readouterr().err
+    assert "output fox.html: found a file there that jaxlm has not written" in capsys.readouterr().err
     assert (tmp_path / "fox.html").read_text() == "mine"
     opened = []
     monkeypatch.setattr("webbrowser.open", lambda url: opened.append(url) or True)

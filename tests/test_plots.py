@@ -118,7 +118,7 @@ def test_a_picture_without_a_name_takes_no_other_s_place(trained, tmp_path, monk
     (tmp_path / "plot.svg").write_text("<svg>mine</svg>")
     assert cli.main(["plot", str(trained)]) == 2
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: output: found 'a file plot.svg that jaxlm has not written', expected one of its own")
+    assert line.startswith("error: output plot.svg: found a file there that jaxlm has not written")
     assert (tmp_path / "plot.svg").read_text() == "<svg>mine</svg>"
     assert cli.main(["plot", str(trained), "-o", "plot.svg"]) == 0
     assert (tmp_path / "plot.svg").read_bytes() == own

@@ -244,8 +244,10 @@ def target(name: str, output: str, own: str | None = None) -> Path:
         folder = invocation.shown(path.parent)
         raise InputError(f"{name} {output}: found no folder {folder} to write into, expected one; choose another")
     if own is not None and path.exists() and not _says(path, own):
-        found = f"a file {output} that jaxlm has not written"
-        reject(name, found, "one of its own, or none", f"name a file with {invocation.setting(name)}")
+        raise InputError(
+            f"{name} {output}: found a file there that jaxlm has not written, which it replaces only if you name it; "
+            f"name it, or another one, with {invocation.setting(name)}"
+        )
     return path
 
 
