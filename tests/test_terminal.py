@@ -179,6 +179,7 @@ def epoch(number, validation, loss=2.0):
         validation_bits_per_character=None if validation is None else 0.0,
         validation_perplexity=None if validation is None else 1.0,
         seconds=1.0,
+        device="CPU, 1 core",
     )
 
 

@@ -84,12 +84,16 @@ def split(array: np.ndarray, mesh: Mesh, axis: int = 0, padding: int = 0) -> jax
     return device_put(np.pad(array, missing, constant_values=padding), place)
 
 
+def named(mesh: Mesh) -> str:
+    """The devices of a mesh in words."""
+    device = mesh.devices.flat[0]
+    if device.platform == "cpu":
+        return "CPU, 1 core" if mesh.size == 1 else f"CPU, {mesh.size} cores"
+    count = f"{mesh.size} x " if mesh.size > 1 else ""
+    return f"{device.platform.upper()}, {count}{device.device_kind}"
+
+
 def describe(mesh: Mesh, batch: int) -> str:
     """The devices of a mesh in words, and what becomes of a batch that they cannot share evenly."""
-    device = mesh.devices.flat[0]
     padding = -batch % mesh.size
-    padded = f" (batches of {batch} are padded to {batch + padding})" if padding else ""
-    if device.platform == "cpu":
-        return ("CPU, 1 core" if mesh.size == 1 else f"CPU, {mesh.size} cores") + padded
-    count = f"{mesh.size} x " if mesh.size > 1 else ""
-    return f"{device.platform.upper()}, {count}{device.device_kind}{padded}"
+    return named(mesh) + (f" (batches of {batch} are padded to {batch + padding})" if padding else "")

@@ -58,6 +58,7 @@ class EpochMetrics:
       validation_bits_per_character: the same loss, in bits per character.
       validation_perplexity: exp(validation_loss).
       seconds: since the epoch started, or was resumed.
+      device: what trained it to its end, in words.
     """
 
     epoch: int
@@ -69,6 +70,7 @@ class EpochMetrics:
     validation_bits_per_character: float | None
     validation_perplexity: float | None
     seconds: float
+    device: str
 
 
 class Reporter:

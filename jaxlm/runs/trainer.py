@@ -470,6 +470,7 @@ class Trainer:
             validation_bits_per_character=held_out_bits,
             validation_perplexity=None if validation is None else perplexity(validation),
             seconds=seconds,
+            device=sharding.named(self._mesh),
         )
 
 
