@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "text": GROUND | {"notations"},
     "nn": GROUND,
     "generator": GROUND | {"text", "nn"},
-    "page": GROUND | {"text", "nn", "generator"},
+    "page": GROUND | {"notations", "text", "nn", "generator"},
     "runs": GROUND | {"notations", "text", "nn", "generator", "page"},
     "cli": GROUND | {"notations", "text", "nn", "generator", "page", "runs"},
     "__main__": {"cli"},

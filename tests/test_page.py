@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import shlex
 import shutil
 
@@ -15,6 +16,7 @@ from jaxlm.cli import main
 from jaxlm.config import TrainConfig
 from jaxlm.generator import TextGenerator
 from jaxlm.nn.model import LanguageModel
+from jaxlm.notations import midi, strokes
 from jaxlm.page.assemble import Story, assemble, rounded
 from jaxlm.runs.command import training_command
 from jaxlm.text.ngram import NGram
@@ -677,3 +679,144 @@ def test_a_page_that_cannot_be_written_leaves_nothing(trained, tmp_path):
     ):
         jaxlm.Run.open(trained).page(tmp_path / "missing" / "fox.html")
     assert list(tmp_path.iterdir()) == []
+
+
+def drawn_lines():
+    """Lines that are drawings, lines that almost are, and lines of anything."""
+    random = np.random.default_rng(7)
+    letters = strokes.ACROSS + strokes.DOWN
+    odd = [*letters, *" \t\x1c\x85\u00a0\u2028\ufeff", *"XYZz0<ぁふ한😀\u0301", "\ud800"]
+    for _ in range(150):
+        points = random.integers(0, 49, (random.integers(1, 30), 2)).tolist()
+        yield strokes.to_text([points[at : at + 4] for at in range(0, len(points), 4)])
+        yield "".join(random.choice([*letters, " "], random.integers(0, 40)))
+        yield "".join(random.choice(odd, random.integers(0, 40)))
+
+
+def test_drawings_are_those_of_python(visit, fox):
+    page, lines = visit(fox[1]), list(drawn_lines())
+    units = [np.frombuffer(line.encode("utf-16-le", "surrogatepass"), np.uint16).tolist() for line in lines]
+    found = page.evaluate("(lines) => lines.map((units) => drawingOf(String.fromCharCode(...units)))", units)
+    expected = [strokes.from_text(line) for line in lines]
+    assert [one["strokes"] for one in found] == [
+        [list(map(list, stroke)) for stroke in drawing] for drawing, _ in expected
+    ]
+    assert [one["strays"] for one in found] == [strays for _, strays in expected]
+    sheet = strokes.write(lines).content.decode()
+    paths = [path for path in page.evaluate("(all) => all.map(({ strokes }) => pathOf(strokes))", found) if path]
+    assert paths == re.findall('<path d="(.*?)"/>', sheet)
+    assert len(paths) > 300
+
+
+def noted_lines():
+    """Lines that are pieces, lines that almost are, and lines of anything."""
+    random = np.random.default_rng(8)
+    waits, keys, lengths, drums = (
+        [chr(first + i) for i in range(count)] for first, count in ((0xC0, 96), (0x21, 88), (0x120, 96), (0x410, 47))
+    )
+    for _ in range(150):
+        notes = [
+            random.choice(waits)
+            + random.choice([random.choice(keys) + random.choice(lengths), random.choice(drums), "~"])
+            for _ in range(random.integers(1, 30))
+        ]
+        yield "".join(notes)
+        yield "".join(random.choice([*waits, *keys, *lengths, *drums, *"~\x7f y\u00bf\u0180\u043f😀"], 40))
+
+
+def test_notes_of_midi_are_those_of_python(visit, fox):
+    page, lines = visit(fox[1]), list(noted_lines())
+    found = page.evaluate("(lines) => lines.map(midiNotes)", lines)
+    expected = [midi.notes_of(line)[0] for line in lines]
+    assert [[(one["start"], one["pitch"], one["steps"]) for one in notes] for notes in found] == expected
+    written = [
+        [line.encode("utf-16-le")[2 * n["at"] : 2 * n["end"]].decode("utf-16-le") for n in notes]
+        for line, notes in zip(lines, found, strict=True)
+    ]
+    assert [[midi.notes_of(one)[0][0][1:] for one in notes] for notes in written] == [
+        [note[1:] for note in notes] for notes in expected
+    ]
+    assert min(pitch for notes in expected for _, pitch, _ in notes) == -81
+    assert sum(map(len, expected)) > 1500
+
+
+TUNES = {
+    # What it shows: the tune, and what is played, by MIDI's numbers and in whole notes.
+    "a scale": ("X:1\nK:C\nC D E F|G A B c|", "60 62 64 65 67 69 71 72", [1 / 8] * 8),
+    "octaves": ("X:1\nL:1/4\nK:C\nC,, C, C c c' c''|", "36 48 60 72 84 96", [1 / 4] * 6),
+    "a key, and accidentals to the bar's end": (
+        "X:1\nL:1/4\nK:D\nF C =F F | F ^^G _B B b|",
+        "66 61 65 65 66 69 70 70 82",
+        [1 / 4] * 9,
+    ),
+    "minor and modes": (
+        "X:1\nL:1/4\nK:Gm\nB E[K:Ador]F C[K:E mix]G D[K:Hp]C G[K:F#]E [K:Gb]C",
+        "70 63 66 60 68 62 61 67 65 59",
+        [1 / 4] * 10,
+    ),
+    "durations": (
+        "X:1\nL:1/8\nK:C\nC2 C/ C// C3/2 C/4 C3 C z2 C",
+        "60 " * 8,
+        np.array([2, 1 / 2, 1 / 4, 3 / 2, 1 / 4, 3, 1, 1]) / 8,
+    ),
+    "a short meter has short notes": ("X:1\nM:2/4\nK:C\nCD", "60 62", [1 / 16] * 2),
+    "dotted pairs": ("X:1\nK:C\nC>D E<F G>>A", "60 62 64 65 67 69", np.array([1.5, 0.5, 0.5, 1.5, 1.75, 0.25]) / 8),
+    "triplets": (
+        "X:1\nK:C\n(3CDE F (3:2:4CDEF G",
+        "60 62 64 65 60 62 64 65 67",
+        np.array([2 / 3] * 3 + [1] + [2 / 3] * 4 + [1]) / 8,
+    ),
+    "chords and ties": (
+        "X:1\nL:1/4\nK:C\n[CEG]2 [C-E]|[CF] ^F-|F F|",
+        "60 64 67 60 64 65 66 65",
+        [0.5] * 4 + [0.25] * 2 + [0.5, 0.25],
+    ),
+    "what is only printed": (
+        'X:1\nT:A b c\nK:C\n"Am"C {fg}D !trill!E ~F .G (A B) % c d e\nw:a b c\nc y d|',
+        "60 62 64 65 67 69 71 72 74",
+        [1 / 8] * 9,
+    ),
+    "a repeat": ("X:1\nK:C\nC|:D:|E", "60 62 62 64", [1 / 8] * 4),
+    "a repeat from the beginning, and from a double bar": (
+        "X:1\nK:C\nC D:|E||F:|G",
+        "60 62 60 62 64 65 65 67",
+        [1 / 8] * 8,
+    ),
+    "endings": ("X:1\nK:C\n|:C|1D:|2E||F|[1,2 G:|[3 A|]B", "60 62 60 64 65 67 65 67 65 69 71", [1 / 8] * 11),
+    "two repeats": ("X:1\nK:C\n|:C::D:|", "60 60 62 62", [1 / 8] * 4),
+    "the middle of a tune": ("D|E2\n", "62 64", [1 / 8, 1 / 4]),
+}
+
+
+@pytest.mark.parametrize("name", TUNES)
+def test_notes_of_abc_are_those_that_are_written(name, visit, fox):
+    text, pitches, lengths = TUNES[name]
+    [tune] = visit(fox[1]).evaluate("abcTunes", text)
+    notes = tune["notes"]
+    assert [note["pitch"] for note in notes] == [int(pitch) for pitch in pitches.split()]
+    np.testing.assert_allclose([note["length"] for note in notes], lengths)
+    if "[" not in text and "z" not in text:
+        np.testing.assert_allclose([note["start"] for note in notes], np.cumsum([0, *lengths[:-1]]))
+
+
+def test_a_tune_is_read_with_its_rests_its_voices_and_its_time(visit, fox):
+    page = visit(fox[1])
+    text = "X:1\nM:6/8\nQ:3/8=90\nK:C\nV:1\nC z D Z|E\nV:2\nc3 d\n\n\nX:2\nQ:120\nL:1/4\nK:C\nC\n"
+    first, second = page.evaluate("abcTunes", text)
+    assert first["whole"] == pytest.approx(60 / 90 / (3 / 8))
+    assert second["whole"] == pytest.approx(2)
+    found = {(note["pitch"], note["start"], text[note["at"] : note["end"]]) for note in first["notes"]}
+    assert found == {(60, 0, "C"), (72, 0, "c3"), (62, 1 / 4, "D"), (74, 3 / 8, "d"), (64, 9 / 8, "E")}
+    for tempo in ("0", "1/4=999999999", "Allegro", "1/0=5"):
+        [tune] = page.evaluate("abcTunes", f"X:1\nQ:{tempo}\nK:C\nC999999999 C/0 [C c,,,,,,,,,,,,,,")
+        assert tune["whole"] == 2
+        assert [note["length"] for note in tune["notes"]] == [8, 1 / 16, 1 / 8, 1 / 8]
+        assert all(0 <= note["pitch"] <= 127 for note in tune["notes"])
+
+
+def test_any_text_is_read_as_tunes(visit, fox):
+    random = np.random.default_rng(9)
+    page = visit(fox[1])
+    signs = list("CDEFGABcdefgabzxZX^_=,'/0123456789|:[]()<>-\"!{}~%\\\n KLMQVX")
+    texts = ["X:1\nK:C\n" + "".join(random.choice(signs, 400)) for _ in range(300)] + ["X:1\nK:C\n" + "[2||" * 3000]
+    assert len(page.evaluate("(texts) => texts.map(abcTunes)", texts)) == len(texts)

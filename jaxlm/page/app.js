@@ -19,7 +19,9 @@ function percent(share) {
 class Desk {
   constructor(generator) {
     this.generator = generator;
-    this.view = new VIEWS[generator.values.view](byId("text"), (place, isHeld) => this.point(place, isHeld));
+    const onPoint = (place, isHeld) => this.point(place, isHeld);
+    const picture = PICTURES[generator.values.notation]?.();
+    this.view = picture ? new NotationView(byId("text"), onPoint, picture) : new TextView(byId("text"), onPoint);
     this.pieces = []; // Each with ids, text, surprise, and what was predicted in its place.
     this.prompt = [];
     this.held = null; // The place that is looked at; null for the end.
@@ -60,6 +62,12 @@ class Desk {
     return Math.min(2 ** 32 - 1, Math.max(0, Math.floor(Number(byId("seed").value) || 0)));
   }
 
+  /** The prompt; where a run's own is only a line end, after which something new begins, it need not be typed. */
+  givenPrompt() {
+    const { seedText } = this.generator.values;
+    return byId("prompt").value || (seedText.trim() ? "" : seedText);
+  }
+
   /** Writes what follows the prompt. */
   async start() {
     if (await this.readPrompt()) await this.write();
@@ -69,7 +77,7 @@ class Desk {
   async readPrompt() {
     byId("error").textContent = "";
     try {
-      return await this.begin(this.generator.encode(byId("prompt").value), []);
+      return await this.begin(this.generator.encode(this.givenPrompt()), []);
     } catch (error) {
       if (!(error instanceof InputError)) throw error;
       byId("error").textContent = error.message;
@@ -301,7 +309,7 @@ class Desk {
   showCommand() {
     const { values } = this.generator;
     const draw = this.draw();
-    const prompt = byId("prompt").value;
+    const prompt = this.givenPrompt();
     const isPlain = !/[\p{Cc}\\\u2028\u2029]/u.test(prompt);
     const escaped = prompt.replace(/\\/g, "\\\\").replace(/\n/g, "\\n").replace(/\t/g, "\\t");
     const words = ["jaxlm", "sample", "--run", quoted(values.name), "-p", quoted(isPlain ? prompt : escaped)];
@@ -346,7 +354,9 @@ function fillPage(values) {
   byId("name").textContent = visible(values.name);
   const facts = new Map(values.facts);
   byId("summary").textContent = `A language model with ${facts.get("Parameters")} parameters, trained on ${visible(facts.get("Trained on"))}. It runs in this page.`;
-  byId("prompt").value = values.seedText;
+  byId("prompt").value = values.seedText.trim() && values.seedText;
+  byId("prompt").placeholder = values.seedText.trim() ? "" : `Nothing: a new ${values.piece} begins`;
+  if (values.notation in PICTURES) byId("length").value = 1000; // A few pieces.
   byId("top-k").max = byId("top-k").value = values.model.vocabulary;
   const modes = { state: "all that was read", window: `the last ${values.length} tokens` };
   for (const [mode, text] of Object.entries(modes)) byId("mode").add(new Option(text, mode, false, mode === values.mode));

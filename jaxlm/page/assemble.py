@@ -23,8 +23,13 @@ from jaxlm.generator import TextGenerator
 from jaxlm.nn.ambient import device_get
 from jaxlm.nn.lstm import GATES
 from jaxlm.nn.model import count_parameters
+from jaxlm.notations.notation import Notation
+from jaxlm.notations.registry import NOTATIONS, PROSE
 
-CODE = ("random", "sampling", "model", "counts", "text", "writer", "load", "learning", "view", "app")
+CODE = (
+    *("random", "sampling", "model", "counts", "text", "writer", "load"),
+    *("elements", "strokes", "midi", "abc", "music", "view", "learning", "app"),
+)
 """The page's scripts, each after those that it uses."""
 
 BEGINNING = "<!doctype html>\n<!-- Written by jaxlm,"
@@ -60,6 +65,11 @@ class Story:
     metrics: Sequence[Mapping[str, Any]]
     samples: Sequence[Mapping[str, Any]]
 
+    @property
+    def notation(self) -> Notation:
+        """What the texts are written in; of older runs, prose."""
+        return NOTATIONS[self.config.notation or PROSE.name]
+
 
 def assemble(generator: TextGenerator, story: Story, text: np.ndarray, float32: bool = False) -> str:
     """The page of a trained model.
@@ -73,12 +83,14 @@ def assemble(generator: TextGenerator, story: Story, text: np.ndarray, float32: 
     Returns:
       HTML, in ASCII.
     """
+    notation = story.notation
     weights = pack(device_get(generator.params))
     model = generator.model.config
     values = {
         "version": jaxlm.__version__,
         "name": story.name,
-        "view": "text",  # How the page shows what is written: as it is.
+        "notation": notation.name,
+        "piece": notation.piece,
         "vocab": {
             **generator.vocab.to_json(),
             "wordCharacters": "".join(re.findall(r"\w", "".join(generator.vocab.tokens))),
@@ -170,8 +182,9 @@ def _joined(arrays: Sequence[np.ndarray], kind: str) -> str:
 
 def facts(story: Story, parameters: int, vocabulary: int) -> list[tuple[str, str]]:
     """What the page says of a run, named; what the run did not keep is said to be missing."""
-    config, missing = story.config, "not kept by this run"
-    model = config.model
+    config, model = story.config, story.config.model
+    is_early = bool(story.command) and not story.epoch
+    missing = "not known before an epoch is complete" if is_early else "not kept by this run"
     network = f"{model.layers} x LSTM({model.hidden})"
     network += f", embedding of {model.embedding}" if model.embedding else ", one-hot tokens"
     network += f", counts of n-grams of up to {model.ngram + 1} tokens" if model.ngram else ""
@@ -182,19 +195,23 @@ def facts(story: Story, parameters: int, vocabulary: int) -> list[tuple[str, str
     def loss(name: str) -> str:
         return missing if (value := _number(own, name)) is None else f"{value:.4f} nats a token"
 
+    weights = f"epoch {story.epoch} of {last}" if story.epoch else "before the end of the first epoch"
+    # A run may go on on another machine.
+    devices = dict.fromkeys(line["device"] for line in story.metrics if line.get("device"))
     held_out_part = f"of its {config.units}" if config.units else "of it, the end"
     return [
         ("Trained on", f"{story.corpus}, {story.characters:,} characters"),
+        *([] if story.notation is PROSE else [("Notation", f"{story.notation.files} ({story.notation.name})")]),
         ("Held out", f"{100 * config.validation:.3g} % {held_out_part}" if config.validation else "nothing"),
         ("Network", network),
         ("Parameters", f"{parameters:,}"),
         ("Tokens", f"{vocabulary:,} ({config.tokens})"),
         ("Recipe", config.recipe),
-        ("Weights of", f"epoch {story.epoch} of {last}"),
+        ("Weights of", weights if story.command else "a model that was imported"),
         ("Training loss", loss("loss")),
-        ("Held-out loss", loss("validation_loss")),
+        ("Held-out loss", loss("validation_loss") if config.validation else "none: nothing was held out"),
         ("Time", (f"{seconds / 60:,.0f} min" if seconds > 100 else f"{seconds:.0f} s") if seconds else missing),
-        ("Device", missing),
+        ("Device", "; ".join(devices) or missing),
         ("Started", story.created[:10]),
         ("Page by", f"jaxlm {jaxlm.__version__}"),
     ]

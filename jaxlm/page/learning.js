@@ -7,7 +7,9 @@ class Learning {
   constructor(values) {
     this.metrics = values.metrics;
     this.samples = values.samples;
+    this.notation = values.notation;
     this.best = values.epoch;
+    this.begun = values.command && !values.epoch ? "No epoch of this run was complete when this page was made, so that there are" : "";
     this.slider = document.getElementById("epoch");
     const epochs = new Set([...this.metrics, ...this.samples].map(({ epoch }) => epoch));
     this.epochs = [...epochs].sort((one, other) => one - other);
@@ -23,7 +25,7 @@ class Learning {
   drawCurves(place) {
     const known = this.metrics.filter(({ loss }) => Number.isFinite(loss));
     if (!known.length) {
-      place.append(missing("This run kept no losses, so that there are no curves."));
+      place.append(missing(this.begun ? `${this.begun} no curves.` : "This run kept no losses, so that there are no curves."));
       return;
     }
     const held = this.metrics.filter((line) => Number.isFinite(line.validation_loss));
@@ -79,9 +81,11 @@ class Learning {
       this.cursor.setAttribute("x1", this.x(epoch));
       this.cursor.setAttribute("x2", this.x(epoch));
     }
+    player.stop();
     const shown = this.samples.filter((sample) => sample.epoch === epoch);
     const place = document.getElementById("samples");
     if (shown.length) place.replaceChildren(...shown.map((sample) => this.sample(sample)));
+    else if (this.begun) place.replaceChildren(missing(`${this.begun} no samples.`));
     else {
       const what = this.samples.length ? `no samples of epoch ${epoch}` : "no samples, so that what it wrote after each epoch is not here";
       place.replaceChildren(missing(`This run kept ${what}.`));
@@ -93,7 +97,7 @@ class Learning {
     const title = document.createElement("h2");
     title.textContent = `Temperature ${temperature}`;
     const body = document.createElement("div");
-    body.className = "text";
+    body.className = this.notation in PICTURES ? "text notation" : "text";
     body.dir = "auto";
     const characters = [...text];
     const given = [...prompt].length;
@@ -114,7 +118,9 @@ class Learning {
     if (Number.isInteger(copied)) parts.push(`longest copied span, underlined: ${copied} characters`);
     parts.push(`seed ${seed}`);
     note.textContent = parts.join(" \u00b7 ");
-    card.append(title, body, note);
+    const picture = PICTURES[this.notation]?.();
+    picture?.show(text);
+    card.append(title, picture?.element ?? "", body, note);
     return card;
   }
 }
@@ -128,20 +134,4 @@ function marks(low, high) {
   const found = [];
   for (let i = Math.ceil(low / step); i * step <= high; i++) found.push((i * step).toFixed(digits));
   return found;
-}
-
-/** An element of a drawing. */
-function svg(name, attributes, text = "") {
-  const element = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-  element.textContent = text;
-  return element;
-}
-
-/** A line that says what a page does not have. */
-function missing(text) {
-  const line = document.createElement("p");
-  line.className = "missing";
-  line.textContent = text;
-  return line;
 }

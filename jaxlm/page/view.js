@@ -1,23 +1,7 @@
 "use strict";
-// How what is written is shown. `VIEWS` has a view for each notation of a run; whatever it draws, it is told of one piece
-// after the other, and says at which one the reader points.
+// How what is written is shown: as text, and, if it is in a notation, as what that text stands for.
 
 const SURPRISES = [0.7, 1.4, 2.3, 3.2, 4.6, 6.9]; // In nats: a probability of 1/2, 1/4, 1/10, 1/25, 1/100, 1/1000.
-
-/** A piece of text as it is shown: characters that would be invisible, or turn others around, become visible. */
-function visible(text) {
-  return text.replace(/[\p{Cc}\p{Cs}\u202a-\u202e\u2066-\u2069\u200e\u200f\u2028\u2029]/gu, (character) => {
-    if (character === "\n" || character === "\t") return character;
-    const code = character.codePointAt(0);
-    if (code < 0x20) return String.fromCodePoint(0x2400 + code);
-    return code === 0x7f ? "\u2421" : `\u27e8U+${codePoint(character)}\u27e9`;
-  });
-}
-
-/** A token's name: spaces and line ends get a sign. */
-function named(token) {
-  return visible(token).replaceAll(" ", "\u2423").replaceAll("\n", "\u21b5").replaceAll("\t", "\u21e5");
-}
 
 /** Shows text as text, each piece tinted by how much it surprised the model. */
 class TextView {
@@ -57,11 +41,6 @@ class TextView {
     this.pieces.at(-1).textContent = visible(text);
   }
 
-  /** Keeps the first pieces. */
-  keep(count) {
-    for (const piece of this.pieces.splice(count)) piece.remove();
-  }
-
   /** Marks a piece; null for none. */
   mark(place) {
     this.here?.classList.remove("here");
@@ -70,4 +49,67 @@ class TextView {
   }
 }
 
-const VIEWS = { text: TextView };
+/**
+ * What shows the text of each notation, in an `element` of its own: it can `show` a text, and go to the `point` where
+ * something is written in it.
+ */
+const PICTURES = {
+  abc: () => new Score(abcTunes),
+  midi: () => new Score(midiPieces),
+  strokes: () => new Sheet(),
+};
+
+/** Shows text, and above it its picture. */
+class NotationView extends TextView {
+  constructor(element, onPoint, picture) {
+    super(element, onPoint);
+    this.picture = picture;
+    this.sounding = [];
+    picture.onSound = (notes) => this.sound(notes);
+    element.before(picture.element);
+    element.classList.add("notation");
+  }
+
+  begin(prompt) {
+    super.begin(prompt);
+    this.starts = []; // Of the pieces, in the text.
+    this.change(prompt);
+  }
+
+  append(piece) {
+    super.append(piece);
+    this.starts.push(this.text.length);
+    this.change(this.text + piece.text);
+  }
+
+  cut(text) {
+    super.cut(text);
+    this.change(this.text.slice(0, this.starts.at(-1)) + text);
+  }
+
+  mark(place) {
+    super.mark(place);
+    this.picture.point(place === null ? null : this.starts[place]);
+  }
+
+  /** Shows another text, once in a frame. */
+  change(text) {
+    this.text = text;
+    this.frame ??= requestAnimationFrame(() => {
+      this.frame = null;
+      this.picture.show(this.text);
+    });
+  }
+
+  /** Marks where the notes that sound are written. */
+  sound(notes) {
+    const isIn = ({ at, end }, i) => this.starts[i] < end && (this.starts[i + 1] ?? this.text.length) > at;
+    for (const piece of this.sounding) piece.classList.remove("sounding");
+    this.sounding = this.pieces.filter((_, i) => notes.some((note) => isIn(note, i)));
+    for (const piece of this.sounding) piece.classList.add("sounding");
+    const [first] = this.sounding;
+    if (!first) return;
+    const { scrollTop, clientHeight } = this.element;
+    if (first.offsetTop < scrollTop || first.offsetTop > scrollTop + clientHeight - 40) this.element.scrollTop = first.offsetTop - 40;
+  }
+}

@@ -1,0 +1,37 @@
+"use strict";
+// Notes from the text of MIDI files: what jaxlm/notations/midi.py reads.
+
+const STEPS = 48; // Of a whole note.
+const MIDI_NOTE = /([\u00c0-\u011f])(?:([\x21-\x78])([\u0120-\u017f])|([\u0410-\u043e])|~)/g;
+
+/**
+ * The notes in a line of text, in order.
+ *
+ * @returns {{start: number, pitch: number, steps: number, at: number, end: number}[]} each with its beginning and its
+ *   duration in steps; a drum has the duration 0, and minus its number for its pitch. `at` and `end`: where it is written.
+ */
+function midiNotes(line) {
+  const notes = [];
+  let start = 0;
+  for (const { 0: written, 1: wait, 2: key, 3: duration, 4: drum, index: at } of line.matchAll(MIDI_NOTE)) {
+    const end = at + written.length;
+    start += wait.charCodeAt(0) - 0xc0;
+    if (key) notes.push({ start, pitch: key.charCodeAt(0) - 12, steps: duration.charCodeAt(0) - 0x11f, at, end });
+    else if (drum) notes.push({ start, pitch: 0x410 - 35 - drum.charCodeAt(0), steps: 0, at, end });
+  }
+  return notes;
+}
+
+/** The pieces in a text, one a line, as `Score` takes them. */
+function midiPieces(text) {
+  const pieces = [];
+  let from = 0;
+  for (const line of text.split("\n")) {
+    const notes = midiNotes(line).map(({ start, pitch, steps, at, end }) => {
+      return { start: start / STEPS, length: steps / STEPS, pitch, at: from + at, end: from + end };
+    });
+    pieces.push({ whole: 2, notes });
+    from += line.length + 1;
+  }
+  return pieces;
+}
