@@ -5,11 +5,12 @@ import os
 import re
 import shlex
 import shutil
+import signal
 
 import jax
 import numpy as np
 import pytest
-from helpers import TEXT
+from helpers import TEXT, SignalAt
 
 import jaxlm
 from jaxlm.cli import main
@@ -17,8 +18,9 @@ from jaxlm.config import TrainConfig
 from jaxlm.generator import TextGenerator
 from jaxlm.nn.model import LanguageModel
 from jaxlm.notations import midi, strokes
-from jaxlm.page.assemble import Story, assemble, rounded
+from jaxlm.page.assemble import Story, assemble, facts, rounded
 from jaxlm.runs.command import training_command
+from jaxlm.runs.trainer import train
 from jaxlm.text.ngram import NGram
 from jaxlm.text.vocab import Vocab
 
@@ -452,8 +454,9 @@ def test_a_browser_that_cannot_run_the_model_is_told_so(visit, fox):
     assert page.is_disabled("#start")
 
 
-def test_every_control_has_a_name(visit, fox):
-    page = visit(fox[1])
+@pytest.mark.parametrize("notation", [None, "strokes", "midi", "abc"])
+def test_every_control_has_a_name(notation, visit, fox):
+    page = visit(fox[1] if notation is None else notated(notation, samples=SAMPLES))
     page.wait_for_selector("#likely button")
     nameless = """[...document.querySelectorAll("input, select, textarea, button")]
       .filter((control) => !control.labels?.length && !control.ariaLabel && !control.textContent.trim())
@@ -556,6 +559,33 @@ def test_a_run_without_samples_or_a_held_out_part_makes_a_page_that_says_so(visi
     assert "jaxlm did not train it" in page.text_content("#again")
 
 
+def test_a_run_that_was_stopped_before_its_first_epoch_ended_makes_a_page_that_says_so(visit, small, tmp_path):
+    (tmp_path / "fox.txt").write_text(TEXT)
+    with pytest.raises(KeyboardInterrupt):
+        train(small, run="fox", checkpoints=tmp_path, reporter=SignalAt(3, signal.SIGINT))
+    page = visit(jaxlm.Run.open(tmp_path / "fox").page(tmp_path / "fox.html").read_text())
+    write(page, length=50)
+    page.click("#tab-learn")
+    assert page.text_content("#learn").count("No epoch of this run was complete") == 2
+    page.click("#tab-facts")
+    assert page.text_content("#about").count("not known before an epoch is complete") == 3
+    assert "before the end of the first epoch" in page.text_content("#about")
+
+
+def test_the_page_names_the_device_and_what_was_never_there(trained):
+    def told(**changes):
+        return dict(facts(dataclasses.replace(STORY, **changes), 100, 5))
+
+    [device] = {line["device"] for line in jaxlm.Run.open(trained).metrics()}
+    assert re.fullmatch("CPU, [0-9]+ cores?", device)
+    metrics = [{**line, "device": name} for line, name in zip(METRICS, [device, device, "GPU, H100"], strict=True)]
+    assert told(metrics=metrics)["Device"] == f"{device}; GPU, H100"
+    assert told()["Device"] == told()["Time"] == told()["Training loss"] == "not kept by this run"
+    assert told(config=dataclasses.replace(STORY.config, validation=0))["Held-out loss"] == "none: nothing was held out"
+    assert told(command="", epoch=0)["Weights of"] == "a model that was imported"
+    assert "Notation" not in told()
+
+
 def test_the_command_makes_the_same_run_again():
     from jaxlm.cli.options import TRAIN
     from jaxlm.cli.parser import read
@@ -596,12 +626,14 @@ HOSTILE = (
 )
 
 
-def test_hostile_texts_stay_texts(visit):
+@pytest.mark.parametrize("notation", [None, "strokes", "midi", "abc"])
+def test_hostile_texts_stay_texts(notation, visit):
     text = (HOSTILE + " ") * 9
     model, ids = generator(text, hidden=8, ngram=2)
     model = dataclasses.replace(model, seed_text=HOSTILE)
     sample = {**SAMPLES[2], "text": HOSTILE, "seed": HOSTILE}
-    story = Story(HOSTILE, TrainConfig(corpus=(HOSTILE,)), HOSTILE, 9, HOSTILE, HOSTILE, 2, METRICS, [sample])
+    config = TrainConfig(corpus=(HOSTILE,), notation=notation)
+    story = Story(HOSTILE, config, HOSTILE, 9, HOSTILE, HOSTILE, 2, METRICS, [sample])
     page = visit(assemble(model, story, ids, float32=True))
     assert page.evaluate("() => ready.then(({ values }) => values.seedText === values.name)")
     write(page, temperature=1, length=200)
@@ -820,3 +852,173 @@ def test_any_text_is_read_as_tunes(visit, fox):
     signs = list("CDEFGABcdefgabzxZX^_=,'/0123456789|:[]()<>-\"!{}~%\\\n KLMQVX")
     texts = ["X:1\nK:C\n" + "".join(random.choice(signs, 400)) for _ in range(300)] + ["X:1\nK:C\n" + "[2||" * 3000]
     assert len(page.evaluate("(texts) => texts.map(abcTunes)", texts)) == len(texts)
+
+
+NOTATED = {
+    "strokes": "\n" + "aあWひ cうdえeお\nmおmなEな Iな\n" * 9,
+    "midi": "\n" + "ÌTīÀPīÀHīÀ0ī\nÌTīÆ\u0410À0ł\n" * 9,
+    "abc": "\n\n" + "X:1\nQ:1/4=60\nK:C\nCDE|FG2\n\n" * 6,
+}
+"""By notation, a training text."""
+
+
+def notated(name, **story):
+    """The page of a run in a notation."""
+    text = NOTATED[name]
+    model, ids = generator(text, hidden=8)
+    model = dataclasses.replace(model, seed_text=text[: len(text) - len(text.lstrip())])
+    config = TrainConfig(corpus=("pieces",), notation=name)
+    return assemble(model, dataclasses.replace(STORY, config=config, **story), ids)
+
+
+def next_frame(page):
+    page.evaluate("() => new Promise(requestAnimationFrame)")
+
+
+def test_the_page_draws_what_it_writes_as_it_comes(visit):
+    page = visit(notated("strokes"))
+    paths = "[...document.querySelectorAll('#write .sheet path')].map((path) => path.getAttribute('d'))"
+    write(page, prompt="mおmなEな Iな\naあ", temperature=1, length=400, seed=3)
+    next_frame(page)
+    text = "mおmなEな Iな\naあ" + shown(page)
+    assert page.evaluate(paths) == re.findall('<path d="(.*?)"/>', strokes.write(text.split("\n")).content.decode())
+    assert len(page.evaluate(paths)) > 5
+    *complete, _ = text.split("\n")
+    astray = sum(strokes.from_text(line)[1] > 0 for line in complete)
+    assert page.text_content("#write figcaption") == (
+        f"{len(page.evaluate(paths))} drawings, {astray} with letters that make no point"
+    )
+    set_to(page, "pace", "slow")
+    page.click("#start")
+    page.wait_for_selector("#write .sheet svg:nth-of-type(3)")
+    page.click("#stop")
+    assert len(shown(page)) < 200
+    next_frame(page)
+    text = "mおmなEな Iな\naあ" + shown(page)
+    assert page.evaluate(paths) == re.findall('<path d="(.*?)"/>', strokes.write(text.split("\n")).content.decode())
+
+
+def test_the_drawing_and_the_point_of_a_place_that_is_held_are_marked(visit):
+    page = visit(notated("strokes"))
+    write(page, prompt="\n", temperature=1, length=200, seed=3)
+    next_frame(page)
+    text = "\n" + shown(page)
+    found = re.search("[a-zA-W][あ-ひ]", text[60:])
+    place = 60 + found.start() + 1
+    page.locator("#text b").nth(place - 1).click()  # The prompt is a character.
+    circle = page.locator("#write .sheet .here circle")
+    point = [int(circle.get_attribute(side)) for side in ("cx", "cy")]
+    assert point == [strokes.ACROSS.index(text[place - 1]), strokes.DOWN.index(text[place])]
+    page.keyboard.press("Escape")
+    assert page.locator("#write .sheet .here").count() == 0
+
+
+def test_an_empty_prompt_begins_something_new(visit):
+    page = visit(notated("strokes"))
+    page.wait_for_selector("#more:enabled")
+    assert page.input_value("#prompt") == ""
+    assert page.get_attribute("#prompt", "placeholder") == "Nothing: a new drawing begins"
+    assert "-p '\\n' --escapes" in page.text_content("#command")
+    page.click("#start")
+    finished(page)
+    [expected] = page.evaluate(GENERATE, ["\n", 1000, draw(0.5), [1], "state"])
+    assert shown(page) == expected
+
+
+LISTEN = """globalThis.heard = [];
+const { setValueAtTime } = AudioParam.prototype;
+AudioParam.prototype.setValueAtTime = function (value, time) {
+  if (value) heard.push([value, time]);
+  return setValueAtTime.call(this, value, time);
+};"""
+"""Keeps the frequencies that are played, and when; the loudness begins at 0."""
+
+
+@pytest.mark.parametrize(
+    ("notation", "prompt", "keys", "starts"),
+    [
+        ("midi", "ÌTīÀPīÆ0īÀ0ī\n", [72, 68, 36, 36], [0.5, 0.5, 0.75, 0.75]),
+        ("abc", "X:1\nQ:1/4=60\nK:C\nCDE|FG2\n\n", [60, 62, 64], [0, 0.5, 1]),
+    ],
+)
+def test_the_page_plays_what_is_written(notation, prompt, keys, starts, visit):
+    page = visit(notated(notation), before=LISTEN)
+    write(page, prompt=prompt, length=50)
+    next_frame(page)
+    assert page.locator("#write .roll .tones").get_attribute("d").count("M") >= len(keys)
+    button = page.locator("#write figure button")
+    button.focus()
+    page.keyboard.press("Enter")
+    assert button.text_content() == "Stop playing"
+    heard = page.evaluate("heard")[: len(keys)]
+    np.testing.assert_allclose([value for value, _ in heard], [440 * 2 ** ((key - 69) / 12) for key in keys], rtol=1e-6)
+    np.testing.assert_allclose(
+        [time - heard[0][1] for _, time in heard], [start - starts[0] for start in starts], atol=1e-6
+    )
+    page.wait_for_selector("#write .cursor:not([x1='0'])", state="attached")
+    page.keyboard.press("Enter")
+    assert button.text_content() == "Play"
+    silent = page.evaluate("heard.length")
+    page.wait_for_timeout(200)
+    assert page.evaluate("heard.length") == silent
+    assert page.get_attribute("#write .cursor", "x1") == "0"
+
+
+def test_a_tune_is_played_from_the_place_that_is_held_and_stops_where_another_begins(visit):
+    page = visit(notated("midi"), before=LISTEN)
+    write(page, prompt="ÌTīÀPī", temperature=1, length=400, seed=2)
+    next_frame(page)
+    text = "ÌTīÀPī" + shown(page)
+    *_, last = re.finditer("[Á-ğ][!-x][Ġ-\u017f]", text)
+    assert last.start() > 50
+    page.locator("#text b").nth(last.start() - 6).click()
+    page.click("#write figure button")
+    page.wait_for_selector("#text .sounding")
+    sounding = page.evaluate("[...document.querySelectorAll('#text .sounding')].map((one) => one.textContent).join('')")
+    assert sounding.startswith(last[0])
+    [note] = midi.notes_of(last[0])[0]
+    assert page.evaluate("heard[0][0]") == pytest.approx(440 * 2 ** ((note.pitch - 69) / 12))
+    page.click("#another")
+    finished(page)
+    next_frame(page)
+    assert page.text_content("#write figure button") == "Play"
+    assert page.locator("#text .sounding").count() == 0
+
+
+def test_a_note_sounds_as_it_should(visit, fox):
+    rendered = """async (notes) => {
+      const context = new OfflineAudioContext(1, 3 * 22050, 22050);
+      const output = context.createDynamicsCompressor();
+      output.connect(context.destination);
+      for (const note of notes) sound(output, note, 0);
+      return [...(await context.startRendering()).getChannelData(0)];
+    }"""
+    page = visit(fox[1])
+    samples = np.array(page.evaluate(rendered, [{"start": 0.5, "length": 1, "pitch": 57}]))
+    spectrum = np.abs(np.fft.rfft(samples[11025:33075]))
+    assert np.argmax(spectrum) == pytest.approx(220, abs=1)
+    assert np.abs(samples[:11025]).max() < 1e-6
+    assert np.abs(samples[40000:]).max() < 1e-3
+    chord = [{"start": 0, "length": 2, "pitch": pitch} for pitch in (36, 48, 55, 60, 64, 67, 72, 76)]
+    drums = [{"start": 0, "length": 0, "pitch": -pitch} for pitch in (35, 38, 42, 49)]
+    together = np.abs(page.evaluate(rendered, chord + drums))
+    assert 0.1 < together.max() < 1
+    assert 0.01 < np.abs(page.evaluate(rendered, drums[1:])).max() < 1
+
+
+@pytest.mark.parametrize("notation", NOTATED)
+def test_samples_are_drawn_and_played_too(notation, visit):
+    sample = {**SAMPLES[2], "text": NOTATED[notation][:60]}
+    page = visit(notated(notation, metrics=METRICS, samples=[sample]), viewport={"width": 360, "height": 740})
+    page.click("#tab-learn")
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    if notation == "strokes":
+        drawn = [path.get_attribute("d") for path in page.locator("#samples .sheet path").all()]
+        assert drawn == re.findall('<path d="(.*?)"/>', strokes.write(sample["text"].split("\n")).content.decode())
+    else:
+        page.click("#samples figure button")
+        assert page.text_content("#samples figure button") == "Stop playing"
+        set_to(page, "epoch", 0)
+        assert page.evaluate("player.playing") is None
+    page.click("#tab-facts")
+    assert f"({notation})" in page.text_content("#about")

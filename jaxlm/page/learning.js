@@ -97,7 +97,7 @@ class Learning {
     const title = document.createElement("h2");
     title.textContent = `Temperature ${temperature}`;
     const body = document.createElement("div");
-    body.className = this.notation in PICTURES ? "text notation" : "text";
+    body.className = "text";
     body.dir = "auto";
     const characters = [...text];
     const given = [...prompt].length;
@@ -119,8 +119,13 @@ class Learning {
     parts.push(`seed ${seed}`);
     note.textContent = parts.join(" \u00b7 ");
     const picture = PICTURES[this.notation]?.();
-    picture?.show(text);
-    card.append(title, picture?.element ?? "", body, note);
+    card.append(title, body, note);
+    if (picture) {
+      picture.show(text);
+      title.after(picture.element);
+      body.classList.add("notation");
+      body.tabIndex = 0; // It scrolls.
+    }
     return card;
   }
 }

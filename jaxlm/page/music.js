@@ -98,11 +98,15 @@ class Score {
     this.button = document.createElement("button");
     this.button.type = "button";
     this.button.textContent = "Play";
+    this.button.title = "From the place in the text that is held, if one is";
     this.button.addEventListener("click", () => (this.isPlaying ? player.stop() : this.play(this.from)));
     this.caption = document.createElement("figcaption");
     this.caption.className = "small";
     this.roll = document.createElement("div");
     this.roll.className = "roll";
+    this.roll.tabIndex = 0; // It scrolls.
+    this.roll.setAttribute("role", "group");
+    this.roll.setAttribute("aria-label", "The notes");
     this.picture = svg("svg", { role: "img" });
     this.lines = ["tones", "drums"].map((name) => svg("path", { class: name }));
     this.cursor = svg("line", { class: "cursor", y1: 0 });
@@ -165,7 +169,7 @@ class Score {
     player.play(notes, from, (time) => {
       this.isPlaying = time !== null;
       this.time = time;
-      this.button.textContent = this.isPlaying ? "Stop" : "Play";
+      this.button.textContent = this.isPlaying ? "Stop playing" : "Play";
       this.go(time ?? this.from);
       this.onSound?.(this.isPlaying ? notes.filter(({ start, length }) => start <= time && time < start + length) : []);
     });
