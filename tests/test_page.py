@@ -976,6 +976,8 @@ def test_a_tune_is_played_from_the_place_that_is_held_and_stops_where_another_be
     page.wait_for_selector("#text .sounding")
     sounding = page.evaluate("[...document.querySelectorAll('#text .sounding')].map((one) => one.textContent).join('')")
     assert sounding.startswith(last[0])
+    inside = "(one) => one.offsetTop - one.parentNode.scrollTop < one.parentNode.clientHeight"
+    assert page.locator("#text .here").evaluate(inside)
     [note] = midi.notes_of(last[0])[0]
     assert page.evaluate("heard[0][0]") == pytest.approx(440 * 2 ** ((note.pitch - 69) / 12))
     page.click("#another")

@@ -107,8 +107,10 @@ class Learning {
     for (const [i, end] of borders.slice(1).entries()) {
       const start = borders[i];
       const part = document.createElement(start >= span[0] && end <= span[1] ? "mark" : "span");
+      const shown = characters.slice(start, end).join("");
       if (end <= given) part.className = "given";
-      part.textContent = visible(characters.slice(start, end).join(""));
+      part.hidden = end <= given && /^\n*$/.test(shown);
+      part.textContent = visible(shown);
       body.append(part);
     }
     const note = document.createElement("p");

@@ -24,6 +24,7 @@ class TextView {
     const given = document.createElement("span");
     given.className = "given";
     given.textContent = visible(prompt);
+    given.hidden = /^\n*$/.test(prompt); // It is there for the model.
     this.element.replaceChildren(given);
   }
 
@@ -90,6 +91,7 @@ class NotationView extends TextView {
   mark(place) {
     super.mark(place);
     this.picture.point(place === null ? null : this.starts[place]);
+    this.reveal(this.here);
   }
 
   /** Shows another text, once in a frame. */
@@ -107,9 +109,13 @@ class NotationView extends TextView {
     for (const piece of this.sounding) piece.classList.remove("sounding");
     this.sounding = this.pieces.filter((_, i) => notes.some((note) => isIn(note, i)));
     for (const piece of this.sounding) piece.classList.add("sounding");
-    const [first] = this.sounding;
-    if (!first) return;
+    this.reveal(this.sounding[0]);
+  }
+
+  /** Scrolls to a piece of the text, if there is one. */
+  reveal(piece) {
+    if (!piece) return;
     const { scrollTop, clientHeight } = this.element;
-    if (first.offsetTop < scrollTop || first.offsetTop > scrollTop + clientHeight - 40) this.element.scrollTop = first.offsetTop - 40;
+    if (piece.offsetTop < scrollTop || piece.offsetTop > scrollTop + clientHeight - 40) this.element.scrollTop = piece.offsetTop - 40;
   }
 }
