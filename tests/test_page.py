@@ -772,6 +772,9 @@ def test_notes_of_midi_are_those_of_python(visit, fox):
     assert sum(map(len, expected)) > 1500
 
 
+READ = "(text) => text.split(ABC.border).map(ABC.read).filter(({ notes }) => notes.length)"
+"""The tunes in a text."""
+
 TUNES = {
     # What it shows: the tune, and what is played, by MIDI's numbers and in whole notes.
     "a scale": ("X:1\nK:C\nC D E F|G A B c|", "60 62 64 65 67 69 71 72", [1 / 8] * 8),
@@ -823,7 +826,7 @@ TUNES = {
 @pytest.mark.parametrize("name", TUNES)
 def test_notes_of_abc_are_those_that_are_written(name, visit, fox):
     text, pitches, lengths = TUNES[name]
-    [tune] = visit(fox[1]).evaluate("abcTunes", text)
+    [tune] = visit(fox[1]).evaluate(READ, text)
     notes = tune["notes"]
     assert [note["pitch"] for note in notes] == [int(pitch) for pitch in pitches.split()]
     np.testing.assert_allclose([note["length"] for note in notes], lengths)
@@ -834,13 +837,13 @@ def test_notes_of_abc_are_those_that_are_written(name, visit, fox):
 def test_a_tune_is_read_with_its_rests_its_voices_and_its_time(visit, fox):
     page = visit(fox[1])
     text = "X:1\nM:6/8\nQ:3/8=90\nK:C\nV:1\nC z D Z|E\nV:2\nc3 d\n\n\nX:2\nQ:120\nL:1/4\nK:C\nC\n"
-    first, second = page.evaluate("abcTunes", text)
+    first, second = page.evaluate(READ, text)
     assert first["whole"] == pytest.approx(60 / 90 / (3 / 8))
     assert second["whole"] == pytest.approx(2)
     found = {(note["pitch"], note["start"], text[note["at"] : note["end"]]) for note in first["notes"]}
     assert found == {(60, 0, "C"), (72, 0, "c3"), (62, 1 / 4, "D"), (74, 3 / 8, "d"), (64, 9 / 8, "E")}
     for tempo in ("0", "1/4=999999999", "Allegro", "1/0=5"):
-        [tune] = page.evaluate("abcTunes", f"X:1\nQ:{tempo}\nK:C\nC999999999 C/0 [C c,,,,,,,,,,,,,,")
+        [tune] = page.evaluate(READ, f"X:1\nQ:{tempo}\nK:C\nC999999999 C/0 [C c,,,,,,,,,,,,,,")
         assert tune["whole"] == 2
         assert [note["length"] for note in tune["notes"]] == [8, 1 / 16, 1 / 8, 1 / 8]
         assert all(0 <= note["pitch"] <= 127 for note in tune["notes"])
@@ -851,7 +854,7 @@ def test_any_text_is_read_as_tunes(visit, fox):
     page = visit(fox[1])
     signs = list("CDEFGABcdefgabzxZX^_=,'/0123456789|:[]()<>-\"!{}~%\\\n KLMQVX")
     texts = ["X:1\nK:C\n" + "".join(random.choice(signs, 400)) for _ in range(300)] + ["X:1\nK:C\n" + "[2||" * 3000]
-    assert len(page.evaluate("(texts) => texts.map(abcTunes)", texts)) == len(texts)
+    assert len(page.evaluate(f"(texts) => texts.map({READ})", texts)) == len(texts)
 
 
 NOTATED = {

@@ -11,7 +11,10 @@ const LONGEST = 8; // Whole notes of one note or rest.
 const MOST = 20000; // Notes and rests of a voice, its repeats played.
 
 const LENGTH = String.raw`(\d*)(\/*)(\d*)`;
+const LENGTH_PARTS = new RegExp(LENGTH);
 const NOTE = String.raw`(\^\^?|__?|=)?([A-Ga-g])([,']*)${LENGTH}( *-)?`;
+const NOTE_PARTS = new RegExp(NOTE);
+const NOTES = new RegExp(NOTE, "g");
 const MUSIC = new RegExp(
   [
     String.raw`(?<aside>%.*|"[^"]*"?|![^!\s]*!|\+[^+\s]*\+|\{[^}]*\}?)`,
@@ -28,25 +31,12 @@ const MUSIC = new RegExp(
   "g",
 );
 
-/** The tunes in a text, as `Score` takes them. */
-function abcTunes(text) {
-  const tunes = [];
-  let lines = [];
-  let from = 0;
-  for (const line of `${text}\n`.split("\n")) {
-    if (lines.length && (!line.trim() || line.startsWith("X:"))) tunes.push(readTune(lines.splice(0)));
-    if (line.trim()) lines.push({ line, from });
-    from += line.length + 1;
-  }
-  return tunes;
-}
-
-/** A tune from its lines, each with its place in the text. */
-function readTune(lines) {
+/** A tune, as `Score` takes it. */
+function readTune(text) {
   const tune = { meter: 1, isCompound: false, unit: null, tempo: null, key: {} };
   const voices = new Map();
   let voice = new Voice(tune);
-  let isHeader = lines.some(({ line }) => line.startsWith("X:")); // Else, it is one of which the beginning is missing.
+  let isHeader = /^X:/m.test(text); // Else, it is a tune of which the beginning is missing.
   const field = (name, value) => {
     if (name === "M") {
       tune.meter = meterOf(value) ?? tune.meter;
@@ -64,7 +54,8 @@ function readTune(lines) {
     }
   };
   voices.set("", voice);
-  for (const { line, from } of lines) {
+  let from = 0;
+  for (const line of text.split("\n")) {
     const found = /^([A-Za-z+]+):(.*)/.exec(line);
     if (found) field(found[1], found[2].replace(/%.*/, ""));
     else if (!isHeader) {
@@ -73,6 +64,7 @@ function readTune(lines) {
         else voice.read(match.groups, from + match.index, match[0].length);
       }
     }
+    from += line.length + 1;
   }
   const notes = [...voices.values()].flatMap((one) => one.notes());
   notes.sort((one, other) => one.start - other.start);
@@ -105,7 +97,7 @@ class Voice {
       this.next = second;
     } else if (note) this.sound([this.tone(note)], 1, at, end);
     else if (chord !== undefined) {
-      const tones = (chord.match(new RegExp(NOTE, "g")) ?? []).map((one) => this.tone(one));
+      const tones = (chord.match(NOTES) ?? []).map((one) => this.tone(one));
       if (tie) for (const tone of tones) tone.isTied = true;
       if (tones.length) this.sound(tones, lengthOf(longer), at, end);
     } else if (rest !== undefined) this.sound([], lengthOf(rest), at, end);
@@ -114,7 +106,7 @@ class Voice {
 
   /** A note as it is written, without its duration: what it is, and whether the next one continues it. */
   tone(written) {
-    const [, accidental, letter, octaves, whole, slashes, parts, tie] = new RegExp(NOTE).exec(written);
+    const [, accidental, letter, octaves, whole, slashes, parts, tie] = NOTE_PARTS.exec(written);
     const name = letter.toUpperCase();
     const octave = (letter === name ? 0 : 1) + [...octaves].reduce((sum, mark) => sum + (mark === "'" ? 1 : -1), 0);
     if (accidental) this.accidentals[name] = ACCIDENTALS[accidental];
@@ -189,7 +181,7 @@ class Voice {
 
 /** A duration in units: 3, /2, 3/4, //; at most LONGEST whole notes of them. */
 function lengthOf(written) {
-  const [, whole, slashes, parts] = new RegExp(LENGTH).exec(written);
+  const [, whole, slashes, parts] = LENGTH_PARTS.exec(written);
   const length = Number(whole || 1) / (slashes ? Number(parts) || 2 ** slashes.length : 1);
   return length > 0 ? Math.min(length, 64 * LONGEST) : 1;
 }
@@ -241,3 +233,5 @@ function secondsOf({ tempo, unit }) {
   const quarters = 4 * number * (fractionsOf(beat) ?? unit ?? 1 / 8);
   return quarters >= 20 && quarters <= 500 ? 240 / quarters : 2;
 }
+
+const ABC = { border: /(?<=\n\s*\n)|(?<=\n)(?=X:)/, read: readTune };

@@ -22,16 +22,10 @@ function midiNotes(line) {
   return notes;
 }
 
-/** The pieces in a text, one a line, as `Score` takes them. */
-function midiPieces(text) {
-  const pieces = [];
-  let from = 0;
-  for (const line of text.split("\n")) {
-    const notes = midiNotes(line).map(({ start, pitch, steps, at, end }) => {
-      return { start: start / STEPS, length: steps / STEPS, pitch, at: from + at, end: from + end };
-    });
-    pieces.push({ whole: 2, notes });
-    from += line.length + 1;
-  }
-  return pieces;
+/** A piece, as `Score` takes it. */
+function readPiece(line) {
+  const notes = midiNotes(line).map(({ start, steps, ...note }) => ({ ...note, start: start / STEPS, length: steps / STEPS }));
+  return { whole: 2, notes };
 }
+
+const MIDI = { border: /(?<=\n)/, read: readPiece };

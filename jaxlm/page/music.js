@@ -85,11 +85,13 @@ function rustle(context) {
 /** Draws notes as on the roll of a player piano, and plays them. */
 class Score {
   /**
-   * @param {function(string): {whole: number, notes: object[]}[]} read - the pieces in a text: the seconds of a whole note,
-   *   and the notes, each with `start` and `length` in whole notes, `pitch`, and `at` and `end`, where it is written.
+   * @param {{border: RegExp, read: function(string): {whole: number, notes: object[]}}} notation - what matches between
+   *   the pieces of a text; and what reads a piece: the seconds of a whole note, and the notes, each with `start` and
+   *   `length` in whole notes, `pitch`, and `at` and `end`, where in the piece it is written.
    */
-  constructor(read) {
-    this.read = read;
+  constructor(notation) {
+    this.notation = notation;
+    this.pieces = new Map(); // Those of the text that is shown: while it grows, only the last one is read again.
     this.text = "";
     this.notes = [];
     this.from = 0;
@@ -123,14 +125,20 @@ class Score {
     if (this.isPlaying && !text.startsWith(this.text)) player.stop();
     this.text = text;
     this.notes = [];
-    let begin = 0;
-    for (const { whole, notes } of this.read(text)) {
+    const known = this.pieces;
+    this.pieces = new Map();
+    let [from, begin] = [0, 0];
+    for (const part of text.split(this.notation.border)) {
+      const piece = known.get(part) ?? this.notation.read(part);
+      this.pieces.set(part, piece);
+      const { whole, notes } = piece;
       let over = 0;
       for (const { start, length, pitch, at, end } of notes) {
-        this.notes.push({ start: begin + start * whole, length: length * whole, pitch, at, end });
+        this.notes.push({ start: begin + start * whole, length: length * whole, pitch, at: from + at, end: from + end });
         over = Math.max(over, start + length);
       }
       if (notes.length) begin += (Math.ceil(over - 1e-9) + GAP) * whole;
+      from += part.length;
     }
     this.draw();
   }

@@ -55,8 +55,8 @@ class TextView {
  * something is written in it.
  */
 const PICTURES = {
-  abc: () => new Score(abcTunes),
-  midi: () => new Score(midiPieces),
+  abc: () => new Score(ABC),
+  midi: () => new Score(MIDI),
   strokes: () => new Sheet(),
 };
 
