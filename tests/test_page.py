@@ -865,10 +865,10 @@ NOTATED = {
 """By notation, a training text."""
 
 
-def notated(name, **story):
+def notated(name, kind="char", **story):
     """The page of a run in a notation."""
     text = NOTATED[name]
-    model, ids = generator(text, hidden=8)
+    model, ids = generator(text, hidden=8, kind=kind, words=9)
     model = dataclasses.replace(model, seed_text=text[: len(text) - len(text.lstrip())])
     config = TrainConfig(corpus=("pieces",), notation=name)
     return assemble(model, dataclasses.replace(STORY, config=config, **story), ids)
@@ -899,6 +899,19 @@ def test_the_page_draws_what_it_writes_as_it_comes(visit):
     next_frame(page)
     text = "mおmなEな Iな\naあ" + shown(page)
     assert page.evaluate(paths) == re.findall('<path d="(.*?)"/>', strokes.write(text.split("\n")).content.decode())
+
+
+def test_a_drawing_ends_where_its_text_is_cut(visit):
+    page = visit(notated("strokes", kind="word"))
+    write(page, prompt="\n", temperature=1, length=50, seed=1)
+    for _ in range(6):
+        page.click("#more")
+        finished(page)
+        next_frame(page)
+        drawn = page.evaluate(
+            "[...document.querySelectorAll('#write .sheet path')].map((path) => path.getAttribute('d'))"
+        )
+        assert drawn == re.findall('<path d="(.*?)"/>', strokes.write(shown(page).split("\n")).content.decode())
 
 
 def test_the_drawing_and_the_point_of_a_place_that_is_held_are_marked(visit):
