@@ -55,7 +55,7 @@ def shown(folder):
 def assert_shows(folder, run):
     figures, texts = shown(folder)
     lines = run.metrics()
-    assert set(figures) == set(lines[0]) - {"epoch", "step"}
+    assert set(figures) == set(lines[0]) - {"epoch", "step", "device"}
     for name, found in figures.items():
         assert found == {line["step"]: np.float32(line[name]) for line in lines}
     assert set(texts) == {"temperature 0.5/text_summary", "temperature 1/text_summary"}

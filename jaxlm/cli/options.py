@@ -133,10 +133,10 @@ class TrainFlags(Checked):
     checkpoints: str | None = _checkpoints(WHERE)
     tensorboard: str | None = setting(
         None,
-        "a folder for TensorBoard: also write the run's losses and samples there, into a folder of its name",
+        "folder in which TensorBoard finds the run's losses and samples",
         optional(file_path),
         WHERE,
-        unset="nothing is written for it",
+        unset="none",
         metavar="FOLDER",
     )
 

@@ -92,7 +92,7 @@ class TensorBoard(Reporter):
 
     def _add_figures(self, metrics: Mapping[str, Any], at: float) -> None:
         for name, value in metrics.items():
-            if name not in ("epoch", "step") and value is not None:
+            if name not in ("epoch", "step") and isinstance(value, float):  # None, or the device, is no figure.
                 self._add(metrics["step"], at, summary=self._summary.scalar(name, value))
 
     def _forget_after(self, step: int) -> None:
