@@ -978,6 +978,9 @@ def test_the_page_plays_what_is_written(notation, prompt, keys, starts, visit):
     page.wait_for_timeout(200)
     assert page.evaluate("heard.length") == silent
     assert page.get_attribute("#write .cursor", "x1") == "0"
+    page.evaluate("heard.length = 0")
+    page.locator("#write .roll svg").click(position={"x": 40 * starts[-1] - 3, "y": 1})  # Just before the last one.
+    assert page.evaluate("heard[0][0]") == pytest.approx(440 * 2 ** ((keys[-1] - 69) / 12))
 
 
 def test_a_tune_is_played_from_the_place_that_is_held_and_stops_where_another_begins(visit):

@@ -113,7 +113,7 @@ class Score {
     this.lines = ["tones", "drums"].map((name) => svg("path", { class: name }));
     this.cursor = svg("line", { class: "cursor", y1: 0 });
     this.picture.append(...this.lines, this.cursor);
-    this.picture.addEventListener("click", (event) => this.play(event.offsetX / SECOND));
+    this.picture.addEventListener("click", ({ clientX }) => this.play((clientX - this.picture.getBoundingClientRect().left) / SECOND));
     this.roll.append(this.picture);
     const head = document.createElement("div");
     head.className = "buttons";
