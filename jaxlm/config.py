@@ -274,7 +274,7 @@ class TrainConfig(Checked):
     )
     transpose: int = setting(
         0,
-        "MIDI: learn each piece also up to this many semitones higher and lower; an epoch is then as much longer",
+        "music: learn each piece also up to this many semitones higher and lower; an epoch is then as much longer",
         whole_number(0, 12),
         TEXT,
         source=OURS,

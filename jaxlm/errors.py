@@ -38,7 +38,7 @@ class Stopped(RunError):
     """A run was stopped by its `stop` event, and is saved."""
 
 
-SHOWN = 500
+VALUE_SHOWN = 500
 """The most characters of a rejected value that a message shows."""
 
 
@@ -50,8 +50,8 @@ def reject(name: str, found: object, expected: str, remedy: str = "") -> NoRetur
         shown = repr(found)
     except ValueError:  # Python does not write numbers of more than 4,300 digits.
         shown = "a number of thousands of digits"
-    if len(shown) > SHOWN:
-        shown = f"{shown[:SHOWN]}..."
+    if len(shown) > VALUE_SHOWN:
+        shown = f"{shown[:VALUE_SHOWN]}..."
     raise InputError(f"{name}: found {shown}, expected {expected}{'; ' if remedy else ''}{remedy}")
 
 

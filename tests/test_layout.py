@@ -29,7 +29,7 @@ MAY_IMPORT = {
 """Each wing of the house, and those below it. text and nn do not know each other."""
 
 ORDER = {
-    "notations": ["notation", "abc", "midi", "strokes", "registry"],
+    "notations": ["notation", "abc_keys", "abc", "midi", "strokes", "registry"],
     "text": [
         "visible",
         "encodings",

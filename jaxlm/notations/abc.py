@@ -4,6 +4,7 @@ import collections
 import re
 from collections.abc import Iterator, Sequence
 
+from jaxlm.notations.abc_keys import transpose
 from jaxlm.notations.notation import Notation, Written
 
 _ASIDE = re.compile(r'%.*|"[^"]*"|![^! ]*!|\[[A-Za-z]:[^][]*\]')
@@ -12,7 +13,8 @@ _ASIDE = re.compile(r'%.*|"[^"]*"|![^! ]*!|\[[A-Za-z]:[^][]*\]')
 _BAR = re.compile(r":*\[?\|+\]?:*|\[[1-9]")
 """Bar lines and numbers of endings, whose brackets hold no chord."""
 
-_FIELD = re.compile(r"[A-Za-z+]:")
+_FIELD = re.compile(r"[A-Za-z+]:(?![|:])")
+"""The beginning of a line that is a field; in A:| it is a note before a bar line."""
 
 _NOTE = re.compile(r"[A-Ga-g]")
 
@@ -67,4 +69,5 @@ ABC = Notation(
     readers={".abc": None},
     writers={".abc": write},
     elsewhere="convert them with another program, such as abc2midi",
+    transpose=transpose,
 )

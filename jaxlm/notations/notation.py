@@ -42,7 +42,8 @@ class Notation:
       writers: by ending, what writes such a file.
       extra: jaxlm's extra that installs what readers and writers import; empty if they need nothing more.
       elsewhere: what to do for files that it has no writer of.
-      transpose: writes a text as many semitones higher; None if it cannot be done.
+      transpose: writes a piece as many semitones higher, or says None if that cannot be done with this one; None if it
+        can be done with none.
     """
 
     name: str
@@ -55,7 +56,7 @@ class Notation:
     writers: Mapping[str, Write]
     extra: str = ""
     elsewhere: str = "choose another ending"
-    transpose: Callable[[str, int], str] | None = None
+    transpose: Callable[[str, int], str | None] | None = None
 
     @property
     def is_plain(self) -> bool:

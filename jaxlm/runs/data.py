@@ -77,7 +77,10 @@ def read_as(config: TrainConfig, corpus: Corpus) -> TrainConfig:
     """
     notation = NOTATIONS[corpus.notation]
     if config.transpose and notation.transpose is None:
-        reject_idle("transpose", config.transpose, f"on {notation.files}", "leave it out, or learn from MIDI files")
+        reject_idle("transpose", config.transpose, f"on {notation.files}", "leave it out, or learn from music")
+    if config.transpose and config.units == "lines" and "\n" in notation.separator[:-1]:
+        where = f"on lines of {notation.files}, which are several each"
+        reject_idle("transpose", config.transpose, where, f"leave out {invocation.setting('units', 'lines')}")
     return dataclasses.replace(in_notation(config, corpus.notation), corpus=corpus.sources)
 
 
@@ -157,10 +160,12 @@ class Part:
     Attributes:
       text: it.
       starts: where each of its documents begins; one alone unless units are set.
+      fixed: how many of its pieces could not be transposed as was asked.
     """
 
     text: str
     starts: tuple[int, ...]
+    fixed: int = 0
 
     def documents(self) -> list[str]:
         """Its documents."""
@@ -194,13 +199,39 @@ def split(config: TrainConfig, corpus: Corpus) -> tuple[Part, Part]:
 
 
 def _transposed(config: TrainConfig, part: Part) -> Part:
-    """A training text followed by itself in other keys, the nearest first."""
-    transpose = NOTATIONS[config.notation or PROSE.name].transpose
-    if not config.transpose or transpose is None:
+    """A training text followed by itself in other keys, the nearest first, without the pieces that have only their own.
+
+    So each piece is learned in all keys or in one. One that is cut off at the end of the text is no piece.
+    """
+    notation = NOTATIONS[config.notation or PROSE.name]
+    if not config.transpose or notation.transpose is None:
         return part
-    shifts = sorted(range(-config.transpose, config.transpose + 1), key=abs)
-    whole = joined([transpose(document, shift) for shift in shifts for document in part.documents()])
-    return whole if config.units else Part(whole.text, (0,))
+    _, *shifts = sorted(range(-config.transpose, config.transpose + 1), key=abs)
+    end, fixed = notation.separator, 0
+    originals: list[str] = []
+    copies: list[list[str]] = [[] for _ in shifts]
+    for document in part.documents():
+        *pieces, cut = document.split(end)
+        keys = [[notation.transpose(piece, shift) for shift in shifts] for piece in pieces]
+        moved = [versions for versions in keys if None not in versions]
+        fixed += len(keys) - len(moved)
+        originals.append(document + end if cut else document)
+        for number, copy in enumerate(copies):
+            copy.append("".join(f"{versions[number]}{end}" for versions in moved))
+    whole = joined([*originals, *(document for copy in copies for document in copy if document)])
+    return Part(whole.text, whole.starts if config.units else (0,), fixed)
+
+
+def remarked(corpus: Corpus, learned: Part) -> Corpus:
+    """A corpus with a remark on how much of its training text has only its own key, if any."""
+    if not learned.fixed:
+        return corpus
+    notation = NOTATIONS[corpus.notation]
+    remark = (
+        f"{plural(learned.fixed, notation.piece)} of the training text could not be transposed, and "
+        f"{'is' if learned.fixed == 1 else 'are'} learned in one key."
+    )
+    return dataclasses.replace(corpus, remarks=(*corpus.remarks, remark))
 
 
 def joined(documents: Sequence[str]) -> Part:

@@ -35,7 +35,7 @@ from jaxlm.nn.training import (
 )
 from jaxlm.notations.registry import NOTATIONS
 from jaxlm.runs import arrays
-from jaxlm.runs.data import SEED_LENGTH, Data, own_corpus, read_as, read_corpus, reading, seed_text, split
+from jaxlm.runs.data import SEED_LENGTH, Data, own_corpus, read_as, read_corpus, reading, remarked, seed_text, split
 from jaxlm.runs.reporter import EpochMetrics, Plan, Reporter
 from jaxlm.runs.run import InUse, NameTaken, Record, Run, find, locate, now, refuse, unused_path
 from jaxlm.runs.samples import draw_samples
@@ -113,6 +113,7 @@ def train(
         corpus = read_corpus(config, reporter.download)
         config = read_as(config, corpus)
         learned, held_out = split(config, corpus)
+        corpus = remarked(corpus, learned)
         if start_from:
             vocab = start_from.vocab.extended(learned.text + held_out.text)
         else:
