@@ -257,13 +257,13 @@ def quickdraw(*drawings):
 def test_a_drawing_of_quick_draw_comes_back_on_the_grid(drawing):
     framed = [[(0, 0), (GRID_STEPS, GRID_STEPS)], *drawing]
     written = [[[x for x, _ in stroke], [y for _, y in stroke]] for stroke in framed]
-    assert read_quickdraw(quickdraw(written, written)) == [framed, framed]
+    assert list(read_quickdraw(quickdraw(written, written))) == [framed, framed]
 
 
 def test_raw_drawings_with_times_are_simplified():
     times = list(range(101))
     raw = [[[x / 7 for x in times], [3.0] * 101, times], [[0.0, 100 / 7], [0, 50 / 7], [200, 300]]]
-    assert read_quickdraw(quickdraw(raw)) == [[[(0, 22), (48, 22)], [(0, 12), (48, 36)]]]
+    assert list(read_quickdraw(quickdraw(raw))) == [[[(0, 22), (48, 22)], [(0, 12), (48, 36)]]]
 
 
 @pytest.mark.parametrize(
@@ -284,13 +284,13 @@ def test_raw_drawings_with_times_are_simplified():
 )
 def test_a_line_that_is_no_drawing_is_told(line):
     with pytest.raises(Unreadable, match=r"is damaged \(line 2 is no drawing\)"):
-        read_quickdraw(quickdraw([[[1], [2]]]) + b"\n" + line.encode("utf-8", "surrogateescape"))
+        list(read_quickdraw(quickdraw([[[1], [2]]]) + b"\n" + line.encode("utf-8", "surrogateescape")))
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-1e308", "1e999", "1000000001"])
 def test_absurd_numbers_of_quick_draw_are_refused(number):
     with pytest.raises(Unreadable, match="has a coordinate beyond 1,000,000,000"):
-        read_quickdraw(b'{"drawing": [[[1, %s], [2, 3]]]}' % number.encode())
+        list(read_quickdraw(b'{"drawing": [[[1, %s], [2, 3]]]}' % number.encode()))
 
 
 # Bad and hostile files.
@@ -495,3 +495,56 @@ def test_drawings_in_another_file_than_a_sheet_are_refused(drawings, capsys):
 def test_a_file_that_would_take_long_is_given_up_in_seconds(content):
     with Documents() as documents, pytest.raises(Unreadable):
         documents.read(".svg", content)
+
+
+@pytest.mark.parametrize(
+    ("sheet", "attributes", "is_seen"),
+    [
+        (".a{fill:none}", 'class="a"', False),
+        (".a{fill:none;stroke:#000}", 'class="a"', True),
+        (".a, .b { fill: none } .b { stroke: red }", 'class="b a"', True),
+        (".b{display:none}", 'class="a"', True),
+        (".b{display:none !important}", 'class="a b"', False),
+        ("path{visibility:hidden}", "", False),
+        ("circle{display:none}", "", True),
+        ("path{display:none}#it{display:inline}", 'id="it"', True),
+        ("#it{display:none}.a{display:inline}", 'id="it" class="a"', False),
+        ("path.a{display:none}.a{display:inline}", 'class="a"', False),
+        (".a{display:none}.b{fill:red}.a{display:inline}", 'class="a b"', True),
+        (".b{fill:red}.a{fill:none}", 'class="b a"', False),
+        (".a{fill:none}.b{fill:red}.a{color:red}", 'class="b a"', True),
+        (".a{fill:red}", 'class="a" fill="none"', True),  # A rule is above an attribute,
+        (".a{fill:red}", 'class="a" style="fill:none"', False),  # and below the element's own style.
+        ("/* .a{display:none} */ @import url(a.css);.b{display:none}", 'class="a"', True),
+        ("@media print{.a{display:none}.a{display:none}}", 'class="a"', True),
+        ("@media print{.b{fill:red}}.a{display:none}", 'class="a"', False),
+        ("g .a{display:none}.a:hover{display:none}", 'class="a"', True),
+        ("}}}{.a{{{", 'class="a"', True),
+        (".a{fill:inherit}", 'class="a"', True),
+    ],
+)
+def test_a_style_sheet_decides_what_is_seen(sheet, attributes, is_seen):
+    pytest.importorskip("svgelements")
+    path = f'<path {attributes} d="M0 0h24v24z"/>'
+    content = f'<svg viewBox="0 0 48 48"><style><![CDATA[{sheet}]]></style>{path}<path d="M0 48h48" id="other"/></svg>'
+    sheets = content.replace("<![CDATA[", "").replace("]]>", ""), content
+    if "path{" in sheet:
+        sheets = tuple(text.replace('id="other"', 'style="visibility:visible;display:inline"') for text in sheets)
+    for text in sheets:
+        assert len(read_svg(text.encode())[0]) == 1 + is_seen
+
+
+def test_what_a_hidden_group_shows_is_read():
+    pytest.importorskip("svgelements")
+    inner = '<path d="M0 0h9"/><path visibility="visible" d="M0 9h9"/>'
+    assert len(read_svg(f'<svg><g visibility="hidden">{inner}</g></svg>'.encode())[0]) == 1
+    assert len(read_svg(f'<svg><g display="none">{inner}</g><path d="M0 0h9"/></svg>'.encode())[0]) == 1
+
+
+def test_drawings_of_quick_draw_are_read_one_by_one():
+    drawings = read_quickdraw(quickdraw([[[0, 48], [0, 48]]]) + b"\nno drawing")
+    assert next(drawings) == [[(0, 0), (48, 48)]]
+    with pytest.raises(Unreadable, match="line 2 is no drawing"):
+        next(drawings)
+    with pytest.raises(Unreadable, match="has no strokes"):
+        list(read_quickdraw(b'{"drawing": []}\n\n'))

@@ -5,6 +5,7 @@ the pen. Strokes keep their order and direction, so that what learns from the te
 """
 
 import contextlib
+import io
 import itertools
 import json
 import math
@@ -50,6 +51,8 @@ MARGIN, SCALE = 12, 2
 _POINT = re.compile(f"([{ACROSS}])([{DOWN}])")
 _WITHIN = [i / LINES_PER_CURVE for i in range(1, LINES_PER_CURVE)]
 _PLACES = {letter: place for letters in (ACROSS, DOWN) for place, letter in enumerate(letters)}
+
+_SELECTOR = re.compile(r"\*|[\w-]*[.#]?[\w-]+")
 
 _GROUPS = ("a", "g", "svg", "switch", "symbol")
 _MEASURES = {
@@ -110,19 +113,25 @@ def read_svg(content: bytes) -> list[Drawing]:
     root = _parsed(content)
     frames = [root, *(element for element in root.iter() if element is not root and _is_frame(element))]
     named = {name: element for element in root.iter() if (name := element.get("id"))}
-    walker = _Walker(named)
-    drawings = [_placed(walker.strokes(frame), _view_box(frame)) for frame in frames]
-    return _any(drawings)
+    sheets = [style.text or "" for style in root.iter("style") if style.get("media", "all") in ("all", "screen")]
+    walker = _Walker(named, _rules("\n".join(sheets)))
+    placed = (_placed(walker.strokes(frame), _view_box(frame)) for frame in frames)
+    drawings = [drawing for drawing in placed if drawing]
+    if not drawings:
+        raise Unreadable("has no strokes")
+    return drawings
 
 
-def read_quickdraw(content: bytes) -> list[Drawing]:
-    """The drawings of a file of Quick, Draw!, simplified or raw: on each line, a JSON object with a `drawing`.
+def read_quickdraw(content: bytes) -> Iterator[Drawing]:
+    """Yields the drawings of a file of Quick, Draw!, simplified or raw: on each line, a JSON object with a `drawing`.
+
+    One after the other, since the files have more than a hundred thousand.
 
     Raises:
-      Unreadable: a line is no such object, or beyond the limits.
+      Unreadable: a line is no such object, or beyond the limits, or there is no drawing.
     """
-    drawings = []
-    for number, line in enumerate(content.splitlines(), 1):
+    empty = True
+    for number, line in enumerate(io.BytesIO(content), 1):
         if line.strip():
             try:
                 strokes = [
@@ -131,8 +140,11 @@ def read_quickdraw(content: bytes) -> list[Drawing]:
                 ]
             except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
                 raise Unreadable(f"is damaged (line {number} is no drawing)") from None
-            drawings.append(_placed(strokes, None))
-    return _any(drawings)
+            if drawing := _placed(strokes, None):
+                empty = False
+                yield drawing
+    if empty:
+        raise Unreadable("has no strokes")
 
 
 def sheet(drawings: Sequence[Drawing]) -> str:
@@ -163,18 +175,11 @@ def _path(stroke: Stroke) -> str:
     return f"M{points}" if len(stroke) > 1 else f"M{points}h0"
 
 
-def _any(drawings: Iterable[Drawing]) -> list[Drawing]:
-    drawn = [drawing for drawing in drawings if drawing]
-    if not drawn:
-        raise Unreadable("has no strokes")
-    return drawn
-
-
 class _Walker:
     """Finds the strokes in the elements of a file, so many at most in all that none takes long."""
 
-    def __init__(self, named: dict[str, ElementTree.Element]) -> None:
-        self._named = named
+    def __init__(self, named: dict[str, ElementTree.Element], rules: "Rules") -> None:
+        self._named, self._rules = named, rules
         self._seen = 0
 
     def strokes(self, frame: ElementTree.Element) -> list[list[complex]]:
@@ -192,8 +197,8 @@ class _Walker:
             self._seen += 1
             if self._seen > MOST_ELEMENTS:
                 raise Unreadable(f"holds more than {MOST_ELEMENTS:,} elements")
-            paint = {**paint, **_paint(element)}
-            if paint.get("display") == "none" or paint.get("visibility") == "hidden":
+            paint = {**paint, **_paint(element, self._rules)}
+            if paint.get("display") == "none":
                 continue
             if element is not frame:
                 matrix = _transform(element) * matrix
@@ -221,6 +226,7 @@ def _parsed(content: bytes) -> ElementTree.Element:
     parser = expat.ParserCreate()
     parser.StartElementHandler = lambda tag, attributes: builder.start(tag.rpartition(":")[2], attributes)
     parser.EndElementHandler = lambda tag: builder.end(tag.rpartition(":")[2])
+    parser.CharacterDataHandler = builder.data
     parser.EntityDeclHandler = _check_entity
     try:
         parser.Parse(content, True)
@@ -253,17 +259,58 @@ def _view_box(element: ElementTree.Element) -> tuple[float, float, float, float]
     return (left, top, width, height) if is_sound and width > 0 and height > 0 else None
 
 
-def _paint(element: ElementTree.Element) -> dict[str, str]:
-    """What an element says of its painting, in attributes or in its style, which takes precedence."""
+Rules = dict[str, dict[str, tuple[int, str]]]
+"""What a style sheet says of an element by selector, such as path, .thin, path.thin or #frame: for each property its
+value, after the number of the rule, since of equally specific ones the last holds."""
+
+PAINT = ("fill", "stroke", "display", "visibility")
+"""The properties that decide whether a shape is seen."""
+
+
+def _rules(sheet: str) -> Rules:
+    """A style sheet's rules for an element by its name, one class, or its id; others are ignored, as are those of @."""
+    rules: Rules = {}
+    sheet = re.sub(r"/\*.*?(\*/|\Z)", " ", sheet, flags=re.DOTALL)
+    depth, start, selectors = 0, 0, ""
+    for number, brace in enumerate(re.finditer("[{}]", sheet)):
+        part, start = sheet[start : brace.start()], brace.end()
+        if brace[0] == "{":
+            selectors = part.rpartition(";")[2] if depth == 0 else selectors
+            depth += 1
+            continue
+        depth = max(depth - 1, 0)
+        if depth or selectors.lstrip().startswith("@"):
+            continue
+        for selector in filter(_SELECTOR.fullmatch, map(str.strip, selectors.split(","))):
+            said = {name: (number, value) for name, value in _declared(part).items() if name in PAINT}
+            rules[selector] = {**rules.get(selector, {}), **said}
+    return rules
+
+
+def _declared(declarations: str) -> dict[str, str]:
+    pairs = (declaration.partition(":")[::2] for declaration in declarations.split(";"))
+    return {name.strip(): value.partition("!")[0].strip() for name, value in pairs if value.strip()}
+
+
+def _paint(element: ElementTree.Element, rules: Rules) -> dict[str, str]:
+    """What is said of an element's painting: in attributes, above them in rules, and above these in its own style."""
     told = dict(element.attrib)
-    for declaration in element.get("style", "").split(";"):
-        name, _, value = declaration.partition(":")
-        told[name.strip()] = value.strip()
-    return {name: told[name] for name in ("fill", "stroke", "display", "visibility") if told.get(name)}
+    if rules:
+        tag, classes = element.tag, [f".{name}" for name in element.get("class", "").split()]
+        for selectors in (["*"], [tag], classes, [tag + name for name in classes], [f"#{element.get('id')}"]):
+            found: dict[str, tuple[int, str]] = {}
+            for selector in selectors:
+                for name, said in rules.get(selector, {}).items():
+                    found[name] = max(found.get(name, said), said)
+            told |= {name: value for name, (_, value) in found.items()}
+    told |= _declared(element.get("style", ""))
+    return {name: told[name] for name in PAINT if told.get(name, "inherit") not in ("", "inherit")}
 
 
 def _is_unseen(element: ElementTree.Element, paint: dict[str, str], size: tuple[float, float]) -> bool:
     """Whether a shape has no paint, as the frames of icons, or is the background of a picture of this size."""
+    if paint.get("visibility") in ("hidden", "collapse"):
+        return True
     if paint["stroke"] not in ("none", "transparent"):
         return False
     if paint["fill"] in ("none", "transparent") or element.tag != "rect":
@@ -422,7 +469,7 @@ def _simplified(points: list[complex]) -> list[complex]:
     return [points[i] for i in sorted(kept)]
 
 
-def _lines(read: Callable[[bytes], list[Drawing]]) -> Callable[[bytes], str]:
+def _lines(read: Callable[[bytes], Iterable[Drawing]]) -> Callable[[bytes], str]:
     return lambda content: "".join(f"{to_text(drawing)}\n" for drawing in read(content))
 
 
