@@ -25,6 +25,7 @@ from jaxlm.runs import storage
 from jaxlm.runs import trainer as run_lib
 from jaxlm.runs.reporter import Reporter
 from jaxlm.runs.run import unused_path
+from jaxlm.runs.storage import Saver
 from jaxlm.runs.trainer import RATE_CUT, resume, train
 
 STEPS = 11
@@ -742,6 +743,30 @@ def test_names(small, tmp_path):
     with pytest.raises(jaxlm.InputError, match=r"found a run there.*jaxlm\.resume\(.*or choose another name"):
         train(config, run=names[0], checkpoints=tmp_path / "runs")
     assert contents(tmp_path) == before
+
+
+def test_the_devices_compute_the_next_epoch_while_a_save_takes_its_time(small, tmp_path, monkeypatch):
+    events, save, make = [], Saver.save, run_lib.compiled_steps
+
+    def compiled_steps(*arguments):
+        steps = make(*arguments)
+
+        def called(state, ids, batches, first, count):
+            events.append("steps")
+            return steps(state, ids, batches, first, count)
+
+        return called
+
+    def told(saver, items, progress):
+        events.append(f"save {progress.epoch}")
+        save(saver, items, progress)
+
+    monkeypatch.setattr(run_lib, "compiled_steps", compiled_steps)
+    monkeypatch.setattr(Saver, "save", told)
+    monkeypatch.setattr(run_lib, "CALL_SECONDS", 1e-9)  # One step a call.
+    train(dataclasses.replace(small, epochs=2), run="fox", checkpoints=tmp_path)
+    calls = ["steps"] * STEPS
+    assert events == [*calls, "steps", "save 1", *calls[1:], "save 2"]
 
 
 def test_partial_batch(small, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -303,13 +303,17 @@ class Trainer:
             with self._stop.nothing_to_save():
                 self._sample(self._generator(device_put(host_state.weights)), progress, saver)
             self._end_if_asked(progress.step)
+        call = None
         while not self._is_finished(progress.epoch, saver.best):
             began = time.monotonic()
             tally = self._tally(progress, saver.best)
-            state = self._train_epoch(steps, state, progress.epoch, tally, saver)
+            call = call or self._call(steps, state, progress.epoch, progress.step - progress.epoch * self._steps)
+            state = self._train_epoch(steps, call, progress.epoch, tally, saver)
             host_state = to_host(state, config.batch)
             weights = device_put(host_state.weights)
             validation = self._validate(weights, tally.step)
+            # The devices need not wait while the host saves. If the run ends here, these steps are lost.
+            call = self._call(steps, state, progress.epoch + 1, 0) if progress.epoch + 1 < config.epochs else None
             generator = self._generator(weights)
             metrics = self._metrics(progress.epoch + 1, tally, validation, time.monotonic() - began)
             progress = Progress(
@@ -340,32 +344,38 @@ class Trainer:
         saver.add_samples(*samples)
         self._reporter.samples(samples)
 
-    def _train_epoch(self, steps: Steps, state: TrainState, epoch: int, tally: "_Tally", saver: Saver) -> TrainState:
-        """Trains the rest of an epoch, saving as it goes."""
-        config = self._config
+    def _call(self, steps: Steps, state: TrainState, epoch: int, batch: int) -> "_Call":
+        """Dispatches the next steps of an epoch, from this batch on: as many as fit the pace."""
+        first, batches = batch % self._block, self._batches(epoch, batch)
+        count = min(self._pace.steps, self._block - first, self._steps - batch)
+        found = steps(state, self._ids, batches, np.int32(first), np.int32(count))
+        # While the devices still compute.
+        if batch + count < self._steps:
+            self._batches(epoch, batch + count)
+        elif epoch + 1 < self._config.epochs:
+            self._batches(epoch + 1, 0)
+        return _Call(*found, count)
+
+    def _train_epoch(self, steps: Steps, call: "_Call", epoch: int, tally: "_Tally", saver: Saver) -> TrainState:
+        """Trains the rest of an epoch, whose next call has been dispatched; saves as it goes."""
         batch = tally.step - epoch * self._steps
         self._pace.start()
-        while batch < self._steps:
-            first, batches = batch % self._block, self._batches(epoch, batch)
-            count = min(self._pace.steps, self._block - first, self._steps - batch)
-            state, nats, counts = steps(state, self._ids, batches, np.int32(first), np.int32(count))
-            batch += count
-            # While the devices still compute.
-            if batch < self._steps:
-                self._batches(epoch, batch)
-            elif epoch + 1 < config.epochs:
-                self._batches(epoch + 1, 0)
-            tally.add(nats, counts, count)
-            self._pace.adapt(count)
+        while True:
+            batch += call.number
+            tally.add(call)
+            self._pace.adapt(call.number)
+            if batch == self._steps:
+                break
             late = time.monotonic() - self._saved_at > SAVE_SECONDS
-            if batch < self._steps and (self._stop.asked or late):
+            if self._stop.asked or late:
                 tally.settle()
-                self._save(saver, to_host(state, config.batch), tally.progress())
+                self._save(saver, to_host(call.state, self._config.batch), tally.progress())
                 self._end_if_asked(tally.step)
                 self._pace.start()
+            call = self._call(steps, call.state, epoch, batch)
         tally.settle()
         tally.judge()
-        return state
+        return call.state
 
     def _tally(self, progress: Progress, best: Progress | None) -> "_Tally":
         """The tally of the epoch that begins, or goes on, at `progress`."""
@@ -475,6 +485,21 @@ class Trainer:
         )
 
 
+class _Call(NamedTuple):
+    """Steps that have been dispatched.
+
+    Attributes:
+      state: after them.
+      nats, counts: float32[BLOCK] and int32[BLOCK], the sums of each step.
+      number: of steps.
+    """
+
+    state: TrainState
+    nats: jax.Array
+    counts: jax.Array
+    number: int
+
+
 class _Pace:
     """How many steps a call of the devices takes: about as many as fit CALL_SECONDS."""
 
@@ -512,7 +537,7 @@ class _Tally:
     def __init__(self, progress: Progress, worst: float, judged_from: float, reporter: Reporter) -> None:
         self._start, self._worst, self._judged_from, self._reporter = progress, worst, judged_from, reporter
         self.step, self.nats, self.count = progress.step, progress.nats, progress.count
-        self._pending: tuple[jax.Array, jax.Array, int] | None = None
+        self._pending: _Call | None = None
 
     @property
     def loss(self) -> float:
@@ -525,14 +550,14 @@ class _Tally:
             self._start, step=self.step, nats=self.nats, count=self.count, loss=None, validation=None
         )
 
-    def add(self, nats: jax.Array, counts: jax.Array, steps: int) -> None:
-        """Takes the sums of so many steps, just dispatched, and fetches those of the previous ones.
+    def add(self, call: _Call) -> None:
+        """Takes the sums of steps just dispatched, and fetches those of the previous ones.
 
         Raises:
           Diverged: as `settle` does.
         """
         self.settle()
-        self._pending = nats, counts, steps
+        self._pending = call
 
     def settle(self) -> None:
         """Fetches the sums of the last call.
@@ -542,9 +567,9 @@ class _Tally:
         """
         if self._pending is None:
             return
-        (nats, counts), steps = device_get(self._pending[:2]), self._pending[2]
-        self._pending = None
-        for loss, count in zip(nats[:steps].tolist(), counts[:steps].tolist(), strict=True):
+        call, self._pending = self._pending, None
+        nats, counts = device_get((call.nats, call.counts))
+        for loss, count in zip(nats[: call.number].tolist(), counts[: call.number].tolist(), strict=True):
             self.step += 1
             if not math.isfinite(loss):
                 raise Diverged(f"step {self.step}: found a loss of {loss}, expected a finite one")
