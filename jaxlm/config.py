@@ -274,7 +274,8 @@ class TrainConfig(Checked):
     )
     transpose: int = setting(
         0,
-        "music: learn each piece also up to this many semitones higher and lower; an epoch is then as much longer",
+        "music: learn each piece also up to this many semitones higher and lower; an epoch is then as much longer, and "
+        "counts (ngram) are better left out",
         whole_number(0, 12),
         TEXT,
         source=OURS,

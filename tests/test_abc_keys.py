@@ -215,5 +215,19 @@ def test_tunes_that_are_learned_in_one_key_are_told(tmp_path, capsys):
         assert commands.train([str(tmp_path / "tunes.abc"), *run, *flags, "--transpose", "2", "--stride", "9"]) == 0
     told = "1 tune of the training text could not be transposed, and is learned in one key."
     captured = capsys.readouterr()
-    assert told in " ".join((captured.out + captured.err).split())
+    said = " ".join((captured.out + captured.err).split())
+    assert told in said
+    assert "Counts of a text" not in said
     assert commands.train(["--resume", *run, "--epochs", "2"]) == 0
+
+
+def test_counts_of_a_text_in_several_keys_are_advised_against(tmp_path, capsys):
+    (tmp_path / "tunes.abc").write_text("\n".join([TUNE] * 16))
+    flags = ["--epochs", "1", "--batch", "8", "--hidden", "8", "--length", "16", "-l", "10", "-t", "0.5"]
+    run = ["--run", str(tmp_path / "run"), "--recipe", "stream"]
+    with invocation.called_as("jaxlm"):
+        assert commands.train([str(tmp_path / "tunes.abc"), *run, *flags, "--transpose", "2"]) == 0
+    captured = capsys.readouterr()
+    said = " ".join((captured.out + captured.err).split())
+    assert "Counts of a text in 5 keys" in said
+    assert "it learns more: --ngram 0." in said

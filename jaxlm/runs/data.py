@@ -222,16 +222,20 @@ def _transposed(config: TrainConfig, part: Part) -> Part:
     return Part(whole.text, whole.starts if config.units else (0,), fixed)
 
 
-def remarked(corpus: Corpus, learned: Part) -> Corpus:
-    """A corpus with a remark on how much of its training text has only its own key, if any."""
-    if not learned.fixed:
-        return corpus
-    notation = NOTATIONS[corpus.notation]
-    remark = (
-        f"{plural(learned.fixed, notation.piece)} of the training text could not be transposed, and "
-        f"{'is' if learned.fixed == 1 else 'are'} learned in one key."
-    )
-    return dataclasses.replace(corpus, remarks=(*corpus.remarks, remark))
+def remarked(config: TrainConfig, corpus: Corpus, learned: Part) -> Corpus:
+    """A corpus with remarks on what its training text in several keys is like."""
+    notation, remarks = NOTATIONS[corpus.notation], []
+    if learned.fixed:
+        remarks.append(
+            f"{plural(learned.fixed, notation.piece)} of the training text could not be transposed, and "
+            f"{'is' if learned.fixed == 1 else 'are'} learned in one key."
+        )
+    if config.transpose and config.model.ngram:
+        remarks.append(
+            f"Counts of a text in {2 * config.transpose + 1} keys find in the other keys what is left out in one, and "
+            f"mislead the network; without them, it learns more: {invocation.setting('ngram', 0)}."
+        )
+    return dataclasses.replace(corpus, remarks=(*corpus.remarks, *remarks))
 
 
 def joined(documents: Sequence[str]) -> Part:

@@ -113,7 +113,7 @@ def train(
         corpus = read_corpus(config, reporter.download)
         config = read_as(config, corpus)
         learned, held_out = split(config, corpus)
-        corpus = remarked(corpus, learned)
+        corpus = remarked(config, corpus, learned)
         if start_from:
             vocab = start_from.vocab.extended(learned.text + held_out.text)
         else:
