@@ -45,7 +45,12 @@ def reciter(text, *, mode="state"):
 
 
 def kept_by_numpy(logits, temperature, top_k, top_p, min_p):
-    """The probabilities after each filter in turn, in double precision; None where one is at a filter's border."""
+    """The probabilities after each filter in turn, in double precision; None where float32 may decide otherwise.
+
+    That is where a probability is at a filter's border, or at the smallest of float32, and where two are nearly equal.
+    """
+    if np.diff(np.unique(logits)).min(initial=1) < 1e-5:
+        return None
     scores = (logits.astype(float) - logits.max()) / np.float32(temperature)
     order = np.argsort(-logits, kind="stable")
     shares = np.exp(scores)
@@ -64,7 +69,7 @@ def kept_by_numpy(logits, temperature, top_k, top_p, min_p):
             return None
         shares[shares < min_p * shares.max()] = 0
         shares /= shares.sum()
-    return shares
+    return None if np.any((shares > 1e-46) & (shares < 1e-37)) else shares
 
 
 some_logits = st.one_of(
