@@ -356,12 +356,14 @@ def test_figures_without_a_copy_that_are_no_file_are_set_aside(copied, damage):
         assert (copied / "elsewhere").read_bytes() == before[copied / "elsewhere"]
 
 
-def test_a_device_without_a_name_makes_no_figures(tmp_path):
+def test_a_device_without_a_name_or_a_step_without_a_number_makes_no_figures(tmp_path):
     run, _ = make_run(tmp_path / "abc")
     saver = Saver(run.storage)
-    for epoch, device in enumerate((["CPU"], None, 2, "CPU, 1 core"), 1):
-        saver.add_metrics({"epoch": epoch, "step": epoch, "device": device})
-    assert run.metrics() == [{"epoch": 4, "step": 4, "device": "CPU, 1 core"}]
+    good = {"epoch": 4, "step": 4, "device": "CPU, 1 core"}
+    for odd in ({"device": ["CPU"]}, {"device": None}, {"device": 2}, {"step": True}, {"step": -1}, {"step": 2**70}):
+        saver.add_metrics({**good, **odd})
+    saver.add_metrics(good)
+    assert run.metrics() == [good]
 
 
 @pytest.mark.parametrize("goes_on", [True, False])

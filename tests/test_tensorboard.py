@@ -4,6 +4,7 @@ import dataclasses
 import os
 import struct
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -91,6 +92,15 @@ def test_what_is_written_again_has_the_times_of_training(config, tmp_path):
     times = [event.wall_time for event in events(file) if event.summary.value]
     first, second = sorted(set(times))
     assert second - first == pytest.approx(jaxlm.Run.open(tmp_path / "fox").metrics()[1]["seconds"], abs=1e-3)
+
+
+def test_a_stranger_s_figures_without_seconds_are_written_too(tmp_path):
+    epochs = [{"epoch": 1, "step": 3, "loss": 3.0}, {"epoch": 2, "step": 6, "loss": 2.0, "seconds": None}]
+    run = SimpleNamespace(path=tmp_path / "fox", metrics=lambda: epochs, samples=list)
+    board = TensorBoard(str(tmp_path / "logs"))
+    board.start(SimpleNamespace(run=run))
+    board.close()
+    assert shown(tmp_path / "logs" / "fox") == ({"loss": {3: 3.0, 6: 2.0}}, {})
 
 
 def test_what_a_divergence_undid_is_forgotten(config, tmp_path):

@@ -66,9 +66,10 @@ class TensorBoard(Reporter):
             self._drop(error)
         self._add(0, file_version="brain.Event:2")
         self._forget_after(0)
-        ended = time.time() - sum(epoch["seconds"] for epoch in epochs)
-        for epoch in epochs:
-            ended += epoch["seconds"]
+        seconds = [epoch.get("seconds") or 0.0 for epoch in epochs]  # A stranger's run may have none.
+        ended = time.time() - sum(seconds)
+        for epoch, took in zip(epochs, seconds, strict=True):
+            ended += took
             self._add_figures(epoch, ended)
         self.samples(samples)
 

@@ -627,10 +627,11 @@ _epoch = whole_number(0, 2**31)
 
 
 def _is_epoch(values: dict[str, Any]) -> bool:
-    """Whether a line of metrics.jsonl has an epoch, a device's name, if any, and numbers: a run may come from a
+    """Whether a line of metrics.jsonl has an epoch, a step, a device's name, if any, and numbers: a run may come from a
     stranger."""
     try:
         _epoch("epoch", values["epoch"])
+        _whole("step", values["step"])
         plain_text("device", values.get("device", ""))  # Older runs have none.
         return all(optional(_finite)(field, value) == value for field, value in values.items() if field != "device")
     except (KeyError, InputError):
