@@ -935,10 +935,26 @@ def test_an_empty_prompt_begins_something_new(visit):
     assert page.input_value("#prompt") == ""
     assert page.get_attribute("#prompt", "placeholder") == "Nothing: a new drawing begins"
     assert "-p '\\n' --escapes" in page.text_content("#command")
+    assert page.locator("#text .given").get_attribute("hidden") is not None
     page.click("#start")
     finished(page)
     [expected] = page.evaluate(GENERATE, ["\n", 1000, draw(0.5), [1], "state"])
     assert shown(page) == expected
+
+
+def test_each_piece_begins_on_a_whole_note_after_a_pause_and_drums_are_drawn_apart(visit, fox):
+    tone, drum = "ÌTī", "ÆА"  # After 12 steps, of 12; after 6.
+    [notes, tones, drums] = visit(fox[1]).evaluate(
+        """(text) => {
+          const score = new Score(MIDI);
+          score.show(text);
+          return [score.notes, ...score.lines.map((line) => line.getAttribute("d").split("M").length - 1)];
+        }""",
+        f"{tone}\n\n{tone}{drum}\n{'Ĕ' + tone[1:]}\n{drum}",
+    )
+    found = [(note["start"] / 2, note["pitch"]) for note in notes]  # In whole notes, of two seconds.
+    assert found == [(1 / 4, 72), (2 + 1 / 4, 72), (2 + 3 / 8, -35), (4 + 84 / 48, 72), (7 + 1 / 8, -35)]
+    assert (tones, drums) == (3, 2)
 
 
 LISTEN = """globalThis.heard = [];
@@ -1029,10 +1045,12 @@ def test_a_note_sounds_as_it_should(visit, fox):
 
 @pytest.mark.parametrize("notation", NOTATED)
 def test_samples_are_drawn_and_played_too(notation, visit):
-    sample = {**SAMPLES[2], "text": NOTATED[notation][:60]}
+    begun = re.match("\n*", NOTATED[notation])[0]
+    sample = {**SAMPLES[2], "prompt": begun, "text": NOTATED[notation][:60]}
     page = visit(notated(notation, metrics=METRICS, samples=[sample]), viewport={"width": 360, "height": 740})
     page.click("#tab-learn")
     assert page.evaluate("document.documentElement.scrollWidth") == 360
+    assert page.locator("#samples .given").get_attribute("hidden") is not None
     if notation == "strokes":
         drawn = [path.get_attribute("d") for path in page.locator("#samples .sheet path").all()]
         assert drawn == re.findall('<path d="(.*?)"/>', strokes.write(sample["text"].split("\n")).content.decode())
