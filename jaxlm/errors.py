@@ -147,11 +147,11 @@ def plain_text(name: str, value: object) -> str:
     return str(value)
 
 
-def file_path(name: str, value: object) -> str:
+def file_path(name: str, value: object, remedy: str = "leave it out for the default") -> str:
     """A check for a name or a path; `~` becomes the home directory."""
     path = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(path, str) or not path or "\0" in path:
-        reject(name, value, "a name, or a path", "leave it out for the default")
+        reject(name, value, "a name, or a path", remedy)
     return os.path.expanduser(path)
 
 

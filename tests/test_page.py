@@ -710,6 +710,11 @@ def test_a_page_that_cannot_be_written_leaves_nothing(trained, tmp_path):
         jaxlm.RunError, match=r"output .*: cannot be written \(No such file or directory\); nothing was"
     ):
         jaxlm.Run.open(trained).page(tmp_path / "missing" / "fox.html")
+    for nowhere in (3, "", "a\0"):
+        with pytest.raises(jaxlm.InputError, match=r"output: found .*; name the file to write"):
+            jaxlm.Run.open(trained).page(nowhere)
+    with pytest.raises(jaxlm.RunError, match="output /: cannot be written"):
+        jaxlm.Run.open(trained).page("/")
     assert list(tmp_path.iterdir()) == []
 
 

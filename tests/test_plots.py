@@ -91,6 +91,12 @@ def test_what_cannot_be_drawn_is_one_line(trained, tmp_path, monkeypatch, capsys
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("path", [3, "", "a\0.svg"])
+def test_what_is_no_path_is_no_place_for_a_picture(trained, path):
+    with pytest.raises(jaxlm.InputError, match=r"output: found .*, expected a name, or a path"):
+        jaxlm.plot(trained, path=path)
+
+
 def test_a_run_without_an_epoch_has_no_curve(trained, tmp_path):
     pytest.importorskip("matplotlib")
     with pytest.raises(jaxlm.InputError, match="has no epoch to draw yet"):

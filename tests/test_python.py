@@ -38,6 +38,9 @@ def test_no_reporter_is_silent_and_one_s_own_shows_what_it_likes(small, tmp_path
     assert capsys.readouterr().out == ""
     with pytest.raises(jaxlm.InputError, match=r"temperature: 0\.3 has no effect with a reporter of your own"):
         jaxlm.train(small, run="other", checkpoints=tmp_path, reporter=jaxlm.Reporter(), temperature=0.3)
+    for odd in (jaxlm.Reporter, "silent", False):  # The first is a class.
+        with pytest.raises(jaxlm.InputError, match=r"reporter: found .*, expected an instance of a subclass of"):
+            jaxlm.train(small, run="other", checkpoints=tmp_path, reporter=odd)
     assert not (tmp_path / "other").exists()
 
 

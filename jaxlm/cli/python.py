@@ -21,7 +21,7 @@ from jaxlm.config import (
     with_settings,
 )
 from jaxlm.config import settings as settings_of
-from jaxlm.errors import InputError, reject_idle
+from jaxlm.errors import InputError, reject, reject_idle
 from jaxlm.generator import TextGenerator
 from jaxlm.runs import trainer
 from jaxlm.runs.data import in_notation
@@ -151,4 +151,6 @@ def _reporter(reporter: Reporter | None, settings: dict[str, Any], tensorboard: 
     elif watched:
         name, value = next(iter(watched.items()))
         reject_idle(name, value, "with a reporter of your own", "leave it out")
+    if not isinstance(reporter, Reporter | None):
+        reject("reporter", reporter, "an instance of a subclass of jaxlm.Reporter, or None, which is silent")
     return and_tensorboard(reporter or Reporter(), tensorboard)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, get_args
 
 from jaxlm import invocation
 from jaxlm.config import Axis
-from jaxlm.errors import InputError, RunError, check_choice, reject
+from jaxlm.errors import InputError, RunError, check_choice, file_path, reject
 from jaxlm.runs.copies import BORDER, learned_text, pieces_of
 from jaxlm.runs.data import own_corpus, split
 from jaxlm.runs.files import write_bytes
@@ -61,7 +61,7 @@ def plot(*runs: OneRun, by: Axis = "epoch", path: str | os.PathLike[str] | None 
       RunError: the picture cannot be written.
     """
     check_choice("by", by, get_args(Axis))
-    place = None if path is None else _target(os.fspath(path))
+    place = None if path is None else _target(file_path("output", path))
     figure = _figure()
     found = _open_each(runs)
     if by == "temperature":
@@ -202,7 +202,7 @@ def _drawn(figure: "Figure", kind: str) -> bytes:
 
 
 def _target(path: str) -> Path:
-    place = Path(os.path.realpath(os.path.expanduser(path)))
+    place = Path(os.path.realpath(path))
     if Path(path).suffix.lower() not in PICTURES:
         reject("output", path, f"a name that ends in {' or '.join(PICTURES)}")
     if place.is_dir() or (place.exists() and not place.is_file()):

@@ -503,9 +503,10 @@ class Run:
           The file's path.
 
         Raises:
-          InputError: this run has no good checkpoint.
+          InputError: this run has no good checkpoint, or `path` is none.
           RunError: the file cannot be written; nothing was.
         """
+        file = Path(os.path.realpath(file_path("output", path, "name the file to write")))
         generator, progress = self.generator()
         record = self.record
         story = Story(
@@ -520,7 +521,6 @@ class Run:
             samples=self.samples(),
         )
         html = assemble(generator, story, self.ids(), float32)
-        file = Path(os.path.realpath(os.path.expanduser(path)))
         try:
             write_text(file, html)
         except OSError as error:
