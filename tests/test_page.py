@@ -583,6 +583,7 @@ def test_the_page_names_the_device_and_what_was_never_there(trained):
     assert told()["Device"] == told()["Time"] == told()["Training loss"] == "not kept by this run"
     assert told(config=dataclasses.replace(STORY.config, validation=0))["Held-out loss"] == "none: nothing was held out"
     assert told(command="", epoch=0)["Weights of"] == "a model that was imported"
+    assert told(command="", epoch=0, characters=0)["Trained on"] == "an unknown text"
     assert "Notation" not in told()
 
 

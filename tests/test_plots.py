@@ -99,7 +99,7 @@ def test_what_is_no_path_is_no_place_for_a_picture(trained, path):
 
 def test_a_run_without_an_epoch_has_no_curve(trained, tmp_path):
     pytest.importorskip("matplotlib")
-    with pytest.raises(jaxlm.InputError, match="has no epoch to draw yet"):
+    with pytest.raises(jaxlm.InputError, match="has no epoch to draw, since it has trained none"):
         jaxlm.plot(with_metrics(trained, tmp_path / "fox"))
 
 
@@ -211,6 +211,14 @@ def test_sample_tells_under_each_text_what_it_copies(trained, capsys):
         assert source[text["copied_at"] :].startswith(span)
         expected = f"--- longest span also in the training text: {len(span)} characters ({span!r}); "
         assert line == expected + "of a piece of that text in the rest of it: 30 (median)"
+
+
+def test_what_needs_the_text_of_a_run_that_was_imported_without_it_says_so(trained, tmp_path):
+    run = jaxlm.Run.open(shutil.copytree(trained, tmp_path / "fox"))
+    run.write_record(dataclasses.replace(run.record, sha256=""))
+    for needs in (jaxlm.copied, lambda _, run: jaxlm.load(run, mix_ngram=2)):
+        with pytest.raises(jaxlm.InputError, match=r"imported without .*; import it again, and name that"):
+            needs("the fox", tmp_path / "fox")
 
 
 def test_copies_of_runs_that_learned_from_several_texts_are_refused(trained, tmp_path):

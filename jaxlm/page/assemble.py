@@ -200,7 +200,7 @@ def facts(story: Story, parameters: int, vocabulary: int) -> list[tuple[str, str
     devices = dict.fromkeys(line["device"] for line in story.metrics if line.get("device"))
     held_out_part = f"of its {config.units}" if config.units else "of it, the end"
     return [
-        ("Trained on", f"{story.corpus}, {story.characters:,} characters"),
+        ("Trained on", f"{story.corpus}, {story.characters:,} characters" if story.characters else "an unknown text"),
         *([] if story.notation is PROSE else [("Notation", f"{story.notation.files} ({story.notation.name})")]),
         ("Held out", f"{100 * config.validation:.3g} % {held_out_part}" if config.validation else "nothing"),
         ("Network", network),

@@ -121,8 +121,8 @@ def own_corpus(
     """
     if not run.record.sha256:
         raise InputError(
-            f"run {run.shown}: was imported without the text that it learned from; name a text with "
-            f"{invocation.setting('corpus')}"
+            f"run {run.shown}: was imported without the text that it learned from, which is needed here; import it "
+            f"again, and name that text with {invocation.setting('corpus')}"
         )
     try:
         # Older runs, which did not keep how they read their corpus, read documents as plain text.

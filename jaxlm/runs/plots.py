@@ -143,7 +143,10 @@ def _draw_learning(figure: "Figure", runs: Sequence[Run], by: str) -> None:
     for number, run in enumerate(runs):
         epochs = [one for one in run.metrics() if all(map(_is_number, (one.get("loss"), one.get(by))))]
         if not epochs:
-            raise InputError(f"run {run.shown}: has no epoch to draw yet; resume it: {invocation.resume(run.path)}")
+            raise InputError(
+                f"run {run.shown}: has no epoch to draw, since it has trained none to its end, or was imported; resume "
+                "it, or name another run"
+            )
         passed, places = 0.0, []
         for one in epochs:
             passed = passed + one[by] if by == "seconds" else one[by]
