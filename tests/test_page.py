@@ -197,10 +197,11 @@ def test_with_rounded_weights_the_page_writes_what_python_does(name, visit):
 def test_rounding_changes_the_bundled_model_s_probabilities_little(visit, tmp_path):
     run = jaxlm.Run.open(jaxlm.runs.bundled.bundled())
     model = run.generator()[0]
-    prompt = "the truth "
-    found = visit(run.page(tmp_path / "nietzsche.html").read_text()).evaluate(PREDICT, [prompt, draw(), "state"])
-    expected = model.next_token(prompt)
-    np.testing.assert_allclose(found, [expected.get(token, 0) for token in model.vocab.tokens], atol=2e-4)
+    page = visit(run.page(tmp_path / "nietzsche.html").read_text())
+    for prompt in ("the truth ", "the trut", "z", model.seed_text, "what is a woman? " * 20):
+        found = page.evaluate(PREDICT, [prompt, draw(), "state"])
+        expected = model.next_token(prompt)
+        np.testing.assert_allclose(found, [expected.get(token, 0) for token in model.vocab.tokens], atol=2e-4)
 
 
 def test_rounding_takes_each_column_by_its_own_size():
