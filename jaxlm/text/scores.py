@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxlm.notations.notation import plural
 from jaxlm.text.visible import as_html
 
 SURPRISES = (0.7, 1.4, 2.3, 3.2, 4.6, 6.9)
@@ -67,7 +68,7 @@ class Scores(np.ndarray):
         mean = -float(self.mean(dtype=float))
         return (
             '<div style="max-width:60em;line-height:1.6">'
-            f'<div style="opacity:.8">{more}{len(self):,} tokens scored, {mean:.4f} nats each on average; '
+            f'<div style="opacity:.8">{more}{plural(len(self), "token")} scored, {mean:.4f} nats each on average; '
             "the stronger its tint, the more a character surprised the model</div>"
             f'<div dir="auto" style="white-space:pre-wrap;overflow-wrap:anywhere">{"".join(shown)}</div></div>'
         )
