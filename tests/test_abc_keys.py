@@ -141,6 +141,7 @@ def test_notes_of_the_scale_are_written_without_accidentals_in_any_key(key, musi
         (2, 'K:Bb\n"^slow""Cm7b5(Bb) N.C.""Eb6/9 F""D.C."B|', 'K:C\n"^slow""Cm7b5(Bb) N.C.""F6/9 G""D.C."c|'),
         (2, "T:A\nK:D =c ^g\nc[K:Ador]cB:|\nw:a b\nA:|\nP:A\nG", "T:A\nK:E =d ^a\nd[K:Bdor]dc:|\nw:a b\nB:|\nP:A\nA"),
         (1, "K:F#\nF|", "K:G\nG|"),
+        (2, 'K:C\nCEG|\ns:"C"*!f!|', 'K:D\nDFA|\ns:"D"*!f!|'),
     ],
 )
 def test_tunes_that_are_known_in_other_keys(semitones, tune, expected):
@@ -164,6 +165,7 @@ def test_tunes_that_are_known_in_other_keys(semitones, tune, expected):
         "K:C\n[K:Hp]G|",
         "K:C perc\nG|",
         "K:D exp ^f\nG|",
+        "K:D\n+:exp ^f\nG|",
         "V:1 clef=perc\nK:C\nG|",
         "K:C\n%%begintext\nA bad egg\n%%endtext\nG|",
         "K:Cb\n__c[K:C#]^^c|",

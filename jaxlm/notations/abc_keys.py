@@ -47,8 +47,10 @@ _LIKE_NOTES = re.compile(r"(?!f+$|[^A-Ga-g]*$)[A-Ga-gxz,'0-9/|<>\[\]()~^_=-]+")
 _CHORD = re.compile(r"([A-G])([#b]?)((?:maj|min|dim|aug|sus|add|alt|[mMob#+\-\d])*)")
 _BASS = re.compile(r"[a-g][#b]?")
 _DEGREE = re.compile(r"(?:[#b+-]?\d+)?")
-_BEYOND = re.compile(r"^m:|^%%(?:begin|MIDI +(?:channel +10|drum))|^(?:V|K):.*perc|\[[KV]:[^]]*perc", re.MULTILINE)
-"""What would be read wrongly: macros, blocks of other text, drums."""
+_BEYOND = re.compile(
+    r"^m:|^%%(?:begin|MIDI +(?:channel +10|drum))|^(?:V|K):.*perc|\[[KV]:[^]]*perc|^K:.*\n\+:", re.MULTILINE
+)
+"""What would be read wrongly: macros, blocks of other text, drums, keys that go on in the next line."""
 
 
 class _Unknown(Exception):
@@ -93,7 +95,10 @@ class _Shift:
     def line(self, line: str) -> str:
         """A line of a tune from its key on."""
         if field := _FIELD.match(line):
-            return f"K:{self._key(field[2])}" if field[1] == "K" else line
+            if field[1] == "K":
+                return f"K:{self._key(field[2])}"
+            if field[1] != "s":  # Signs for the notes above, chord names among them.
+                return line
         return line if line.startswith("%") else _TOKEN.sub(self._token, line)
 
     def _token(self, found: re.Match[str]) -> str:
