@@ -211,6 +211,7 @@ def chunk(name, content, length=None):
 HEAD = chunk(b"MThd", b"\0\1\0\1\1\xe0")
 
 HOSTILE = {
+    "a header that is cut": (b"MThd\0\0", r"is damaged \(EOFError\)"),
     "truncated": (file([(0, "note_on", 60), (480, "note_off", 60)])[:-6], "is damaged"),
     "absurd length": (HEAD + chunk(b"MTrk", b"\0\x90\x3c\x40", 2**32 - 1), "is damaged"),
     "absurd message": (HEAD + chunk(b"MTrk", b"\0\xf0\xff\xff\xff\x7f\0"), "is damaged"),
@@ -354,6 +355,18 @@ def test_what_a_notation_cannot_do_is_one_line(tunes, tmp_path, capsys):
     assert "found the ending .mid, but run" in (told := capsys.readouterr().err)
     assert "writes ABC tunes (.abc), or their text (.txt); convert them with another program, such as abc2midi" in told
     assert not (tmp_path / "a.mid").exists()
+
+
+@pytest.mark.parametrize("name", ["a.abc", "a.svg", "a.wav"])
+def test_the_letters_of_notes_go_into_no_file_that_looks_like_another(name, tunes, tmp_path, capsys):
+    run = str(tmp_path / "run")
+    assert commands.train([str(tunes), "--run", run, *FLAGS]) == 0
+    capsys.readouterr()
+    assert commands.sample(["--run", run, "-l", "9", "-o", str(tmp_path / name)]) == 2
+    told = "writes MIDI files (.mid, .midi), or their text (.txt); choose another ending"
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / name).exists()
+    assert commands.sample(["--run", run, "-l", "9", "--json", "-o", str(tmp_path / "a.jsonl")]) == 0
 
 
 def test_a_text_run_writes_no_midi_file(trained, tmp_path, capsys):

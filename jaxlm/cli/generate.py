@@ -34,6 +34,9 @@ PROMPT_LIMIT = 64 * 2**20
 PIECE_LENGTH = 4000
 """The most characters of a tune or drawing, by default."""
 
+TEXT_ENDINGS = ("", ".txt")
+"""The endings of files that get the text of tunes or drawings."""
+
 ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 
 _ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.?))", re.DOTALL)
@@ -56,7 +59,7 @@ def generate(flags: SampleFlags, is_length_given: bool = True) -> None:
 
         source = Source(runs)
     notation = notation_of(runs[0])
-    write = None if flags.output is None else _writer(notation, names[0], flags.output)
+    write = None if flags.output is None else _writer(notation, names[0], flags.output, flags.json)
     if write is not None:
         if flags.json:
             reject_idle("json", True, f"with {invocation.setting('output', flags.output)}", "choose another ending")
@@ -94,19 +97,22 @@ def generate(flags: SampleFlags, is_length_given: bool = True) -> None:
         raise RunError(f"output {flags.output}: cannot be written ({error.strerror}); nothing was") from error
 
 
-def _writer(notation: Notation, run: str, output: str) -> Write | None:
-    """What writes a file of this ending; None if it gets the text as it is.
+def _writer(notation: Notation, run: str, output: str, as_json: bool) -> Write | None:
+    """What writes a file of this ending; None if it gets the text as it is, or lines of JSON.
 
     Raises:
-      InputError: only another notation can be written so.
+      InputError: the run cannot write such a file, and its text does not belong there.
       ModuleNotFoundError: what it needs is not installed.
     """
     suffix = Path(output).suffix.lower()
     if write := notation.writers.get(suffix):
         write(())  # What is missing is told before anything is generated.
         return write
-    others = [other for other in NOTATIONS.values() if suffix in other.writers and not other.is_plain]
-    if others:
+    if notation.writers:
+        is_for_text = as_json or suffix in TEXT_ENDINGS
+    else:
+        is_for_text = all(other.is_plain for other in NOTATIONS.values() if suffix in other.writers)
+    if not is_for_text:
         own = f"{notation.files} ({', '.join(notation.writers)}), or their text (.txt)" if notation.writers else "texts"
         raise InputError(
             f"output {output}: found the ending {suffix}, but run {run} writes {own}; {notation.elsewhere}"

@@ -170,7 +170,8 @@ def serve(memory: int) -> None:
 
 def _tell(kind: type[BaseException], error: BaseException, _: object) -> None:
     # Not a traceback, which ends in an exception's notes where it has some.
-    print(f"{kind.__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+    said = " ".join(str(error).split())
+    print(f"{kind.__name__}: {said}" if said else kind.__name__, file=sys.stderr)
 
 
 def _limit_memory(most: int) -> None:

@@ -158,7 +158,9 @@ def read_text(
         text = _plain_text(path, content, encoding)
     else:
         expected = f"{notation.files} ({', '.join(notation.readers)})"
-        raise BadFile(path, f"found another kind of file, expected {expected}", _CHOOSE, "another kind of file")
+        raise BadFile(
+            path, f"found another kind of file, expected {expected}", "choose such a file", "another kind of file"
+        )
     return notation.settled(text), notation
 
 
