@@ -85,6 +85,15 @@ def test_several_notations_are_one_line(tunes):
     )
 
 
+def test_a_file_in_another_notation_is_told_what_to_do(tunes):
+    with invocation.called_as("jaxlm"), pytest.raises(InputError) as caught:
+        load_corpus((str(tunes / "1.abc"),), notation="midi")
+    assert str(caught.value) == (
+        f"corpus {tunes}/1.abc: found another kind of file, expected MIDI files (.mid, .midi); choose such a file, or "
+        "another --notation"
+    )
+
+
 def test_what_most_files_of_a_folder_are_is_read_and_the_others_are_told(tunes, tmp_path):
     (tunes / "2.abc").write_text(TUNE)
     (tunes / "README.txt").write_text("About these tunes.")

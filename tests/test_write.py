@@ -332,6 +332,7 @@ def test_a_file_is_not_replaced_unasked(piped):
         (b"/again", "again: found no continuation at the end of the text"),
         (b"/save", "save: found no file's name, expected one; for example /save story.txt"),
         (b"/save .", "save .: found a folder there, expected a file"),
+        (b"/save a.mid", "save a.mid: found the ending .mid, expected that of a text; save a text, of which "),
         (b"/save none/a.txt", "save none/a.txt: found no folder none to write into"),
         (b"/t " + b"9" * 5000, "temperature: found inf, expected a finite number"),
         (b"/top " + b"9" * 5000, "top: found '" + "9" * 499 + "..., expected a whole number"),

@@ -18,7 +18,7 @@ from jaxlm.cli.tints import says_tints, tinted
 from jaxlm.config import SampleConfig, settings_in
 from jaxlm.errors import InputError, RunError, reject, reject_idle
 from jaxlm.notations.notation import Notation, Write, Written, plural
-from jaxlm.notations.registry import BY_SUFFIX, NOTATIONS, PROSE
+from jaxlm.notations.registry import BY_SUFFIX, MADE, PROSE
 
 if TYPE_CHECKING:  # `--help` need not wait for them.
     from jaxlm.generator import Text, TextGenerator
@@ -108,10 +108,7 @@ def _writer(notation: Notation, run: str, output: str, as_json: bool) -> Write |
     if write := notation.writers.get(suffix):
         write(())  # What is missing is told before anything is generated.
         return write
-    if notation.writers:
-        is_for_text = as_json or suffix in TEXT_ENDINGS
-    else:
-        is_for_text = all(other.is_plain for other in NOTATIONS.values() if suffix in other.writers)
+    is_for_text = as_json or suffix in TEXT_ENDINGS if notation.writers else suffix not in MADE
     if not is_for_text:
         own = f"{notation.files} ({', '.join(notation.writers)}), or their text (.txt)" if notation.writers else "texts"
         raise InputError(

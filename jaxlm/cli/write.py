@@ -20,6 +20,7 @@ from jaxlm.cli.output import is_terminal, show
 from jaxlm.config import SampleConfig
 from jaxlm.errors import InputError, did_you_mean, reject
 from jaxlm.errors import seed as check_seed
+from jaxlm.notations.registry import MADE
 
 if TYPE_CHECKING:  # `--help` need not wait for them.
     from jaxlm.generator import Passage, TextGenerator
@@ -442,6 +443,11 @@ class Writer:
         if not name and self._saved is None:
             raise InputError("save: found no file's name, expected one; for example /save story.txt")
         path = target("save", os.path.expanduser(name)) if name else self._saved[0]  # type: ignore[index]
+        if path.suffix.lower() in MADE:
+            raise InputError(
+                f"save {name}: found the ending {path.suffix}, expected that of a text; save a text, of which "
+                f"{invocation.command('sample')} --prompt-file FILE -l 0 -o {name} makes such a file"
+            )
         content = f"{self._session.text}\n"
         try:
             if files.is_there(path) and not replace and not self._is_own(path):

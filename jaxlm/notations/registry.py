@@ -21,3 +21,6 @@ NOTATIONS = {notation.name: notation for notation in (PROSE, ABC, MIDI, STROKES)
 
 BY_SUFFIX = {suffix: notation for notation in NOTATIONS.values() for suffix in notation.readers}
 """The notations of files by their endings; all others are prose."""
+
+MADE = frozenset(suffix for notation in NOTATIONS.values() if not notation.is_plain for suffix in notation.writers)
+"""The endings of files that are made of text, and are none themselves."""

@@ -158,9 +158,8 @@ def read_text(
         text = _plain_text(path, content, encoding)
     else:
         expected = f"{notation.files} ({', '.join(notation.readers)})"
-        raise BadFile(
-            path, f"found another kind of file, expected {expected}", "choose such a file", "another kind of file"
-        )
+        remedy = f"choose such a file, or another {invocation.setting('notation')}"
+        raise BadFile(path, f"found another kind of file, expected {expected}", remedy, "another kind of file")
     return notation.settled(text), notation
 
 
