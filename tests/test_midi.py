@@ -4,6 +4,7 @@ import dataclasses
 import io
 import re
 import struct
+import sys
 import unicodedata
 
 import pytest
@@ -357,16 +358,26 @@ def test_what_a_notation_cannot_do_is_one_line(tunes, tmp_path, capsys):
     assert not (tmp_path / "a.mid").exists()
 
 
-@pytest.mark.parametrize("name", ["a.abc", "a.svg", "a.wav"])
-def test_the_letters_of_notes_go_into_no_file_that_looks_like_another(name, tunes, tmp_path, capsys):
-    run = str(tmp_path / "run")
+def test_letters_go_into_no_file_that_looks_like_something_else(tunes, tmp_path, capsys, monkeypatch):
+    run, out = str(tmp_path / "run"), tmp_path / "out"
+    out.mkdir()
     assert commands.train([str(tunes), "--run", run, *FLAGS]) == 0
-    capsys.readouterr()
-    assert commands.sample(["--run", run, "-l", "9", "-o", str(tmp_path / name)]) == 2
-    told = "writes MIDI files (.mid, .midi), or their text (.txt); choose another ending"
-    assert told in capsys.readouterr().err
-    assert not (tmp_path / name).exists()
-    assert commands.sample(["--run", run, "-l", "9", "--json", "-o", str(tmp_path / "a.jsonl")]) == 0
+
+    def refused(name, status=2):
+        capsys.readouterr()
+        assert commands.sample(["--run", run, "-l", "9", "-o", str(out / name)]) == status
+        assert not list(out.iterdir())
+        return capsys.readouterr().err
+
+    for name in ("a.abc", "a.svg", "a.wav"):
+        assert "writes MIDI files (.mid, .midi), or their text (.txt); choose another ending" in refused(name)
+    (tmp_path / "mido.py").write_text("raise ModuleNotFoundError(\"No module named 'mido'\", name='mido')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mido", raising=False)
+    assert refused("a.mid", 1) == (
+        "error: mido is not installed, which .mid files need; install it: python -m pip install 'jaxlm[music]'\n"
+    )
+    assert commands.sample(["--run", run, "-l", "9", "--json", "-o", str(out / "a.jsonl")]) == 0
 
 
 def test_a_text_run_writes_no_midi_file(trained, tmp_path, capsys):

@@ -125,6 +125,19 @@ def test_only_one_piece_can_be_continued(tmp_path):
         read_piece(str(drawings))
 
 
+def test_several_tunes_in_a_prompt_are_not_run_into_one(tunes, tmp_path, capsys):
+    run = train(tunes)
+    (tmp_path / "two.abc").write_text(f"{TUNE}\n{TUNE}")
+    argv = ["--run", str(run.path), "-l", "9", "-o", str(tmp_path / "out.abc")]
+    capsys.readouterr()
+    assert commands.sample([*argv, "--prompt-file", str(tmp_path / "two.abc")]) == 2
+    told = "error: prompt: found 2 tunes, expected the beginning of one; leave out the others\n"
+    assert capsys.readouterr().err == told
+    assert not (tmp_path / "out.abc").exists()
+    (tmp_path / "one.abc").write_text(f"\n{TUNE}\n\n")
+    assert commands.sample([*argv, "--prompt-file", str(tmp_path / "one.abc")]) == 0
+
+
 def test_the_notation_that_is_asked_for_chooses_the_files_of_a_folder(tunes):
     (tunes / "README.txt").write_text("About these tunes.")
     assert read(tunes, notation="abc").text.count("X:") == 8

@@ -102,11 +102,17 @@ def _writer(notation: Notation, run: str, output: str, as_json: bool) -> Write |
 
     Raises:
       InputError: the run cannot write such a file, and its text does not belong there.
-      ModuleNotFoundError: what it needs is not installed.
+      RunError: what it needs is not installed.
     """
     suffix = Path(output).suffix.lower()
     if write := notation.writers.get(suffix):
-        write(())  # What is missing is told before anything is generated.
+        try:
+            write(())  # What is missing is told before anything is generated.
+        except ModuleNotFoundError as error:
+            raise RunError(
+                f"{error.name} is not installed, which {suffix} files need; install it: python -m pip install "
+                f"'jaxlm[{notation.extra}]'"
+            ) from error
         return write
     is_for_text = as_json or suffix in TEXT_ENDINGS if notation.writers else suffix not in MADE
     if not is_for_text:
@@ -118,10 +124,17 @@ def _writer(notation: Notation, run: str, output: str, as_json: bool) -> Write |
 
 
 def _whole(config: SampleConfig, notation: Notation, is_length_given: bool) -> SampleConfig:
-    """The settings that generate whole pieces: each from its beginning to the separator at its end."""
+    """The settings that generate whole pieces: each from its beginning to the separator at its end.
+
+    Raises:
+      InputError: the prompt is more than the beginning of one.
+    """
     length = config.length if is_length_given else PIECE_LENGTH
     if config.lines:
         return dataclasses.replace(config, length=length)
+    if more := (config.prompt or "").strip("\n").count(notation.separator):
+        found = plural(more + 1, notation.piece)
+        raise InputError(f"prompt: found {found}, expected the beginning of one; leave out the others")
     return dataclasses.replace(
         config,
         length=length,
