@@ -274,8 +274,7 @@ class TrainConfig(Checked):
     )
     transpose: int = setting(
         0,
-        "music: learn each piece also up to this many semitones higher and lower; an epoch is then as much longer, and "
-        "counts (ngram) are better left out",
+        "music: learn each piece also up to this many semitones higher and lower; then better without counts (ngram)",
         whole_number(0, 12),
         TEXT,
         source=OURS,

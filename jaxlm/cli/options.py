@@ -162,7 +162,8 @@ class SampleFlags(Checked):
     )
     output: str | None = setting(
         None,
-        "write the texts to this file once all are complete, replacing it",
+        "write the texts to this file once all are complete, replacing it; with the ending .abc, .mid or .svg, tunes "
+        "or drawings",
         optional(file_path),
         WHERE,
         unset="standard output",
