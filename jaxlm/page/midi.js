@@ -2,13 +2,15 @@
 // Notes from the text of MIDI files: what jaxlm/notations/midi.py reads.
 
 const STEPS = 48; // Of a whole note.
+const SHORTEST = 3; // Steps; so long is a drum in a file that Python writes.
 const MIDI_NOTE = /([\u00c0-\u011f])(?:([\x21-\x78])([\u0120-\u017f])|([\u0410-\u043e])|~)/g;
 
 /**
  * The notes in a line of text, in order.
  *
  * @returns {{start: number, pitch: number, steps: number, at: number, end: number}[]} each with its beginning and its
- *   duration in steps; a drum has the duration 0, and minus its number for its pitch. `at` and `end`: where it is written.
+ *   duration in steps; a drum has the duration 0, and minus its number for its pitch. `at` and `end`: where it is
+ *   written.
  */
 function midiNotes(line) {
   const notes = [];
@@ -24,8 +26,8 @@ function midiNotes(line) {
 
 /** A piece, as `Score` takes it. */
 function readPiece(line) {
-  const notes = midiNotes(line).map(({ start, steps, ...note }) => ({ ...note, start: start / STEPS, length: steps / STEPS }));
-  return { whole: 2, notes };
+  const timed = ({ start, steps, ...note }) => ({ ...note, start: start / STEPS, length: (steps || SHORTEST) / STEPS });
+  return { whole: 2, notes: midiNotes(line).map(timed) };
 }
 
 const MIDI = { border: /(?<=\n)/, read: readPiece };
