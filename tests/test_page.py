@@ -960,7 +960,15 @@ def test_each_piece_begins_on_a_whole_note_after_a_pause_and_drums_are_drawn_apa
         f"{tone}\n\n{tone}{drum}\n{'Ĕ' + tone[1:]}\n{drum}\n\u00f0{drum[1]}\n{drum}",  # The last but one after 48.
     )
     found = [(note["start"] / 2, note["pitch"]) for note in notes]  # In whole notes, of two seconds.
-    assert found == [(1 / 4, 72), (2 + 1 / 4, 72), (2 + 3 / 8, -35), (4 + 84 / 48, 72), (7 + 1 / 8, -35), (10, -35), (12 + 1 / 8, -35)]
+    assert found == [
+        (1 / 4, 72),
+        (2 + 1 / 4, 72),
+        (2 + 3 / 8, -35),
+        (4 + 84 / 48, 72),
+        (7 + 1 / 8, -35),
+        (10, -35),
+        (12 + 1 / 8, -35),
+    ]
     assert (tones, drums) == (3, 4)
 
 
