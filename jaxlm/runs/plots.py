@@ -170,7 +170,7 @@ def _draw_learning(figure: "Figure", runs: Sequence[Run], by: str) -> None:
     axes.set_ylabel("loss (nats per token)")
     axes.margins(y=0.12)
     if by == "epoch":
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params("x", integer=True)
     axes.legend(frameon=False)
     _tidy(axes)
 
