@@ -131,6 +131,7 @@ def test_notes_of_the_scale_are_written_without_accidentals_in_any_key(key, musi
     [
         (2, "K:D\nDEFGABcd|", "K:E\nEFGABcde|"),
         (1, 'K:D\n"D"DFAd "A7/C#"^c=cBA|', 'K:Eb\n"Eb"EGBe "Bb7/D"=d_dcB|'),
+        (2, 'K:C\n"C maj7"CEG "A m / G"z "m"z|', 'K:D\n"D maj7"DFA "B m / A"z "m"z|'),
         (3, "K:A minor\nA^GA =G,|", "K:C minor\nc=Bc _B,|"),
         (-2, "K:Emin\nE^DE|^cd|", "K:Dmin\nD^CD|=Bc|"),
         (5, "K:G dorian clef=bass\nG,A,B,|", "K:C dorian clef=bass\nCDE|"),
@@ -210,7 +211,8 @@ def test_a_run_learns_each_tune_in_other_keys_but_is_judged_in_its_own(tmp_path,
 
 
 def test_tunes_that_are_learned_in_one_key_are_told(tmp_path, capsys):
-    (tmp_path / "tunes.abc").write_text("\n".join([TUNE] * 12 + [PIPES] + [TUNE] * 3))
+    beginning = "%abc-2.1\nM:4/4\nO:Ireland\n"
+    (tmp_path / "tunes.abc").write_text("\n".join([beginning] + [TUNE] * 12 + [PIPES] + [TUNE] * 3))
     flags = ["--epochs", "1", "--batch", "8", "--hidden", "8", "--length", "16", "-l", "10", "-t", "0.5"]
     run = ["--run", str(tmp_path / "run")]
     with invocation.called_as("jaxlm"):

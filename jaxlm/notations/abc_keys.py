@@ -44,7 +44,11 @@ _TOKEN = re.compile(
 
 _LIKE_NOTES = re.compile(r"(?!f+$|[^A-Ga-g]*$)[A-Ga-gxz,'0-9/|<>\[\]()~^_=-]+")
 
-_CHORD = re.compile(r"([A-G])([#b]?)((?:maj|min|dim|aug|sus|add|alt|[mMob#+\-\d])*)")
+_KINDS = r"(?:maj|min|dim|aug|sus|add|alt|[mMob#+\-\d])*"
+_CHORD = re.compile(rf"([A-G])([#b]?)({_KINDS})")
+_KIND = re.compile(rf"(?:maj|min|dim|aug|sus|add|alt|[mM]){_KINDS}")
+"""What may follow a chord's root after a space, as in Bb maj7."""
+
 _BASS = re.compile(r"[a-g][#b]?")
 _DEGREE = re.compile(r"(?:[#b+-]?\d+)?")
 _BEYOND = re.compile(
@@ -154,13 +158,13 @@ class _Shift:
         """Chord names, several of which may stand in one text; other texts, such as Fine, stay."""
         parts = re.split(r"([()\s/,;|]+)", text)
         names = parts[::2]
-        if not all(any(kind.fullmatch(name) for kind in (_CHORD, _BASS, _DEGREE)) for name in names):
+        if not all(any(kind.fullmatch(name) for kind in (_CHORD, _BASS, _DEGREE, _KIND)) for name in names):
             return text
         parts[::2] = [self._chord(name) for name in names]
         return "".join(parts)
 
     def _chord(self, name: str) -> str:
-        if _DEGREE.fullmatch(name):
+        if _DEGREE.fullmatch(name) or _KIND.fullmatch(name):
             return name
         found = _CHORD.fullmatch(name[0].upper() + name[1:])
         assert found is not None

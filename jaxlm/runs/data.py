@@ -160,7 +160,7 @@ class Part:
     Attributes:
       text: it.
       starts: where each of its documents begins; one alone unless units are set.
-      fixed: how many of its pieces could not be transposed as was asked.
+      fixed: how many of its pieces that hold something could not be transposed as was asked.
     """
 
     text: str
@@ -212,9 +212,13 @@ def _transposed(config: TrainConfig, part: Part) -> Part:
     copies: list[list[str]] = [[] for _ in shifts]
     for document in part.documents():
         *pieces, cut = document.split(end)
-        keys = [[notation.transpose(piece, shift) for shift in shifts] for piece in pieces]
-        moved = [versions for versions in keys if None not in versions]
-        fixed += len(keys) - len(moved)
+        moved = []
+        for piece in pieces:
+            versions = [notation.transpose(piece, shift) for shift in shifts]
+            if None not in versions:
+                moved.append(versions)
+            elif notation.count(piece):  # What a file of tunes begins with may have no notes.
+                fixed += 1
         originals.append(document + end if cut else document)
         for number, copy in enumerate(copies):
             copy.append("".join(f"{versions[number]}{end}" for versions in moved))
