@@ -15,11 +15,11 @@ import pytest
 import jaxlm
 from jaxlm import cli
 from jaxlm.cli import generate as command
-from jaxlm.cli.generate import target
 from jaxlm.config import ModelConfig
 from jaxlm.errors import InputError
 from jaxlm.generator import TextGenerator
 from jaxlm.nn.model import LanguageModel
+from jaxlm.runs.target import target
 from jaxlm.text.vocab import Vocab
 
 ROOT = Path(__file__).parents[1]

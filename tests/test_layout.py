@@ -61,6 +61,7 @@ ORDER = {
     "page": ["assemble"],
     "runs": [
         "stop",
+        "target",
         "files",
         "arrays",
         "storage",

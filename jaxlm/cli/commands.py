@@ -11,7 +11,7 @@ from typing import Any
 import jaxlm
 from jaxlm import invocation
 from jaxlm.cli import parser
-from jaxlm.cli.generate import describe, generate, target
+from jaxlm.cli.generate import describe, generate
 from jaxlm.cli.guard import ended_by_signals, guarded, note
 from jaxlm.cli.options import (
     BEGINNING_LENGTH,
@@ -42,6 +42,7 @@ from jaxlm.cli.write import write_in_turns
 from jaxlm.config import TrainConfig, changed, checkpoints_folder, settings_in, started
 from jaxlm.errors import InputError, RunError, did_you_mean, first_line, reject, reject_idle
 from jaxlm.notations.notation import plural
+from jaxlm.runs.target import target
 
 
 def train(argv: Sequence[str] | None = None) -> int:

@@ -3,9 +3,9 @@
 import webbrowser
 
 from jaxlm import invocation
-from jaxlm.cli.generate import target
 from jaxlm.cli.guard import note
 from jaxlm.cli.options import PageFlags
+from jaxlm.runs.target import target
 
 
 def write_page(flags: PageFlags) -> None:

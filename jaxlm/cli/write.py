@@ -13,7 +13,7 @@ from types import FrameType
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from jaxlm import invocation
-from jaxlm.cli.generate import PROMPT_LIMIT, describe, read_prompt, target
+from jaxlm.cli.generate import PROMPT_LIMIT, describe, read_prompt
 from jaxlm.cli.guard import note
 from jaxlm.cli.options import WriteFlags
 from jaxlm.cli.output import is_terminal, show
@@ -21,6 +21,7 @@ from jaxlm.config import SampleConfig
 from jaxlm.errors import InputError, did_you_mean, reject
 from jaxlm.errors import seed as check_seed
 from jaxlm.notations.registry import MADE
+from jaxlm.runs.target import target
 
 if TYPE_CHECKING:  # `--help` need not wait for them.
     from jaxlm.generator import Passage, TextGenerator

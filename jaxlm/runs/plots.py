@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from jaxlm import invocation
 from jaxlm.config import Axis
 from jaxlm.errors import InputError, RunError, check_choice, file_path, reject
 from jaxlm.runs.copies import BORDER, learned_text, pieces_of
@@ -18,6 +17,7 @@ from jaxlm.runs.files import write_bytes
 from jaxlm.runs.mixing import OneRun, open_trained
 from jaxlm.runs.run import Run
 from jaxlm.runs.samples import mean_surprise
+from jaxlm.runs.target import target
 from jaxlm.text.copying import longest_copy, share_of_words, share_repeated
 
 if TYPE_CHECKING:
@@ -61,7 +61,11 @@ def plot(*runs: OneRun, by: Axis = "epoch", path: str | os.PathLike[str] | None 
       RunError: the picture cannot be written.
     """
     check_choice("by", by, get_args(Axis))
-    place = None if path is None else _target(file_path("output", path))
+    place = None
+    if path is not None:
+        place = target("output", file_path("output", path))
+        if Path(path).suffix.lower() not in PICTURES:
+            reject("output", path, f"a name that ends in {' or '.join(PICTURES)}")
     figure = _figure()
     found = _open_each(runs)
     if by == "temperature":
@@ -202,17 +206,6 @@ def _drawn(figure: "Figure", kind: str) -> bytes:
         warnings.filterwarnings("ignore", "Glyph .* missing")  # Of a run's name; most fonts lack most scripts.
         figure.savefig(content, format=kind, dpi=144, metadata=about)
     return content.getvalue()
-
-
-def _target(path: str) -> Path:
-    place = Path(os.path.realpath(path))
-    if Path(path).suffix.lower() not in PICTURES:
-        reject("output", path, f"a name that ends in {' or '.join(PICTURES)}")
-    if place.is_dir() or (place.exists() and not place.is_file()):
-        raise InputError(f"output {path}: found something that is not a file there; choose another")
-    if not place.parent.is_dir():
-        raise InputError(f"output {path}: found no folder {invocation.shown(place.parent)}, expected one")
-    return place
 
 
 def _tidy(axes: "Axes") -> None:
