@@ -10,7 +10,7 @@ from xml.sax.saxutils import escape
 RECORDED = Path(__file__).with_name("learning.json")
 PICTURE = Path(__file__).parents[1] / "docs" / "learning.svg"
 
-WIDTH, HEIGHT = 880, 440
+WIDTH, HEIGHT = 880, 480
 TOP, BOTTOM = 62, HEIGHT - 54
 LOSSES = 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9
 
@@ -43,7 +43,7 @@ class Label:
       lines: of text; the first is its name.
       seconds, loss: where the first line stands.
       anchor: which end of the lines stands there.
-      above: whether the last loss is written above its point, not below.
+      number: how far below its point the last loss is written, in pixels; None for nowhere.
     """
 
     color: str
@@ -51,7 +51,7 @@ class Label:
     seconds: float
     loss: float
     anchor: str = "start"
-    above: bool = False
+    number: int | None = 22
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ PANELS = (
         key="nietzsche",
         title="Nietzsche",
         left=44,
-        right=564,
+        right=500,
         seconds=(4, 3600),
         ticks={5: "5 s", 15: "15 s", 60: "1 min", 300: "5 min", 900: "15 min", 2400: "40 min"},
         labels={
@@ -98,7 +98,7 @@ PANELS = (
             "stream, small": Label("small", ("stream, small",), 5, 1.215),
             "stream, medium": Label("medium", ("stream, medium",), 330, 1.18),
             "small without counts": Label("small", ("without counts",), 10, 1.58),
-            "medium without counts": Label("medium", ("without counts",), 170, 1.42, above=True),
+            "medium without counts": Label("medium", ("without counts",), 170, 1.42, number=-12),
             "n-gram": Label("others", ("an n-gram alone",), 4.4, 1.352),
             "Keras": Label("others", ("the book's code in Keras",), 802, 1.59, "middle"),
             "fastai": Label("others", ("fastai, as published",), 33, 1.235),
@@ -107,16 +107,18 @@ PANELS = (
     Panel(
         key="shakespeare",
         title="Tiny Shakespeare",
-        left=630,
+        left=566,
         right=866,
         seconds=(35, 3600),
         ticks={60: "1 min", 300: "5 min", 1800: "30 min"},
         labels={
             "stream, 1 x 256": Label("small", ("stream, 1 x 256",), 80, 1.425),
             "1 x 256 without counts": Label("small", ("without counts",), 80, 1.585),
-            "medium without counts": Label("medium", ("medium", "without counts"), 3300, 1.33, "end"),
+            "stream, medium": Label("medium", ("stream, medium",), 3300, 1.29, "end"),
+            "medium without counts": Label("medium", ("without counts: 1.419",), 1500, 1.413, "end", number=None),
+            "n-gram": Label("others", ("an n-gram alone",), 3500, 1.537, "end"),
             "nanoGPT quick-start": Label("others", ("nanoGPT's", "CPU quick-start"), 245, 1.875),
-            "nanoGPT": Label("others", ("nanoGPT, as published",), 38, 1.48),
+            "nanoGPT": Label("others", ("nanoGPT, as published",), 3500, 1.477, "end"),
         },
     ),
 )
@@ -151,7 +153,8 @@ def draw_series(panel: Panel, points: list[tuple[float | None, float]], label: L
         timed = timed[-1:]
     if len(timed) == 1:
         [(x, y)] = timed
-        yield text(x, y - 12 if label.above else y + 22, f"{last:.3f}", label.color, "middle")
+        if label.number is not None:
+            yield text(x, y + label.number, f"{last:.3f}", label.color, "middle")
     for x, y in timed:
         yield f'<circle class="dot {label.color}" cx="{x:.1f}" cy="{y:.1f}" r="5"/>'
     for i, words in enumerate(lines):
