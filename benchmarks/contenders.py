@@ -62,6 +62,13 @@ def contender(function: Callable[[Rounds], None]) -> Callable[[Rounds], None]:
     return function
 
 
+PACE_SECONDS = 5.0
+"""How long a run of jaxlm trains before it is timed, its compilation not counted."""
+
+CALL_GAP = 1e-3
+"""Seconds between steps that are reported at once, at most."""
+
+
 def timed(rounds: Rounds, work: Callable[[int], None]) -> None:
     """Does `work` whenever asked."""
     for units in rounds:
@@ -97,24 +104,38 @@ def train(rounds: Rounds, config: TrainConfig, text: str) -> None:
     from jaxlm.runs import trainer
     from jaxlm.runs.reporter import Reporter
 
-    trainer.CALL_SECONDS = 0.0  # A step at a time.
-
     class Turns(Reporter):
+        """Lets the trainer find its pace, then keeps it; and takes the time from the end of a call to that of another.
+
+        The steps of a call are reported at once, when the next call is under way.
+        """
+
         def __init__(self) -> None:
             self.asked = iter(rounds)
-            self.last = 0
+            self.units = 0
+            self.started: float | None = None
+            self.reported = 0.0
+            self.began: tuple[int, float] | None = None
 
         def step(self, step: int, loss: float) -> None:
-            if step < self.last:
+            now = time.perf_counter()
+            self.started = self.started or now
+            same_call, self.reported = now - self.reported < CALL_GAP, now
+            if same_call or now - self.started < PACE_SECONDS:
                 return
-            if self.last:
-                rounds.report(time.perf_counter() - self.began)
-            try:
-                # A step's loss is reported when the next is under way, which is done before the clock starts.
-                self.last = step + next(self.asked) + 1
-            except StopIteration:
-                raise SystemExit from None
-            self.began = time.perf_counter()
+            if self.units and self.began is None:  # The call that was under way has ended.
+                self.began = step, now
+            elif self.units and step - self.began[0] < self.units:
+                return
+            else:
+                if self.began:
+                    rounds.report((now - self.began[1]) * self.units / (step - self.began[0]))
+                trainer._Pace.adapt = lambda pace, steps: None
+                try:
+                    self.units, self.began = next(self.asked), None
+                except StopIteration:
+                    raise SystemExit from None
+                self.reported = time.perf_counter()
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "corpus.txt"

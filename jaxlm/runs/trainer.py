@@ -47,8 +47,11 @@ from jaxlm.text.vocab import Vocab
 SAVE_SECONDS = 300.0
 """A checkpoint is saved after each epoch, and during long ones this often, so that a power cut costs only minutes."""
 
-CALL_SECONDS = 0.1
-"""About how long a call of the device takes, so that stops, saves and progress come soon, and the host keeps up."""
+CALL_SECONDS = 0.5
+"""The most that a call of several steps takes, so that stops, saves and progress come soon, and the host keeps up.
+
+On a CPU, a call maps and clears the pages of its buffers once for all its steps, not for each.
+"""
 
 JUDGED_STEPS = 100
 """Steps of an epoch after which its mean loss can reveal a divergence, if windows come in random order."""
