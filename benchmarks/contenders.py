@@ -65,9 +65,6 @@ def contender(function: Callable[[Rounds], None]) -> Callable[[Rounds], None]:
 PACE_SECONDS = 5.0
 """How long a run of jaxlm trains before it is timed, its compilation not counted."""
 
-CALL_GAP = 1e-3
-"""Seconds between steps that are reported at once, at most."""
-
 
 def timed(rounds: Rounds, work: Callable[[int], None]) -> None:
     """Does `work` whenever asked."""
@@ -102,46 +99,54 @@ def train(rounds: Rounds, config: TrainConfig, text: str) -> None:
     """`jaxlm.train` itself, which stops between steps while others have their turn."""
     import jaxlm
     from jaxlm.runs import trainer
-    from jaxlm.runs.reporter import Reporter
 
-    class Turns(Reporter):
+    class Turns:
         """Lets the trainer find its pace, then keeps it; and takes the time from the end of a call to that of another.
 
-        The steps of a call are reported at once, when the next call is under way.
+        In a pause, the call ends that was under way.
         """
 
         def __init__(self) -> None:
             self.asked = iter(rounds)
-            self.units = 0
-            self.started: float | None = None
-            self.reported = 0.0
+            self.units = next(self.asked)
+            self.paced_from: float | None = None
             self.began: tuple[int, float] | None = None
+            self.pausing = False
 
-        def step(self, step: int, loss: float) -> None:
+        def ended(self, step: int) -> None:
+            """A call has ended, whose last step this was."""
             now = time.perf_counter()
-            self.started = self.started or now
-            same_call, self.reported = now - self.reported < CALL_GAP, now
-            if same_call or now - self.started < PACE_SECONDS:
+            self.paced_from = self.paced_from or now
+            if now - self.paced_from < PACE_SECONDS:
                 return
-            if self.units and self.began is None:  # The call that was under way has ended.
+            trainer._Pace.adapt = lambda pace, steps: None
+            if self.pausing:
+                self.pausing = False
+            elif self.began is None:
                 self.began = step, now
-            elif self.units and step - self.began[0] < self.units:
-                return
-            else:
-                if self.began:
-                    rounds.report((now - self.began[1]) * self.units / (step - self.began[0]))
-                trainer._Pace.adapt = lambda pace, steps: None
+            elif step - self.began[0] >= self.units:
+                rounds.report((now - self.began[1]) * self.units / (step - self.began[0]))
                 try:
-                    self.units, self.began = next(self.asked), None
+                    self.units = next(self.asked)
                 except StopIteration:
                     raise SystemExit from None
-                self.reported = time.perf_counter()
+                self.began, self.pausing = None, True
+
+    settle = trainer._Tally.settle
+
+    def settled(tally: trainer._Tally) -> None:
+        had_call = tally._pending is not None
+        settle(tally)
+        if had_call:
+            turns.ended(tally.step)
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "corpus.txt"
         path.write_text(text)
         config = dataclasses.replace(config, corpus=(str(path),), lowercase=False)
-        jaxlm.train(config, run="run", checkpoints=folder, reporter=Turns())
+        turns = Turns()
+        trainer._Tally.settle = settled
+        jaxlm.train(config, run="run", checkpoints=folder)
 
 
 @contender
@@ -227,7 +232,7 @@ def train_stream(rounds: Rounds, size: str, **changes: int) -> None:
     """Without a validation text, and long enough that no epoch ends, and is saved, while the clock runs."""
     config = dataclasses.replace(STREAMS[size], validation=0.0)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, **changes))
-    train(rounds, config, made_up_text(CHARACTERS * 4))
+    train(rounds, config, made_up_text(CHARACTERS * 8))
 
 
 def floor_stream(rounds: Rounds, size: str, multiply: Callable[..., None]) -> None:

@@ -32,7 +32,7 @@ BASES: dict[Size, TrainConfig] = {
     "medium": changed(_MEDIUM, {"ngram": 0, "hidden": 128, "embedding": 32}),
     "large": changed(_LARGE, {"ngram": 0, "hidden": 240}),
 }
-"""Most sweeps are older than counts: `{"ngram": 7}` is a change."""
+"""Without counts, as most sweeps are older than them; `{"ngram": 7}` turns them on."""
 
 PARTS: dict[Size, tuple[slice, slice]] = {
     "small": (slice(486_722), slice(486_722, 540_803)),

@@ -48,7 +48,7 @@ SAVE_SECONDS = 300.0
 """A checkpoint is saved after each epoch, and during long ones this often, so that a power cut costs only minutes."""
 
 CALL_SECONDS = 0.5
-"""The most that a call of several steps takes, so that stops, saves and progress come soon, and the host keeps up.
+"""About the most that a call of several steps takes; so stops, saves and progress come soon, and the host keeps up.
 
 On a CPU, a call maps and clears the pages of its buffers once for all its steps, not for each.
 """
