@@ -2,7 +2,7 @@
 
 import sys
 
-from jaxlm import cli
+from jaxlm.cli import programs
 
 if __name__ == "__main__":
-    sys.exit(cli.sample())
+    sys.exit(programs.sample())

@@ -284,7 +284,7 @@ def measure(row: Row, rounds: int) -> list[dict]:
 
 FIRST_STEP = """
 import os, sys, time
-from jaxlm import cli
+from jaxlm.cli import programs
 from jaxlm.cli.terminal import Terminal
 
 def step(self, step, loss):
@@ -293,7 +293,7 @@ def step(self, step, loss):
 
 Terminal.step = step
 sys.argv[0] = "train.py"
-cli.train()
+programs.train()
 """
 
 NO_OP = "import jax; jax.jit(lambda x: x + 1)(1.0).block_until_ready()"

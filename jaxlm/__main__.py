@@ -2,6 +2,6 @@
 
 import sys
 
-from jaxlm.cli import main
+from jaxlm.cli.programs import main
 
 sys.exit(main())

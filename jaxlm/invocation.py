@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -32,6 +33,12 @@ def of_process(arguments: Sequence[str]) -> str:
     if path.name in ("train.py", "sample.py"):
         return SCRIPTS
     return "jaxlm" if path.name in ("jaxlm", "jaxlm.exe", "jaxlm-script.py") else MODULE
+
+
+def is_interactive() -> bool:
+    """Whether this process is a Python prompt or a notebook, where `%run` starts our programs."""
+    ipython = sys.modules.get("IPython")
+    return hasattr(sys, "ps1") or (ipython is not None and ipython.get_ipython() is not None)
 
 
 def command(name: str) -> str:

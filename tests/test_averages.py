@@ -10,7 +10,7 @@ from helpers import TEXT
 from reference import log_softmax
 
 import jaxlm
-from jaxlm import cli
+from jaxlm.cli import commands
 from jaxlm.nn import dynamic
 from jaxlm.nn.counts import prior_within
 from jaxlm.nn.scoring import PROTOCOLS
@@ -131,7 +131,7 @@ def test_an_average_is_evaluated_on_what_all_its_runs_held_out(folder):
     ],
 )
 def test_runs_that_cannot_be_averaged_are_named(folder, names, words, capsys):
-    for command in (cli.sample, cli.evaluate):
+    for command in (commands.sample, commands.evaluate):
         assert command(["--run", *names, "--checkpoints", str(folder)]) == 2
         out, message = capsys.readouterr()
         assert not out
@@ -142,18 +142,18 @@ def test_runs_that_cannot_be_averaged_are_named(folder, names, words, capsys):
 
 def test_runs_of_different_texts_need_a_text_to_be_evaluated_on(folder, capsys):
     runs = ["--run", "plain", "more", "--checkpoints", str(folder)]
-    assert cli.evaluate(runs) == 2
+    assert commands.evaluate(runs) == 2
     message = capsys.readouterr().err
     assert "which learned from different texts" in message
     assert message.endswith("name a text with corpus\n")
     (folder / "other.txt").write_text(OTHER)
-    assert cli.evaluate([*runs, "--corpus", str(folder / "other.txt")]) == 0
+    assert commands.evaluate([*runs, "--corpus", str(folder / "other.txt")]) == 0
     assert "average of 2 runs: " in capsys.readouterr().out
 
 
 def test_sample_tells_which_runs_it_averages(folder, capsys):
     arguments = ["--checkpoints", str(folder), "--prompt", "The", "--length", "50", "--seed", "1"]
-    assert cli.sample(["--run", "counted", "plain", *arguments]) == 0
+    assert commands.sample(["--run", "counted", "plain", *arguments]) == 0
     out, err = capsys.readouterr()
     assert out == jaxlm.load([folder / "counted", folder / "plain"]).generate("The", 50, seed=1) + "\n"
     assert "average of 2 runs: " in err

@@ -17,8 +17,7 @@ import pytest
 from reference import KneserNey
 
 import jaxlm
-from jaxlm import cli
-from jaxlm.cli import guard, parser
+from jaxlm.cli import commands, guard, parser
 from jaxlm.cli.options import COMMANDS
 from jaxlm.config import EvaluateConfig, ModelConfig, SampleConfig
 from jaxlm.errors import InputError
@@ -126,85 +125,85 @@ WITH = ("--corpus", "good.txt")
 # The command, the same in Python, and part of the message: one or two for each layer that can refuse.
 MISTAKES = {
     "a value": (
-        cli.train,
+        commands.train,
         "--corpus good.txt --hidden 10000000",
         lambda: train("good.txt", model=ModelConfig(hidden=10**7)),
         "hidden: found 10000000, expected a whole number from 1 to 65536",
     ),
     "two values that do not go together": (
-        cli.evaluate,
+        commands.evaluate,
         "--corpus good.txt --dynamic --protocol cold-256",
         lambda: EvaluateConfig(dynamic=True, protocol="cold-256"),
         "dynamic: found True, expected False with protocol=cold-256; choose protocol=carried",
     ),
     "no value where one is needed": (
-        cli.sample,
+        commands.sample,
         "--temperature",
         lambda: SampleConfig(temperature=()),
         "temperature: found (), expected at least one number",
     ),
     "a file that is not there": (
-        cli.train,
+        commands.train,
         "--corpus good.txt missing.txt",
         lambda: train("good.txt", "missing.txt"),
         "corpus missing.txt: found nothing there, expected a text file",
     ),
     "a file that is no text": (
-        cli.train,
+        commands.train,
         "--corpus mixed",
         lambda: train("mixed"),
         "corpus mixed/latin.md: found byte 0xE9 at offset 7, expected UTF-8",
     ),
     "a text that is too short": (
-        cli.train,
+        commands.train,
         "--corpus good.txt --length 560",
         lambda: train("good.txt", length=560),
         "corpus: found a text of only 560 tokens, expected at least 561",
     ),
     "a folder of runs that is none": (
-        cli.train,
+        commands.train,
         "--corpus good.txt --checkpoints good.txt/deep/down --run new",
         lambda: train("good.txt", checkpoints="good.txt/deep/down", run="new"),
         "checkpoints good.txt/deep/down: ",
     ),
     "a run's name that is taken": (
-        cli.train,
+        commands.train,
         "--corpus good.txt --run foreign",
         lambda: train("good.txt", run="foreign"),
         "run checkpoints/foreign: found something that is not a run there",
     ),
     "a run that is none": (
-        cli.sample,
+        commands.sample,
         "--run foreign",
         lambda: jaxlm.load("foreign"),
         "run checkpoints/foreign: found a folder without config.json, expected the directory of a run",
     ),
     "a run that does not exist": (
-        cli.train,
+        commands.train,
         "--resume --run foxx",
         lambda: jaxlm.resume("checkpoints/foxx"),
         "run foxx: not found in checkpoints; there are fox, nietzsche; did you mean fox?",
     ),
     "fewer epochs than trained": (
-        cli.train,
+        commands.train,
         "--resume --run fox --epochs 1",
         lambda: jaxlm.resume("checkpoints/fox", epochs=1),
         "epochs: found 1, but run checkpoints/fox has trained 2 already",
     ),
     "a library that is not here": (
-        cli.sample,
+        commands.sample,
         "--impl cudnn",
         lambda: jaxlm.load("checkpoints/fox", impl="cudnn"),
         "impl: found cudnn on a machine whose device is CPU, expected an NVIDIA GPU and jax[cuda]; choose auto",
     ),
     "letters that the model has never seen": (
-        cli.sample,
+        commands.sample,
         "--prompt theβ§β --temperature 0.5 1.0",
         lambda: fox("theβ§β"),
         "prompt: found characters that the model has never seen: 'β' (U+03B2), '§' (U+00A7); expected",
     ),
     "a text without a window": (
-        cli.evaluate,
+        commands.evaluate,
         "--corpus short.txt --protocol window-60",
         lambda: scoring.score_windows(None, None, np.zeros(60, int)),
         "text: found only 60 of the model's tokens in it, expected 61 or more",
@@ -256,21 +255,21 @@ REFUSED = {
 def test_what_cannot_be_trained_on_or_into_is_refused_before_anything_is_written(place, capsys, typed):
     if "cudnn" in typed and jax.default_backend() != "cpu":
         pytest.skip("this machine may have the library")
-    assert REFUSED[typed] in refused(capsys, cli.train, *typed.split(" "))
+    assert REFUSED[typed] in refused(capsys, commands.train, *typed.split(" "))
 
 
 @pytest.mark.parametrize(
     ("command", "typed", "words"),
     [
-        (cli.sample, "--prompt=", "prompt: found no text"),
-        (cli.sample, "--prompt §§ --unknown skip", "prompt: found no text that the model knows"),
-        (cli.sample, "--prompt \udce9", "(U+DCE9)"),
-        (cli.evaluate, "--corpus greek.txt", "'β' (U+03B2), '§' (U+00A7); expected"),
-        (cli.evaluate, "--corpus one.txt", "text: found only 1 of the model's tokens in it, expected 2 or more"),
-        (cli.evaluate, "--corpus", "--corpus: expected a value after it; see"),
-        (cli.evaluate, "--corpus good.txt --impl cudnn", "impl: found cudnn on a machine whose device is CPU"),
+        (commands.sample, "--prompt=", "prompt: found no text"),
+        (commands.sample, "--prompt §§ --unknown skip", "prompt: found no text that the model knows"),
+        (commands.sample, "--prompt \udce9", "(U+DCE9)"),
+        (commands.evaluate, "--corpus greek.txt", "'β' (U+03B2), '§' (U+00A7); expected"),
+        (commands.evaluate, "--corpus one.txt", "text: found only 1 of the model's tokens in it, expected 2 or more"),
+        (commands.evaluate, "--corpus", "--corpus: expected a value after it; see"),
+        (commands.evaluate, "--corpus good.txt --impl cudnn", "impl: found cudnn on a machine whose device is CPU"),
         (
-            cli.evaluate,
+            commands.evaluate,
             "--corpus good.txt --run other",
             "run other: not found in checkpoints; there are fox, nietzsche",
         ),
@@ -300,7 +299,7 @@ UNREADABLE = {
 }
 
 
-@pytest.mark.parametrize("command", [cli.train, cli.sample])
+@pytest.mark.parametrize("command", [commands.train, commands.sample])
 @pytest.mark.parametrize("typed", UNREADABLE)
 def test_a_flag_that_cannot_be_read_is_explained(place, capsys, command, typed):
     line = refused(capsys, command, *typed.split())
@@ -310,18 +309,18 @@ def test_a_flag_that_cannot_be_read_is_explained(place, capsys, command, typed):
 
 
 def test_words_without_a_flag_are_the_corpus_and_nothing_else(place, capsys):
-    assert "missing.txt: found nothing" in refused(capsys, cli.train, "good.txt", "--epochs", "1", "missing.txt")
-    line = refused(capsys, cli.train, "good.txt", "--corpus", "good.txt")
+    assert "missing.txt: found nothing" in refused(capsys, commands.train, "good.txt", "--epochs", "1", "missing.txt")
+    line = refused(capsys, commands.train, "good.txt", "--corpus", "good.txt")
     assert line == "good.txt: given in addition to --corpus; use one or the other; see python -m jaxlm train --help"
-    assert refused(capsys, cli.sample, "length", "9").startswith(
+    assert refused(capsys, commands.sample, "length", "9").startswith(
         "length: expected an option here; did you mean --length?"
     )
-    assert refused(capsys, cli.evaluate, "good.txt").startswith("good.txt: expected an option before it")
-    assert refused(capsys, cli.sample, "--", "--seed").startswith("--seed: expected an option here")
+    assert refused(capsys, commands.evaluate, "good.txt").startswith("good.txt: expected an option before it")
+    assert refused(capsys, commands.sample, "--", "--seed").startswith("--seed: expected an option here")
 
 
 def test_a_switch_takes_no_value(place, capsys):
-    assert refused(capsys, cli.train, "--resume=yes").startswith("--resume: found 'yes', expected no value;")
+    assert refused(capsys, commands.train, "--resume=yes").startswith("--resume: found 'yes', expected no value;")
 
 
 @pytest.mark.parametrize(
@@ -352,10 +351,10 @@ def test_a_command_line_is_read(command, argv, given):
 @pytest.mark.parametrize(
     ("command", "flag", "choices"),
     [
-        (cli.train, "recipe", "book, stream"),
-        (cli.train, "size", "small, medium, large"),
-        (cli.sample, "mode", "window, state"),
-        (cli.evaluate, "protocol", "carried, cold-256, window-60"),
+        (commands.train, "recipe", "book, stream"),
+        (commands.train, "size", "small, medium, large"),
+        (commands.sample, "mode", "window, state"),
+        (commands.evaluate, "protocol", "carried, cold-256, window-60"),
     ],
 )
 def test_a_word_that_is_no_choice_is_answered_with_those_there_are(place, capsys, command, flag, choices):
@@ -373,7 +372,7 @@ def test_a_file_that_may_not_be_read(place, capsys, monkeypatch):
         return open_file(path, *arguments, **keywords)
 
     monkeypatch.setattr(os, "open", forbidden)
-    assert "corpus good.txt: cannot be read (Permission denied)" in refused(capsys, cli.train, *WITH)
+    assert "corpus good.txt: cannot be read (Permission denied)" in refused(capsys, commands.train, *WITH)
 
 
 def test_a_folder_that_may_not_be_read(place, capsys, monkeypatch):
@@ -385,7 +384,7 @@ def test_a_folder_that_may_not_be_read(place, capsys, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", forbidden)
-    line = refused(capsys, cli.train, "--corpus", "mixed")
+    line = refused(capsys, commands.train, "--corpus", "mixed")
     assert "corpus mixed: cannot be read (Permission denied)" in line
 
 
@@ -394,18 +393,18 @@ def test_a_corpus_that_cannot_be_downloaded(place, capsys, monkeypatch):
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/"
     monkeypatch.setattr(text, "PUBLISHED", {"nietzsche": Published(url, 1, "")})
     monkeypatch.setenv("no_proxy", "*")
-    line = refused(capsys, cli.train, "--corpus", "nietzsche")
+    line = refused(capsys, commands.train, "--corpus", "nietzsche")
     assert line.startswith(f"corpus nietzsche: could not be fetched from {url} (")
     assert "Connection refused" in line
 
 
 def test_a_path_with_a_line_break_takes_one_line(place, capsys):
-    assert "corpus a b: found nothing there" in refused(capsys, cli.train, "--corpus", "a\nb")
+    assert "corpus a b: found nothing there" in refused(capsys, commands.train, "--corpus", "a\nb")
 
 
 @pytest.mark.parametrize("checkpoints", ["nothing", "missing", "good.txt"])
 def test_no_run_to_resume(place, capsys, checkpoints):
-    line = refused(capsys, cli.train, "--checkpoints", checkpoints, "--resume")
+    line = refused(capsys, commands.train, "--checkpoints", checkpoints, "--resume")
     assert line.startswith(f"checkpoints {checkpoints}: found no run there; train one with")
 
 
@@ -420,7 +419,7 @@ def test_no_run_to_resume(place, capsys, checkpoints):
 )
 @pytest.mark.parametrize("named", [True, False])
 def test_a_resumed_run_keeps_its_settings(place, capsys, typed, words, named):
-    line = refused(capsys, cli.train, "--resume", *(["--run", "fox"] if named else []), *typed.split())
+    line = refused(capsys, commands.train, "--resume", *(["--run", "fox"] if named else []), *typed.split())
     assert line.startswith("run checkpoints/fox: a resumed run keeps its settings, except ")
     assert words in line
 
@@ -428,10 +427,10 @@ def test_a_resumed_run_keeps_its_settings(place, capsys, typed, words, named):
 @pytest.mark.parametrize("named", [("--run", "./fox"), ("--run", "fox", "--checkpoints", ".")])
 def test_a_run_that_is_named_by_a_path_is_that_run(place, capsys, named):
     shutil.copytree("checkpoints/fox", "fox")  # Of the same name as one in checkpoints.
-    assert cli.train(["--resume", *named, "--epochs", "3", "--temperature"]) == 0
+    assert commands.train(["--resume", *named, "--epochs", "3", "--temperature"]) == 0
     assert [jaxlm.Run.open(path).metrics()[-1]["epoch"] for path in ("fox", "checkpoints/fox")] == [3, 2]
     capsys.readouterr()
-    assert cli.evaluate([*named, "--corpus", "good.txt"]) == 0
+    assert commands.evaluate([*named, "--corpus", "good.txt"]) == 0
     assert capsys.readouterr().out.startswith("Run:                 fox, epoch 3 ")
 
 
@@ -439,22 +438,22 @@ def test_a_resumed_run_keeps_its_corpus(place, capsys):
     content = bytearray(Path("fox.txt").read_bytes())
     content[500] ^= 2
     Path("fox.txt").write_bytes(content)
-    line = refused(capsys, cli.train, "--resume")
+    line = refused(capsys, commands.train, "--resume")
     assert line.startswith("corpus fox.txt: found ")
     assert "run checkpoints/fox was trained on" in line
     with pytest.raises(ValueError, match="not the same text") as caught:
         jaxlm.resume("checkpoints/fox")
     assert str(caught.value) == line
-    assert "corpus good.txt: found 560 characters, not the same" in refused(capsys, cli.train, "--resume", *WITH)
+    assert "corpus good.txt: found 560 characters, not the same" in refused(capsys, commands.train, "--resume", *WITH)
     Path("fox.txt").unlink()
-    assert "corpus fox.txt: found nothing there" in refused(capsys, cli.train, "--resume")
+    assert "corpus fox.txt: found nothing there" in refused(capsys, commands.train, "--resume")
 
 
 def test_unknown_characters_can_be_skipped(place, capsys):
     argv = ["--length", "7", "--seed", "1", "--mode", "state"]
-    assert cli.sample(["--prompt", "T§he β", "--unknown", "skip", *argv]) == 0
+    assert commands.sample(["--prompt", "T§he β", "--unknown", "skip", *argv]) == 0
     skipped = capsys.readouterr().out
-    assert cli.sample(["--prompt", "the ", *argv]) == 0
+    assert commands.sample(["--prompt", "the ", *argv]) == 0
     out, err = capsys.readouterr()
     assert out == skipped
     assert out.startswith("the ")
@@ -466,7 +465,7 @@ def test_a_loss_of_zero_is_a_loss(place, capsys, monkeypatch):
     generator = jaxlm.Run.generator
     progress = Progress(step=3, epoch=1, loss=0.0)
     monkeypatch.setattr(jaxlm.Run, "generator", lambda run, *given: (generator(run, *given)[0], progress))
-    assert cli.sample(["--length", "0", "--seed", "1"]) == 0
+    assert commands.sample(["--length", "0", "--seed", "1"]) == 0
     assert capsys.readouterr().err == "checkpoints/fox, epoch 1 (best: loss 0.0000), seed 1\n"
 
 
@@ -486,7 +485,7 @@ def test_a_warning_is_told_once_in_a_process_of_its_own():
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_has_every_option_with_its_choices_and_says_its_default_once(capsys, monkeypatch, name):
     monkeypatch.setenv("COLUMNS", "100")
-    assert cli.main([name, "--help"]) == 0
+    assert commands.main([name, "--help"]) == 0
     shown = capsys.readouterr().out
     words = " ".join(shown.split())
     options = list(parser.options(COMMANDS[name].defaults({})))
@@ -502,7 +501,7 @@ def test_help_has_every_option_with_its_choices_and_says_its_default_once(capsys
 @pytest.mark.parametrize("argv", [[], *([name, "-h"] for name in COMMANDS)], ids=" ".join)
 def test_help_fits_the_terminal(capsys, monkeypatch, columns, argv):
     monkeypatch.setenv("COLUMNS", str(columns))
-    assert cli.main(argv) == 0
+    assert commands.main(argv) == 0
     lines = capsys.readouterr().out.splitlines()
     # A word that is longer than a line, such as all choices of an option, is broken.
     assert max(map(len, lines)) <= columns
@@ -510,7 +509,7 @@ def test_help_fits_the_terminal(capsys, monkeypatch, columns, argv):
 
 
 def test_help_shows_the_defaults_of_the_recipe_and_size_that_are_asked_for(capsys):
-    assert cli.train(["--recipe", "stream", "--size", "medium", "--help", "--epochs", "3"]) == 0
+    assert commands.train(["--recipe", "stream", "--size", "medium", "--help", "--epochs", "3"]) == 0
     words = " ".join(capsys.readouterr().out.split())
     for said in ("--hidden N units per LSTM layer (default: 256)", "peak learning rate (default: 0.01)"):
         assert said in words
@@ -532,12 +531,12 @@ def test_help_waits_for_no_library(argv):
 
 
 def test_without_a_command_it_says_what_it_can_do(capsys):
-    assert cli.main([]) == 0
+    assert commands.main([]) == 0
     shown = capsys.readouterr().out
-    assert cli.main(["--help"]) == 0
+    assert commands.main(["--help"]) == 0
     assert capsys.readouterr().out == shown
     assert all(f"\n  {name} " in shown for name in COMMANDS)
-    assert cli.main(["--version"]) == 0
+    assert commands.main(["--version"]) == 0
     assert capsys.readouterr().out == f"jaxlm {jaxlm.__version__}\n"
 
 
@@ -553,16 +552,16 @@ def test_without_a_command_it_says_what_it_can_do(capsys):
     ],
 )
 def test_another_command_is_answered_with_the_nearest(place, capsys, word, answer):
-    assert refused(capsys, cli.main, word, "a.txt") == f"{word}: {answer} see python -m jaxlm --help"
+    assert refused(capsys, commands.main, word, "a.txt") == f"{word}: {answer} see python -m jaxlm --help"
 
 
 def test_a_program_s_own_name_is_in_its_messages(capsys, monkeypatch):
     for path, command, told in (
-        ("/usr/bin/jaxlm", cli.main, "jaxlm train --help"),
-        ("clone/train.py", cli.train, "python train.py --help"),
-        ("/x/jaxlm/__main__.py", cli.main, "python -m jaxlm train --help"),
+        ("/usr/bin/jaxlm", commands.main, "jaxlm train --help"),
+        ("clone/train.py", commands.train, "python train.py --help"),
+        ("/x/jaxlm/__main__.py", commands.main, "python -m jaxlm train --help"),
     ):
-        monkeypatch.setattr(sys, "argv", [path, *(["train"] if command is cli.main else []), "--hiden", "3"])
+        monkeypatch.setattr(sys, "argv", [path, *(["train"] if command is commands.main else []), "--hiden", "3"])
         assert command() == 2
         assert capsys.readouterr().err == f"error: --hiden: no such option; did you mean --hidden? see {told}\n"
 
@@ -570,7 +569,7 @@ def test_a_program_s_own_name_is_in_its_messages(capsys, monkeypatch):
 def test_a_library_that_is_not_installed_is_one_line(place, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "jaxlm.runs.trainer", None)
     monkeypatch.delattr("jaxlm.runs.trainer")
-    line = refused(capsys, cli.train, *WITH, status=1)
+    line = refused(capsys, commands.train, *WITH, status=1)
     assert line.startswith("jaxlm.runs.trainer is not installed, which jaxlm needs; install it: ")
 
 
@@ -583,7 +582,7 @@ def test_a_run_that_does_not_exist_is_answered_with_those_that_do(place, capsys)
         ("xyz", f"run xyz: not found in checkpoints; {there}"),
         ("mixed/fox", "run fox: not found in mixed; there are no runs"),
     ):
-        assert refused(capsys, cli.sample, "--run", typed) == end
+        assert refused(capsys, commands.sample, "--run", typed) == end
         with pytest.raises(InputError) as caught:
             jaxlm.load(typed)
         assert str(caught.value) == end
@@ -593,20 +592,20 @@ def test_runs_are_found_where_the_environment_says(place, capsys, monkeypatch):
     Path("checkpoints").rename("mine")
     monkeypatch.setenv("JAXLM_CHECKPOINTS", "mine")
     argv = ["--length", "5", "--seed", "1"]
-    assert cli.sample(argv) == 0
+    assert commands.sample(argv) == 0
     assert capsys.readouterr().err.startswith("mine/fox, ")
-    assert cli.sample([*argv, "--run", "fox"]) == 0
+    assert commands.sample([*argv, "--run", "fox"]) == 0
     assert capsys.readouterr().err.startswith("mine/fox, ")
     assert jaxlm.load().generate(None, 5, seed=1) == jaxlm.load("fox").generate(None, 5, seed=1)
     Path("mine").rename("other")
-    assert cli.sample([*argv, "--checkpoints", "other"]) == 0
+    assert commands.sample([*argv, "--checkpoints", "other"]) == 0
     assert capsys.readouterr().err.startswith("other/fox, ")
 
 
 def test_runs_are_listed_with_the_newest_first(place, capsys, caplog):
     Path("checkpoints/broken").mkdir()
     Path("checkpoints/broken/config.json").write_text("{")
-    assert cli.runs(["--json"]) == 0
+    assert commands.runs(["--json"]) == 0
     out, err = capsys.readouterr()
     assert err.startswith("warning: run checkpoints/broken: ")
     assert err.count("\n") == 1
@@ -627,7 +626,7 @@ def test_runs_are_listed_with_the_newest_first(place, capsys, caplog):
     }
     assert (bundled["name"], bundled["parameters"], bundled["epochs"]) == ("nietzsche", 876226, 30)
     assert [run["created"] for run in json.loads(out)] == sorted([mine["created"], bundled["created"]], reverse=True)
-    assert cli.runs([]) == 0
+    assert commands.runs([]) == 0
     head, *rows = capsys.readouterr().out.splitlines()
     assert head.split() == ["NAME", "CORPUS", "RECIPE", "PARAMETERS", "EPOCHS", "BEST", "LOSS", "SIZE", "CREATED"]
     [row] = [row.split() for row in rows if row.startswith("fox ")]
@@ -637,7 +636,7 @@ def test_runs_are_listed_with_the_newest_first(place, capsys, caplog):
 
 def test_a_run_of_the_bundled_model_s_name_hides_it(place, capsys):
     shutil.copytree("checkpoints/fox", "checkpoints/nietzsche")
-    assert cli.runs(["--json"]) == 0
+    assert commands.runs(["--json"]) == 0
     paths = {run["path"] for run in json.loads(capsys.readouterr().out)}
     assert paths == {"checkpoints/fox", "checkpoints/nietzsche"}
     assert len(jaxlm.load("nietzsche").vocab) == len(jaxlm.load("fox").vocab)
@@ -646,13 +645,13 @@ def test_a_run_of_the_bundled_model_s_name_hides_it(place, capsys):
 def test_restating_a_run_s_own_settings_is_no_change(place, capsys):
     settings = ["--layers", "2", "--dropout", "0.3", "--tokens", "word", "--words", "5", "--length", "4"]
     small = ["--hidden", "4", "--batch", "32", "--temperature"]
-    assert cli.train([*WITH, "--run", "two", "--epochs", "1", *settings, *small]) == 0
-    assert cli.train(["--resume", "--run", "two", "--epochs", "2", *settings[:4], *settings[6:]]) == 0
+    assert commands.train([*WITH, "--run", "two", "--epochs", "1", *settings, *small]) == 0
+    assert commands.train(["--resume", "--run", "two", "--epochs", "2", *settings[:4], *settings[6:]]) == 0
     assert "Epoch 2/2  loss" in capsys.readouterr().out
 
 
 def test_several_temperatures_are_shown_one_after_the_other(place, capsys):
-    assert cli.sample(["--temperature", "0", "0.5", "--length", "5", "--seed", "3"]) == 0
+    assert commands.sample(["--temperature", "0", "0.5", "--length", "5", "--seed", "3"]) == 0
     out = capsys.readouterr().out
     seed_text = jaxlm.Run.open("checkpoints/fox").record.seed_text
     texts = [fox(None, 5, temperature=temperature, seed=3) for temperature in (0, 0.5)]
@@ -662,7 +661,7 @@ def test_several_temperatures_are_shown_one_after_the_other(place, capsys):
 
 def test_several_texts_are_shown_with_the_seeds_that_repeat_them(place, capsys):
     arguments = ["--temperature", "0.3", "1", "--length", "5", "--seed", "4294967295", "--count", "2"]
-    assert cli.sample([*arguments, "--prompt", "the "]) == 0
+    assert commands.sample([*arguments, "--prompt", "the "]) == 0
     expected = ""
     for temperature in ("0.3", "1"):
         for seed in (4294967295, 0):
@@ -677,13 +676,13 @@ def test_the_reference_and_what_is_faster_write_the_same(place, capsys, monkeypa
     monkeypatch.setattr(
         TextGenerator, "texts", lambda self, config: written_with.append(self.model.impl) or texts(self, config)
     )
-    assert cli.sample(["--impl", impl, "--length", "40", "--seed", "6", "--temperature", "0.7"]) == 0
+    assert commands.sample(["--impl", impl, "--length", "40", "--seed", "6", "--temperature", "0.7"]) == 0
     assert written_with == [impl]
     assert capsys.readouterr().out == fox(None, 40, temperature=0.7, seed=6) + "\n"
 
 
 def test_the_largest_temperatures_draw_evenly(place, capsys):
-    assert cli.sample(["--temperature", "1e39", "--length", "200", "--seed", "1"]) == 0
+    assert commands.sample(["--temperature", "1e39", "--length", "200", "--seed", "1"]) == 0
     out, err = capsys.readouterr()
     assert err.count("\n") == 1
     assert len(set(out)) > 20
@@ -694,7 +693,7 @@ def test_no_corpus_and_no_network_is_said_in_one_line(place, capsys, monkeypatch
     monkeypatch.setattr(text, "PUBLISHED", {"nietzsche": Published(url, 10, "x")})
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(text, "_embedded", lambda: "What is a class? " * 20)
-    assert cli.train(["--epochs", "1", "--hidden", "4", "--batch", "64", "--temperature"]) == 0
+    assert commands.train(["--epochs", "1", "--hidden", "4", "--batch", "64", "--temperature"]) == 0
     out, err = capsys.readouterr()
     assert err.startswith("warning: corpus nietzsche: could not be fetched from http://127.0.0.1:9/nietzsche.txt (")
     assert err.endswith("Training on python-docs, Python's own help topics, instead.\n")
@@ -706,7 +705,7 @@ def test_no_corpus_and_no_network_is_said_in_one_line(place, capsys, monkeypatch
 def measured(capsys, *argv):
     """What `evaluate` prints: each fact by its name, the figures as lists."""
     capsys.readouterr()
-    assert cli.evaluate([str(arg) for arg in argv]) == 0
+    assert commands.evaluate([str(arg) for arg in argv]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     return {line[:21].strip().rstrip(":"): line[21:] for line in out.splitlines()}
@@ -814,7 +813,7 @@ def test_the_n_gram_is_shown_last(place, capsys):
 @pytest.mark.parametrize("tokens", ["byte", "word"])
 def test_other_tokens_are_measured_per_character_too(place, capsys, tokens):
     small = ["--tokens", tokens, "--epochs", "1", "--hidden", "4", "--length", "4", "--temperature"]
-    assert cli.train([*WITH, "--run", "other", *small]) == 0
+    assert commands.train([*WITH, "--run", "other", *small]) == 0
     content = "all is well, all is well"
     Path("é.txt").write_text(content if tokens == "word" else content + "é")
     facts = measured(capsys, "--run", "other", "--corpus", "é.txt", "--unknown", "skip")
@@ -829,7 +828,7 @@ def test_other_tokens_are_measured_per_character_too(place, capsys, tokens):
 
 
 def test_nothing_held_out_and_nothing_named_cannot_be_measured(place, capsys):
-    line = refused(capsys, cli.evaluate)
+    line = refused(capsys, commands.evaluate)
     assert line.startswith("corpus: run checkpoints/fox has no validation text")
     assert line.endswith("name a text with corpus")
 
@@ -838,10 +837,10 @@ def test_nothing_held_out_and_nothing_named_cannot_be_measured(place, capsys):
 def test_the_run_s_own_text_is_wanted_as_it_was(place, capsys, argv):
     hold_out(0.1)
     Path("fox.txt").write_text("Another text.")
-    line = refused(capsys, cli.evaluate, *argv)
+    line = refused(capsys, commands.evaluate, *argv)
     assert line.startswith("corpus fox.txt: found 13 characters, not the same text as the 1,0")
     Path("fox.txt").unlink()
-    line = refused(capsys, cli.evaluate, *argv)
+    line = refused(capsys, commands.evaluate, *argv)
     assert line.startswith("corpus fox.txt: found nothing there")
     remedy = "restore it" if argv else "restore it, or name another text with corpus"
     assert line.endswith(f"run checkpoints/fox learned from it: {remedy}")

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import sysconfig
-import time
 from pathlib import Path
 
 import pytest
@@ -161,15 +160,31 @@ def test_help_into_a_program_that_stops_reading_makes_no_noise(folder):
     assert done.stderr == b""
 
 
-@pytest.mark.parametrize("seconds", [0.3, 0.6, 0.9])
-def test_an_interrupt_before_there_is_anything_to_save_ends_without_a_word(folder, seconds):
+@pytest.mark.parametrize("imported", ["jaxlm.cli.parser", "jaxlm.cli.commands", "jaxlib", "jaxlm.nn.lstm"])
+def test_an_interrupt_before_there_is_anything_to_save_ends_without_a_word(folder, imported):
     process = subprocess.Popen(
-        [sys.executable, ROOT / "sample.py", "--length", "100000000", "--mode", "state"],
+        [sys.executable, "-X", "importtime", ROOT / "sample.py", "--length", "100000000", "--mode", "state"],
         cwd=folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
+        text=True,
     )
-    time.sleep(seconds)
+    with process:
+        assert any(line.split()[-1] == imported for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        told = process.stderr.read()
+    assert process.returncode == -signal.SIGINT
+    assert [line for line in told.splitlines() if not line.startswith("import time:")] == []
+
+
+def test_an_interrupt_while_text_is_written_ends_without_a_word(folder):
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "sample.py", "--length", "100000000", "--mode", "state"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout.read(1) != b""
     process.send_signal(signal.SIGINT)
     errors = process.communicate()[1]
     assert process.returncode == -signal.SIGINT

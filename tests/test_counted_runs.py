@@ -11,7 +11,7 @@ import pytest
 from helpers import TEXT, SignalAt, assert_same_run, contents, metrics
 
 import jaxlm
-from jaxlm import cli
+from jaxlm.cli import commands
 from jaxlm.errors import InputError
 from jaxlm.nn import counts as counts_room
 from jaxlm.nn import dynamic, scoring, training
@@ -131,7 +131,7 @@ def test_a_text_that_is_not_what_was_stored_is_one_line(copied, tmp_path, capsys
         with pytest.raises(InputError, match=r"run .*copied: .*text.ids") as error:
             load()
         assert "\n" not in str(error.value)
-    assert cli.sample(["--run", str(copied)]) == 2
+    assert commands.sample(["--run", str(copied)]) == 2
     assert "text.ids" in capsys.readouterr().err
     assert contents(copied) == before
     assert not (tmp_path / "exported").exists()
@@ -167,7 +167,7 @@ def test_an_ngram_cannot_be_mixed_in_twice_whether_or_not_the_corpus_is_there(co
     run.write_record(
         dataclasses.replace(run.record, config=dataclasses.replace(run.record.config, corpus=("gone.txt",)))
     )
-    for command in (cli.sample, cli.evaluate):
+    for command in (commands.sample, commands.evaluate):
         assert command(["--run", str(copied), "--mix-ngram", "3"]) == 2
         assert "mix_ngram: found 3, expected 0 for run" in capsys.readouterr().err
 

@@ -21,7 +21,7 @@ from reference import log_softmax, sigmoid
 from reference import logits as numpy_logits
 
 import jaxlm
-from jaxlm import cli
+from jaxlm.cli import commands
 from jaxlm.errors import InputError
 from jaxlm.nn.scoring import predict
 from jaxlm.runs import exchange, files, hdf5, keras, layouts
@@ -220,14 +220,14 @@ def test_each_comes_with_a_model_card(tmp_path, name):
 def test_who_exports_a_run_of_documents_is_told_that_others_must_reset_its_memory(tmp_path, capsys, units, told):
     run, _ = model_run(tmp_path / "ox", recipe="stream", characters=CHARACTERS + "\n")
     run.write_record(dataclasses.replace(run.record, config=dataclasses.replace(run.record.config, units=units)))
-    assert cli.export([str(run.path), str(tmp_path / "ox.keras")]) == 0
+    assert commands.export([str(run.path), str(tmp_path / "ox.keras")]) == 0
     *told_first, written = capsys.readouterr().err.splitlines()
     assert written.startswith("Written: ")
     assert len(told_first) == bool(units)
     assert told in "".join(told_first)
     assert told in (tmp_path / "ox.keras.md").read_text()
     # A directory resets it itself.
-    assert cli.export([str(run.path), str(tmp_path / "copy")]) == 0
+    assert commands.export([str(run.path), str(tmp_path / "copy")]) == 0
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
@@ -308,12 +308,12 @@ def padded():
 
 def test_what_the_file_does_not_say_is_told_in_a_line(chars, tmp_path, capsys):
     arguments = ["--chars", str(chars), "--run", str(tmp_path / "run")]
-    assert cli.import_([str(FILES / "keras-3.weights.h5"), *arguments]) == 0
+    assert commands.import_([str(FILES / "keras-3.weights.h5"), *arguments]) == 0
     [assumed, done] = capsys.readouterr().err.splitlines()
     assert "assumed: gates of sigmoid" in assumed
     assert "windows of 60 characters" in assumed
     assert done.startswith("Imported as run ")
-    assert cli.import_([str(FILES / "keras-3.keras"), *arguments[:-1], str(tmp_path / "other")]) == 0
+    assert commands.import_([str(FILES / "keras-3.keras"), *arguments[:-1], str(tmp_path / "other")]) == 0
     assert "assumed" not in capsys.readouterr().err
 
 
@@ -344,7 +344,7 @@ CHARS = {
 def test_other_characters_are_refused(text, message, tmp_path, capsys):
     (tmp_path / "chars.txt").write_text(text)
     arguments = [str(FILES / "keras-3.keras"), "--chars", str(tmp_path / "chars.txt"), "--run", str(tmp_path / "run")]
-    assert cli.import_(arguments) == 2
+    assert commands.import_(arguments) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert message in line
     assert not (tmp_path / "run").exists()
@@ -571,7 +571,7 @@ def test_another_file_is_refused_in_one_line(kind, chars, tmp_path, capsys):
     make, message = HOSTILE[kind]
     (tmp_path / "model.h5").write_bytes(make())
     before = contents(tmp_path)
-    assert cli.import_([str(tmp_path / "model.h5"), "--chars", str(chars), "--run", str(tmp_path / "run")]) == 2
+    assert commands.import_([str(tmp_path / "model.h5"), "--chars", str(chars), "--run", str(tmp_path / "run")]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert re.search(message, line), line
     assert contents(tmp_path) == before

@@ -72,8 +72,8 @@ def answer(command, run, *argv):
 
 
 def reading(run):
-    yield answer(cli.sample, run, "--seed", "1", "--length", "40")
-    yield answer(cli.evaluate, run, "--corpus", home + "/fox.txt")
+    yield answer(commands.sample, run, "--seed", "1", "--length", "40")
+    yield answer(commands.evaluate, run, "--corpus", home + "/fox.txt")
 
 
 def listing(folder):
@@ -84,19 +84,19 @@ def listing(folder):
     }
 
 
-from jaxlm import cli
+from jaxlm.cli import commands
 
 cache = home + "/cache"
 os.environ["XDG_CACHE_HOME"] = cache
 sys.addaudithook(audit)
-for _ in (*reading(benign), answer(cli.train, benign, "--resume", "--epochs", "3")):
+for _ in (*reading(benign), answer(commands.train, benign, "--resume", "--epochs", "3")):
     pass
 before, may_write, listens = listing(hostile), (cache, os.devnull), True
 answers = list(reading(hostile))
 listens = False
 unchanged = listing(hostile) == before
 may_write, listens = (cache, os.devnull, hostile), True
-answers.append(answer(cli.train, hostile, "--resume", "--epochs", "3"))
+answers.append(answer(commands.train, hostile, "--resume", "--epochs", "3"))
 listens = False
 betrayed = os.listdir(".")
 heard, of_commands, listens = [], heard, True

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import jaxlm
-from jaxlm import cli
+from jaxlm.cli import commands
 from jaxlm.cli import generate as command
 from jaxlm.config import ModelConfig
 from jaxlm.errors import InputError
@@ -34,7 +34,7 @@ def sample(trained, capsys, monkeypatch, tmp_path):
         if stdin is not None:
             monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
         capsys.readouterr()
-        assert cli.sample(["--run", str(trained), "--seed", "5", *map(str, argv)]) == status
+        assert commands.sample(["--run", str(trained), "--seed", "5", *map(str, argv)]) == status
         return capsys.readouterr()
 
     return run
@@ -284,8 +284,8 @@ def test_an_evaluated_text_is_tinted_by_what_each_character_scored(trained, tmp_
 
 def test_what_an_evaluated_text_shows_without_being_shown_is_refused(trained, corpus, capsys):
     argv = ["evaluate", "--run", str(trained), "--corpus", str(corpus)]
-    assert cli.main([*argv, "-l", "10"]) == 2
-    assert cli.main([*argv, "--show-probabilities", "--protocol", "window-60"]) == 2
+    assert commands.main([*argv, "-l", "10"]) == 2
+    assert commands.main([*argv, "--show-probabilities", "--protocol", "window-60"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     idle, odd = err.splitlines()

@@ -216,12 +216,11 @@ def test_an_interrupt_reaches_another_program():
 
 PROGRAM = """
 import signal, sys
-from jaxlm import invocation
-from jaxlm.cli.guard import guarded
+from jaxlm.cli import commands, programs
 
 {before}
-with invocation.called_as("jaxlm"):
-    guarded(lambda argv: print(repr(signal.getsignal(signal.SIGINT))), [])
+commands.main = lambda argv: print(repr(signal.getsignal(signal.SIGINT)))
+programs.main()
 """
 
 
@@ -242,13 +241,16 @@ def test_ctrl_c_ends_a_program_of_its_own_unless_it_is_ignored_or_handled(before
 
 ENDED = """
 import atexit, sys
-from jaxlm.cli.guard import ended_by_signals
+from jaxlm.cli import commands, programs
+
+def train(argv):
+    print("a line", flush=False)
+    raise SystemExit({status})
 
 {before}
 atexit.register(print, "taken down")
-with ended_by_signals():
-    print("a line", flush=False)
-    raise SystemExit({status})
+commands.train = train
+programs.train()
 """
 
 
@@ -310,7 +312,7 @@ sys.modules["fcntl"] = None
 for module, names in {os: "getuid geteuid sched_getaffinity", signal: "SIGHUP SIGUSR1 SIGUSR2 SIGXCPU"}.items():
     for name in names.split():
         delattr(module, name)
-import jaxlm.cli, jaxlm.nn.compilation, jaxlm.runs.trainer, jaxlm.cli.terminal
+import jaxlm.cli.commands, jaxlm.cli.programs, jaxlm.nn.compilation, jaxlm.runs.trainer, jaxlm.cli.terminal
 from jaxlm.runs.stop import stop_on_signals
 
 jaxlm.nn.compilation.keep_compiled()

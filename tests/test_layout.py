@@ -98,6 +98,7 @@ ORDER = {
         "write",
         "page",
         "commands",
+        "programs",
     ],
 }
 """The rooms of a wing; each imports only from those before it."""
@@ -235,10 +236,17 @@ def test_nothing_is_pickled(module):
     assert [node.lineno for node in ast.walk(parse(module)) if getattr(node, "arg", None) == "allow_pickle"] == []
 
 
-def test_the_package_alone_does_not_import_jax():
-    code = "import sys, jaxlm, jaxlm.config, jaxlm.text.corpus, jaxlm.text.batches, jaxlm.cli; print(*sys.modules)"
+def test_programs_import_nothing_of_jaxlm_before_ctrl_c_is_quiet():
+    code = "import sys, jaxlm.cli.programs; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
-    assert "jaxlm.cli" in loaded
+    own = {name for name in loaded if name.split(".")[0] == "jaxlm"}
+    assert own == {"jaxlm", "jaxlm.cli", "jaxlm.cli.programs", "jaxlm.invocation"}
+
+
+def test_the_package_alone_does_not_import_jax():
+    code = "import sys, jaxlm, jaxlm.config, jaxlm.text.batches, jaxlm.cli.commands; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert "jaxlm.cli.commands" in loaded
     assert {name.split(".")[0] for name in loaded} & {"jax", "jaxlib", "flax", "optax", "orbax"} == set()
 
 

@@ -12,7 +12,7 @@ from helpers import TEXT, contents
 from reference import KneserNey, log_softmax
 
 import jaxlm
-from jaxlm import cli
+from jaxlm.cli import commands
 from jaxlm.nn import dynamic
 from jaxlm.nn.counts import prior_of
 from jaxlm.runs import evaluation, mixing
@@ -305,13 +305,13 @@ def test_a_network_with_n_grams_of_its_own_takes_no_other(folder):
     for call in (jaxlm.load, jaxlm.evaluate):
         with pytest.raises(jaxlm.InputError, match=r"^mix_ngram: found 3, expected 0 for run .*own, whose network"):
             call(folder / "own", mix_ngram=3)
-    assert cli.sample(["--run", str(folder / "own"), "--mix-ngram", "3"]) == 2
+    assert commands.sample(["--run", str(folder / "own"), "--mix-ngram", "3"]) == 2
 
 
 def test_the_corpus_must_be_there_as_it_was(changing, tmp_path, capsys):
     run, path = changing
     path.write_text(WORDS + "!")
-    for command in (cli.sample, cli.evaluate):
+    for command in (commands.sample, commands.evaluate):
         for words in ("not the same text as", "found nothing there"):
             assert command(["--run", str(run.path), "--mix-ngram", "3"]) == 2
             err = capsys.readouterr().err
@@ -330,12 +330,12 @@ def test_the_corpus_must_be_there_as_it_was(changing, tmp_path, capsys):
 
 def test_the_commands_mix(stream, capsys):
     named = ["--run", str(stream.path), "--mix-ngram", "3"]
-    assert cli.sample([*named, "-p", "the fox", "-l", "30", "--seed", "5"]) == 0
+    assert commands.sample([*named, "-p", "the fox", "-l", "30", "--seed", "5"]) == 0
     out, err = capsys.readouterr()
     assert out == jaxlm.load(stream.path, mix_ngram=3).generate("the fox", 30, seed=5) + "\n"
     assert out != jaxlm.load(stream.path).generate("the fox", 30, seed=5) + "\n"
     assert ", n-gram of order 3 mixed in, seed 5" in err
-    assert cli.evaluate(named) == 0
+    assert commands.evaluate(named) == 0
     out, _ = capsys.readouterr()
     loss = jaxlm.evaluate(stream, mix_ngram=3).static.loss
     assert f"Nats per character:  {loss:.4f}\n" in out

@@ -11,7 +11,7 @@ import threading
 import pytest
 
 import jaxlm
-from jaxlm import cli
+from jaxlm.cli import commands
 
 pty = pytest.importorskip("pty")
 
@@ -53,7 +53,7 @@ def show(monkeypatch):
             patch.setattr(sys, "stdout", stream)
             patch.setattr(sys, "stderr", stream)
             try:
-                status = cli.main(list(argv))
+                status = commands.main(list(argv))
             except SystemExit as stop:
                 status = stop.code
         return status, shown[0]

@@ -13,7 +13,7 @@ import pytest
 from helpers import TEXT, SignalAt
 
 import jaxlm
-from jaxlm.cli import main
+from jaxlm.cli.commands import main
 from jaxlm.config import TrainConfig
 from jaxlm.generator import TextGenerator
 from jaxlm.nn.model import LanguageModel

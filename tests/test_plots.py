@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxlm
-from jaxlm import cli
+from jaxlm.cli import commands
 from jaxlm.runs import plots
 from jaxlm.runs.copies import BORDER, Source, pieces_of
 from jaxlm.text import copying
@@ -85,7 +85,7 @@ def test_figures_that_a_stranger_made_up_are_passed_over(trained, tmp_path):
 def test_what_cannot_be_drawn_is_one_line(trained, tmp_path, monkeypatch, capsys, arguments, told):
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["plot", str(trained), *(word.format(run=trained) for word in arguments)]) == 2
+    assert commands.main(["plot", str(trained), *(word.format(run=trained) for word in arguments)]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {told}")
     assert list(tmp_path.iterdir()) == []
@@ -106,7 +106,7 @@ def test_a_run_without_an_epoch_has_no_curve(trained, tmp_path):
 def test_without_matplotlib_one_line_names_it(trained, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert cli.main(["plot", str(trained), "-o", str(tmp_path / "a.svg")]) == 2
+    assert commands.main(["plot", str(trained), "-o", str(tmp_path / "a.svg")]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("error: matplotlib is not installed")
     assert "python -m pip install 'jaxlm[plots]'" in line
@@ -115,26 +115,26 @@ def test_without_matplotlib_one_line_names_it(trained, tmp_path, monkeypatch, ca
 def test_a_picture_without_a_name_takes_no_other_s_place(trained, tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["plot", str(trained)]) == 0
+    assert commands.main(["plot", str(trained)]) == 0
     own = (tmp_path / "plot.svg").read_bytes()
     (tmp_path / "plot.svg").write_bytes(own + b"\n")
-    assert cli.main(["plot", str(trained)]) == 0  # Again.
+    assert commands.main(["plot", str(trained)]) == 0  # Again.
     assert (tmp_path / "plot.svg").read_bytes() == own
     capsys.readouterr()
     (tmp_path / "plot.svg").write_text("<svg>mine</svg>")
-    assert cli.main(["plot", str(trained)]) == 2
+    assert commands.main(["plot", str(trained)]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("error: output plot.svg: found a file there that jaxlm has not written")
     assert (tmp_path / "plot.svg").read_text() == "<svg>mine</svg>"
-    assert cli.main(["plot", str(trained), "-o", "plot.svg"]) == 0
+    assert commands.main(["plot", str(trained), "-o", "plot.svg"]) == 0
     assert (tmp_path / "plot.svg").read_bytes() == own
 
 
 def test_the_command_draws_the_newest_run_or_those_that_are_named(trained, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["plot", "--checkpoints", str(trained.parent)]) == 0
-    assert cli.main(["plot", "--checkpoints", str(trained.parent), "-o", "named.svg", "fox"]) == 0
+    assert commands.main(["plot", "--checkpoints", str(trained.parent)]) == 0
+    assert commands.main(["plot", "--checkpoints", str(trained.parent), "-o", "named.svg", "fox"]) == 0
     assert (tmp_path / "plot.svg").read_bytes() == (tmp_path / "named.svg").read_bytes()
 
 
@@ -199,9 +199,9 @@ def test_copied_says_which_span_of_any_text_a_run_learned(trained):
 
 def test_sample_tells_under_each_text_what_it_copies(trained, capsys):
     command = ["sample", "--run", str(trained), "--seed", "1", "-l", "30", "-n", "2"]
-    assert cli.main([*command, "--copied"]) == 0
+    assert commands.main([*command, "--copied"]) == 0
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("--- longest")]
-    assert cli.main([*command, "--copied", "--json"]) == 0
+    assert commands.main([*command, "--copied", "--json"]) == 0
     texts = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(told) == len(texts) == 2
     source = Source([jaxlm.Run.open(trained)]).text

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxlm
-from jaxlm import cli
+from jaxlm.cli import commands
 from jaxlm.text.batches import split_text
 
 PATH = Path(__file__).parents[1] / "checkpoints" / "nietzsche"
@@ -27,7 +27,7 @@ def stated():
 def test_a_fresh_clone_writes_with_it(tmp_path, monkeypatch, capsys):
     shutil.copytree(PATH, tmp_path / "checkpoints" / "nietzsche")
     monkeypatch.chdir(tmp_path)
-    assert cli.sample(["--length", "300", "--seed", "1", "--prompt", "the truth "]) == 0
+    assert commands.sample(["--length", "300", "--seed", "1", "--prompt", "the truth "]) == 0
     written = capsys.readouterr().out
     assert written.startswith("the truth ")
     assert len(written) == 311

@@ -13,7 +13,7 @@ from reference import log_softmax
 from reference import logits as numpy_logits
 
 import jaxlm
-from jaxlm import cli
+from jaxlm.cli import commands
 from jaxlm.errors import Diverged, InputError
 from jaxlm.nn.model import NEW_SHARE, extended
 from jaxlm.runs import arrays
@@ -184,14 +184,14 @@ ASKED = {
 def test_what_the_weights_decide_is_refused_in_one_line(trained, other, tmp_path, monkeypatch, capsys, flags, message):
     monkeypatch.chdir(tmp_path)
     before = contents(tmp_path)
-    assert cli.train(["--corpus", str(other), "--start-from", str(trained), *flags.split()]) == 2
+    assert commands.train(["--corpus", str(other), "--start-from", str(trained), *flags.split()]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert message.format(trained) in line
     assert contents(tmp_path) == before
 
 
 def test_a_text_of_its_own_is_needed(trained, capsys):
-    assert cli.train(["--start-from", str(trained)]) == 2
+    assert commands.train(["--start-from", str(trained)]) == 2
     assert "corpus: expected a text to train on" in capsys.readouterr().err
 
 

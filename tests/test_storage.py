@@ -21,7 +21,7 @@ import tensorstore
 from helpers import TEXT, assert_same, assert_same_run, contents, steps
 
 import jaxlm
-from jaxlm import cli
+from jaxlm.cli import commands
 from jaxlm.nn import training
 from jaxlm.nn.model import build_model
 from jaxlm.runs import arrays, files, listing, storage
@@ -280,7 +280,7 @@ def test_a_run_with_nothing_left_is_never_begun_anew(copied, capsys, harm):
     before = contents(copied)
     with pytest.raises(jaxlm.InputError, match=expected):
         Run.open(copied).restore()
-    assert cli.train(["--resume", "--run", str(copied), "--epochs", "9"]) == 2
+    assert commands.train(["--resume", "--run", str(copied), "--epochs", "9"]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 1
     assert errors[0].startswith(f"error: run {copied}: found ")
@@ -1064,10 +1064,10 @@ def test_writer_keeps_what_is_saved(tmp_path):
 
 FULL_DISK = """
 import resource, sys
-from jaxlm import cli
+from jaxlm.cli import programs
 resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
 sys.argv = ["train.py", "--resume", "--run", sys.argv[1], "--epochs", "3", "--temperature"]
-sys.exit(cli.train())
+sys.exit(programs.train())
 """
 
 

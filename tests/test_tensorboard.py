@@ -11,7 +11,7 @@ import pytest
 from helpers import assert_same_run
 
 import jaxlm
-from jaxlm import cli
+from jaxlm.cli import commands
 from jaxlm.cli.tensorboard import TensorBoard
 from jaxlm.runs.reporter import Several
 from jaxlm.runs.storage import Progress
@@ -137,17 +137,17 @@ def command(corpus, tmp_path):
 
 def test_the_command_has_it_too_also_to_resume(corpus, tmp_path, capsys):
     small = ["--hidden", "8", "--length", "10", "-t", "0.5", "1", "-l", "20", "--run", "fox", "--validation", "0.25"]
-    assert cli.main([*command(corpus, tmp_path), str(tmp_path / "logs"), *small]) == 0
+    assert commands.main([*command(corpus, tmp_path), str(tmp_path / "logs"), *small]) == 0
     assert_shows(tmp_path / "logs" / "fox", jaxlm.Run.open(tmp_path / "c" / "fox"))
     again = ["train", "--resume", "--checkpoints", str(tmp_path / "c"), "--epochs", "2", "-t", "0.5", "1", "-l", "20"]
-    assert cli.main([*again, "--tensorboard", str(tmp_path / "logs")]) == 0
+    assert commands.main([*again, "--tensorboard", str(tmp_path / "logs")]) == 0
     assert len(jaxlm.Run.open(tmp_path / "c" / "fox").metrics()) == 2
     assert_shows(tmp_path / "logs" / "fox", jaxlm.Run.open(tmp_path / "c" / "fox"))
 
 
 def test_without_the_library_one_line_names_the_extra(corpus, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    assert cli.main([*command(corpus, tmp_path), str(tmp_path / "logs")]) == 2
+    assert commands.main([*command(corpus, tmp_path), str(tmp_path / "logs")]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("error: tensorboardX is not installed, which tensorboard needs; install it: ")
     assert "python -m pip install 'jaxlm[tensorboard]'" in line
@@ -156,7 +156,7 @@ def test_without_the_library_one_line_names_the_extra(corpus, tmp_path, monkeypa
 
 @pytest.mark.parametrize("place", ["fox.txt", "fox.txt/logs"])
 def test_where_no_folder_can_be_nothing_is_trained(corpus, tmp_path, capsys, place):
-    assert cli.main([*command(corpus, tmp_path), str(tmp_path / place)]) == 2
+    assert commands.main([*command(corpus, tmp_path), str(tmp_path / place)]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: tensorboard {tmp_path / place}: found {corpus}, expected a folder to write into")
     assert [*tmp_path.iterdir()] == [corpus]

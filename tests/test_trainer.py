@@ -18,7 +18,7 @@ from reference import log_softmax
 from reference import logits as numpy_logits
 
 import jaxlm
-from jaxlm import cli
+from jaxlm.cli import commands
 from jaxlm.nn import training
 from jaxlm.nn.model import build_model
 from jaxlm.runs import storage
@@ -310,7 +310,9 @@ def command(path, *flags):
 
 
 def test_training_uses_every_core_of_the_cpu(corpus, tmp_path):
-    code = "import os, sys; os.sched_getaffinity = lambda pid: {0, 1, 2}; from jaxlm import cli; cli.train()"
+    code = (
+        "import os, sys; os.sched_getaffinity = lambda pid: {0, 1, 2}; from jaxlm.cli import programs; programs.train()"
+    )
     for flags in (f"--corpus {corpus} --epochs 1 --hidden 8 --temperature", "--resume --epochs 2 --temperature"):
         argv = [sys.executable, "-c", code, "--run", tmp_path / "fox", *flags.split()]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
@@ -327,7 +329,7 @@ def test_killed_process(corpus, tmp_path, capsys):
 
     # A second trainer is refused as long as the first lives.
     before = contents(tmp_path / "killed")
-    assert cli.train(["--resume", "--run", str(tmp_path / "killed")]) == 2
+    assert commands.train(["--resume", "--run", str(tmp_path / "killed")]) == 2
     refusal = capsys.readouterr().err.splitlines()
     assert len(refusal) == 1
     assert "another process is training it" in refusal[0]
@@ -676,7 +678,7 @@ def test_a_divergence_goes_back_to_a_checkpoint_that_is_a_link_and_leaves_it_alo
 def test_learning_rate_that_is_too_large(corpus, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(run_lib, "MAX_CUTS", 2)
     flags = f"--corpus {corpus} --run {tmp_path / 'fox'} --epochs 1 --length 10 --batch 32 --hidden 16".split()
-    assert cli.train([*flags, "--learning-rate", "1e38"]) == 1
+    assert commands.train([*flags, "--learning-rate", "1e38"]) == 1
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 1
     assert errors[0].startswith("error: step ")

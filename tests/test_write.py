@@ -23,7 +23,8 @@ from helpers import assert_same
 from rich.cells import cell_len
 
 import jaxlm
-from jaxlm import cli, generator
+from jaxlm import generator
+from jaxlm.cli import commands
 from jaxlm.cli.write import SENTENCE_ENDS, SLASH_COMMANDS, UNDO, Session
 from jaxlm.config import ModelConfig, SampleConfig
 from jaxlm.errors import InputError
@@ -276,7 +277,7 @@ def piped(trained, capsys, monkeypatch, tmp_path):
     def run(lines, *argv, status=0):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
         capsys.readouterr()
-        assert cli.write(["--run", str(trained), "--seed", "5", "-l", "30", *argv]) == status
+        assert commands.write(["--run", str(trained), "--seed", "5", "-l", "30", *argv]) == status
         out, err = capsys.readouterr()
         return out, err.splitlines()[1:] if not status else err.splitlines()
 

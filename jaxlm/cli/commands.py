@@ -12,7 +12,7 @@ import jaxlm
 from jaxlm import invocation
 from jaxlm.cli import parser
 from jaxlm.cli.generate import describe, generate
-from jaxlm.cli.guard import ended_by_signals, guarded, note
+from jaxlm.cli.guard import guarded, note
 from jaxlm.cli.options import (
     BEGINNING_LENGTH,
     COMMANDS,
@@ -45,56 +45,53 @@ from jaxlm.notations.notation import plural
 from jaxlm.runs.target import target
 
 
-def train(argv: Sequence[str] | None = None) -> int:
+def train(argv: Sequence[str]) -> int:
     """`jaxlm train`, `python train.py`: returns the exit status."""
     return _run(TRAIN, _train, argv)
 
 
-def sample(argv: Sequence[str] | None = None) -> int:
+def sample(argv: Sequence[str]) -> int:
     """`jaxlm sample`, `python sample.py`: returns the exit status."""
     return _run(SAMPLE, lambda given: generate(changed(SampleFlags(), given), "length" in given), argv)
 
 
-def write(argv: Sequence[str] | None = None) -> int:
+def write(argv: Sequence[str]) -> int:
     """`jaxlm write`: returns the exit status."""
     return _run(WRITE, lambda given: write_in_turns(changed(WriteFlags(), given)), argv)
 
 
-def evaluate(argv: Sequence[str] | None = None) -> int:
+def evaluate(argv: Sequence[str]) -> int:
     """`jaxlm evaluate`: returns the exit status."""
     return _run(EVALUATE, lambda given: _evaluate(changed(EvaluateFlags(), given)), argv)
 
 
-def page(argv: Sequence[str] | None = None) -> int:
+def page(argv: Sequence[str]) -> int:
     """`jaxlm page`: returns the exit status."""
     return _run(PAGE, lambda given: write_page(changed(PageFlags(), given)), argv)
 
 
-def runs(argv: Sequence[str] | None = None) -> int:
+def runs(argv: Sequence[str]) -> int:
     """`jaxlm runs`: returns the exit status."""
     return _run(RUNS, lambda given: _runs(changed(RunsFlags(), given)), argv)
 
 
-def plot(argv: Sequence[str] | None = None) -> int:
+def plot(argv: Sequence[str]) -> int:
     """`jaxlm plot`: returns the exit status."""
     return _run(PLOT, lambda given: _plot(changed(PlotFlags(), given)), argv)
 
 
-def export(argv: Sequence[str] | None = None) -> int:
+def export(argv: Sequence[str]) -> int:
     """`jaxlm export`: returns the exit status."""
     return _run(EXPORT, lambda given: _export(changed(ExportFlags(), given)), argv)
 
 
-def import_(argv: Sequence[str] | None = None) -> int:
+def import_(argv: Sequence[str]) -> int:
     """`jaxlm import`: returns the exit status."""
     return _run(IMPORT, lambda given: _import(changed(ImportFlags(), given)), argv)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """`jaxlm COMMAND`, `python -m jaxlm COMMAND`: returns the exit status."""
-    if argv is None:
-        with invocation.called_as(invocation.of_process(sys.argv)), ended_by_signals():
-            return main(sys.argv[1:])
     commands = {
         "train": train,
         "sample": sample,
@@ -139,11 +136,7 @@ def _overview(argv: Sequence[str]) -> None:
     print("\n".join(lines), flush=True)
 
 
-def _run(command: parser.Command, act: Callable[[dict[str, Any]], None], argv: Sequence[str] | None) -> int:
-    if argv is None:
-        with invocation.called_as(invocation.of_process(sys.argv)), ended_by_signals():
-            return _run(command, act, sys.argv[1:])
-
+def _run(command: parser.Command, act: Callable[[dict[str, Any]], None], argv: Sequence[str]) -> int:
     def answer(argv: Sequence[str]) -> None:
         given = parser.read(command, argv)
         if given.pop("help", False):

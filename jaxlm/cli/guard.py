@@ -5,9 +5,7 @@ import errno
 import io
 import logging
 import os
-import signal
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
@@ -40,11 +38,9 @@ def guarded(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> in
       KeyboardInterrupt: Ctrl-C, in a process that does not belong to the command.
       SystemExit: a signal stopped the command; the status is 128 plus its number.
     """
-    owns_process = invocation.program is not None and not _is_interactive()
+    owns_process = invocation.program is not None and not invocation.is_interactive()
     with contextlib.ExitStack() as stack:
-        if owns_process:
-            _interrupt_by_default()
-        else:
+        if not owns_process:
             stack.enter_context(_put_back())
         _replace_missing_letters()
         quiet()
@@ -80,23 +76,6 @@ def guarded(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> in
     return 0
 
 
-@contextlib.contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """Ends the process at once where a signal ends the command in it, unless it is a notebook or a prompt.
-
-    A thread of XLA may be compiling then, and crash while the interpreter is taken down around it.
-    """
-    try:
-        yield
-    except SystemExit as end:
-        if isinstance(end.code, int) and end.code > 128 and not _is_interactive():
-            for stream in (sys.stdout, sys.stderr):
-                with contextlib.suppress(OSError, ValueError, AttributeError):
-                    stream.flush()
-            os._exit(end.code)
-        raise
-
-
 def note(line: str) -> None:
     """Prints one line on stderr, if possible."""
     text = " ".join(line.splitlines())  # A path may contain line breaks.
@@ -126,23 +105,6 @@ def _fail(message: str, status: int) -> int:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0]
-
-
-def _is_interactive() -> bool:
-    """Whether this process is a Python prompt or a notebook, where `%run` starts our programs."""
-    ipython = sys.modules.get("IPython")
-    return hasattr(sys, "ps1") or (ipython is not None and ipython.get_ipython() is not None)
-
-
-def _interrupt_by_default() -> None:
-    """Makes Ctrl-C end the process immediately while there is nothing to save, unless it is ignored or handled.
-
-    As an exception, it could be raised during an import, and dropped in a callback there. Training handles the signal
-    itself.
-    """
-    is_main = threading.current_thread() is threading.main_thread()
-    if is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _replace_missing_letters() -> None:

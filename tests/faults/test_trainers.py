@@ -127,9 +127,9 @@ import errno, fcntl, sys
 def refuse(*arguments):
     raise OSError(errno.{name}, "no locks here")
 fcntl.flock = fcntl.lockf = refuse
-from jaxlm import cli
+from jaxlm.cli import programs
 sys.argv = {argv}
-sys.exit(cli.train())
+sys.exit(programs.train())
 """
 
 

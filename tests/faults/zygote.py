@@ -19,10 +19,11 @@ import sys
 import warnings
 
 COMMANDS = {"train.py": "train", "sample.py": "sample", "jaxlm": "main"}
-"""The function of `jaxlm.cli` that each program calls; `python -c CODE` runs the code."""
+"""The function of `jaxlm.cli.programs` that each program calls; `python -c CODE` runs the code."""
 
 IMPORTED_LATE = (
     "charset_normalizer",
+    "jaxlm.cli.commands",
     "jaxlm.cli.terminal",
     "jaxlm.nn.compilation",
     "jaxlm.runs.evaluation",
@@ -135,7 +136,7 @@ def main():
     listener = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    from jaxlm import cli
+    from jaxlm.cli import programs
 
     for name in IMPORTED_LATE:
         importlib.import_module(name)
@@ -144,7 +145,7 @@ def main():
     if sys.argv[:2] == ["python", "-c"]:
         exec(sys.argv[2], {"__name__": "__main__"})
     else:
-        sys.exit(getattr(cli, COMMANDS[sys.argv[0]])())
+        sys.exit(getattr(programs, COMMANDS[sys.argv[0]])())
 
 
 if __name__ == "__main__":
