@@ -1,4 +1,4 @@
-"""Averages of runs, against the mean of the members' own probabilities."""
+"""Averages of runs, against the geometric mean of the members' own probabilities."""
 
 import dataclasses
 import random
@@ -62,32 +62,55 @@ def several(folder, request):
     return generator_of(runs)[0], [generator_of([run])[0] for run in runs]
 
 
-def log_mean(scores):
-    return np.logaddexp.reduce(np.asarray(scores, float)) - np.log(len(scores))
+def mean_of(members, rows):
+    """The logarithm of the normalised geometric mean of the members' probabilities, after each token of some texts.
+
+    Args:
+      rows: int[S, T].
+
+    Returns:
+      float[S, T, V].
+    """
+    each = []
+    for one in members:
+        prior = prior_within(one.counts, rows)
+        read = jax.jit(one.model.apply, static_argnums=3)
+        logits, _ = read({"params": one.params}, rows, one.model.initial_carry(len(rows)), False, prior)
+        each.append(log_softmax(np.asarray(logits, float)))
+    return log_softmax(np.mean(each, 0))
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_score_is_the_logarithm_of_the_mean_probability(several, protocol):
+@pytest.mark.parametrize(
+    ("protocol", "starts", "length", "first"),
+    [("carried", [0], 359, 0), ("cold-256", [0, 256], 256, 0), ("window-60", range(0, 300, 3), 60, 59)],
+)
+def test_a_score_is_that_of_the_normalised_geometric_mean(several, protocol, starts, length, first):
     average, members = several
     ids = average.vocab.encode(OTHER * 5)
+    assert len(ids) == 360
+    padded = np.pad(ids, (0, length))
+    means = mean_of(members, np.stack([padded[start : start + length] for start in starts]))
+    after = np.stack([padded[start + 1 : start + length + 1] for start in starts])
+    expected = np.take_along_axis(means, after[..., None], 2)[:, first:].ravel()
     found = PROTOCOLS[protocol](average.model, average.params, ids, counts=average.counts)
-    each = [PROTOCOLS[protocol](one.model, one.params, ids, counts=one.counts) for one in members]
-    np.testing.assert_allclose(found, log_mean(each), atol=1e-5)
+    np.testing.assert_allclose(found, expected[: len(found)], atol=1e-5)
+    assert len(found) == {"carried": 359, "cold-256": 359, "window-60": 100}[protocol]
 
 
-@pytest.mark.parametrize("mode", ["state", "window"])
-def test_greedy_text_takes_what_is_most_probable_on_average(several, mode):
+def test_greedy_text_takes_what_is_most_probable_on_average(several):
     average, members = several
-    text = average.generate("The", 30, temperature=0, mode=mode)
-    ids = average.vocab.encode(text)
-    for end in range(3, len(ids)):
-        read = ids[max(0, end - average.length) if mode == "window" else 0 : end][None]
-        logits = []
-        for one in members:
-            prior = prior_within(one.counts, read)
-            found, _ = one.model.apply({"params": one.params}, read, one.model.initial_carry(1), False, prior)
-            logits.append(np.asarray(found)[0, -1])
-        assert ids[end] == log_mean(log_softmax(np.array(logits))).argmax()
+    ids = average.vocab.encode(average.generate("The", 30, temperature=0, mode="state"))
+    np.testing.assert_array_equal(ids[3:], mean_of(members, ids[None])[0, 2:-1].argmax(1))
+    ids = average.vocab.encode(average.generate("The quick ", 30, temperature=0, mode="window"))
+    windows = np.lib.stride_tricks.sliding_window_view(ids[:-1], average.length)
+    assert average.length == 10
+    np.testing.assert_array_equal(ids[10:], mean_of(members, windows)[:, -1].argmax(1))
+
+
+def test_a_run_that_is_named_twice_counts_twice_and_is_computed_once(folder):
+    average = jaxlm.load([folder / "counted", folder / "book", folder / "counted"])
+    assert [member.config.ngram for member in average.model.members] == [3, 0]
+    assert average.model.weights == (2 / 3, 1 / 3)
 
 
 def test_the_average_of_a_run_and_itself_writes_its_texts(folder):

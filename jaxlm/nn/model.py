@@ -172,16 +172,19 @@ class LanguageModel(nn.Module):
 
 
 class Average(LanguageModel):
-    """The mean of the distributions of several networks over the same vocabulary.
+    """The geometric mean of the distributions of several networks over the same vocabulary, normalised again.
 
     Its carries, its n-grams and what they say are tuples, with an element for each network: None for the n-grams of
-    one that takes none.
+    one that takes none. Of a network that was given counts and one that was not, it is better than the mean of the
+    probabilities (benchmarks/SWEEPS.md): each can veto what it knows to be wrong (Hinton 2002, products of experts).
 
     Attributes:
       members: the networks, their implementation that of the average.
+      weights: of each; they sum to 1.
     """
 
     members: tuple[LanguageModel, ...] = ()
+    weights: tuple[float, ...] = ()
 
     def setup(self) -> None:
         """Has no parameters but those of the members, `members_0` and so on."""
@@ -198,12 +201,12 @@ class Average(LanguageModel):
         return states, carries
 
     def logits(self, states: Any, train: bool = False, prior: Any = None) -> jax.Array:
-        """The logarithm of the mean probability."""
+        """The mean of the members' logits."""
         each = [
-            jax.nn.log_softmax(member.logits(states, train, prior))
-            for member, states, prior in zip(self.members, states, prior, strict=True)
+            weight * member.logits(states, train, prior)
+            for member, weight, states, prior in zip(self.members, self.weights, states, prior, strict=True)
         ]
-        return jax.nn.logsumexp(jnp.stack(each), 0) - np.float32(np.log(len(each)))
+        return jnp.stack(each).sum(0)
 
     @nn.nowrap
     def initial_carry(self, batch: int) -> Any:

@@ -1,12 +1,14 @@
 """Trained models, ready to generate: as they were trained, averaged, or with an n-gram of their training text mixed in.
 
-The mixture's distribution is softmax(a * logits + b * log p), with the probabilities p of the n-gram. It needs no
-training: it is a network that takes counts (`nn.model`), but not at its input, and with the constant b as its gate. So
-whatever serves such a network serves a mixture: sampling, scoring, dynamic evaluation.
+The average's distribution is the geometric mean of the networks', normalised again: the softmax of their mean logits.
+The mixture's is softmax(a * logits + b * log p), with the probabilities p of the n-gram. It needs no training: it is a
+network that takes counts (`nn.model`), but not at its input, and with the constant b as its gate. So whatever serves
+such a network serves a mixture: sampling, scoring, dynamic evaluation.
 """
 
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,8 +44,8 @@ def load(path: Trained = None, *, impl: Impl = "auto", mix_ngram: int = 0, epoch
     Args:
       path: the run's directory, or its name in `$JAXLM_CHECKPOINTS` or `checkpoints`; `nietzsche` is the bundled model,
         unless there is a run of that name. The newest run if left out. A run can be loaded on any machine. The
-        probabilities of several runs, `load(["a", "b"])`, are averaged; prompts are read as the first reads them, and
-        its seed text, window and mode are the default.
+        log-probabilities of several runs, `load(["a", "b"])`, are averaged; one that is named twice counts twice.
+        Prompts are read as the first reads them, and its seed text, window and mode are the default.
       impl: the implementation of the recurrence: `scan` is the plain reference, `auto` the fastest here.
       mix_ngram: the most tokens of context of an n-gram that is mixed in, up to 16; 0 for none. It is counted on the
         run's training text, so the corpus must be there.
@@ -79,17 +81,24 @@ def generator_of(
 ) -> tuple[TextGenerator, list[Progress]]:
     """`generator_with` of a run, or the average of several of `open_trained`; and each checkpoint's progress.
 
+    A run that is named twice counts twice in the average.
+
     Raises:
       InputError: as in `generator_with`.
       RunError: as in `generator_with`.
     """
-    made = [generator_with(run, mix_ngram, impl, text, epoch) for run in runs]
-    generators, progress = [generator for generator, _ in made], [progress for _, progress in made]
+    times = Counter(run.path for run in runs)
+    made = {}
+    for run in runs:
+        if run.path not in made:
+            made[run.path] = generator_with(run, mix_ngram, impl, text, epoch)
+    generators, progress = [generator for generator, _ in made.values()], [made[run.path][1] for run in runs]
     first = generators[0]
     if len(generators) == 1:
         return first, progress
     members = tuple(generator.model for generator in generators)
-    model = Average(first.model.vocabulary, first.model.config, first.model.impl, members=members)
+    weights = tuple(count / len(runs) for count in times.values())
+    model = Average(first.model.vocabulary, first.model.config, first.model.impl, members=members, weights=weights)
     params = {f"members_{i}": generator.params for i, generator in enumerate(generators)}
     counts: Any = tuple(generator.counts for generator in generators)
     return dataclasses.replace(first, model=model, params=params, counts=counts), progress
