@@ -85,7 +85,7 @@ class Existing(Checked):
 
     run: tuple[str, ...] | None = setting(
         None,
-        "name of a run, or a path to it; of several, with one vocabulary, the probabilities are averaged",
+        "name of a run, or a path to it; of several, with one vocabulary, the log-probabilities are averaged",
         optional(file_paths),
         MODEL,
         unset="the newest",

@@ -96,8 +96,8 @@ def evaluate(
     """Evaluates the best checkpoint of a run on a text.
 
     Args:
-      run: the run, its directory, or its name, as in `load`; the newest if left out. The probabilities of several are
-        averaged.
+      run: the run, its directory, or its name, as in `load`; the newest if left out. The log-probabilities of several
+        are averaged.
       config: which text, and how; by default the run's validation text.
       impl: the implementation of the recurrence.
       mix_ngram: as in `load`.

@@ -115,8 +115,8 @@ def _check_alike(runs: Sequence[Run]) -> None:
         else:
             continue
         raise InputError(
-            f"run: found {first.shown} and {other.shown} with {found}, expected {expected}, to average their "
-            "probabilities; leave one out"
+            f"run: found {first.shown} and {other.shown} with {found}, expected {expected}, to average them; "
+            "leave one out"
         )
 
 
