@@ -24,6 +24,7 @@ from jaxlm.errors import (
     real_number,
     reject,
     reject_idle,
+    run_names,
     seed,
     stop_strings,
     temperatures,
@@ -387,6 +388,16 @@ class TrainConfig(Checked):
         _share,
         LEARNING,
     )
+    teacher: tuple[str, ...] | None = setting(
+        None,
+        "learn also from what this run expects, or the average of several: runs of the same text",
+        optional(run_names),
+        LEARNING,
+        source=OURS,
+        unset="the text alone",
+        metavar="RUN",
+        resumable=True,
+    )
     precision: Precision = setting(
         "float32",
         "of training's matrix products; weights, states and losses are float32 either way",
@@ -416,6 +427,8 @@ class TrainConfig(Checked):
             reject_idle("reset", self.reset, "in the book recipe", "leave it out, or choose the stream recipe")
         if self.model.ngram and not stream:
             reject_idle("ngram", self.model.ngram, "in the book recipe", "leave it out, or choose the stream recipe")
+        if self.teacher and not stream:
+            reject_idle("teacher", self.teacher, "in the book recipe", "leave it out, or choose the stream recipe")
         if self.precision != "float32" and self.impl not in ("auto", "fused"):
             reject_idle("precision", self.precision, f"with impl {self.impl}", "leave it out, or choose impl fused")
 
@@ -755,7 +768,12 @@ def started(parent: TrainConfig, recipe: Recipe | None, size: Size | None, asked
         reject_idle("size", size, "for a run that starts from another's weights", "leave it out")
     # How the other's files were read is not part of its weights.
     base = dataclasses.replace(
-        parent, encoding=None, glob=None, skip_unreadable=False, learning_rate=parent.learning_rate / GENTLER
+        parent,
+        encoding=None,
+        glob=None,
+        skip_unreadable=False,
+        teacher=None,
+        learning_rate=parent.learning_rate / GENTLER,
     )
     if recipe not in (None, parent.recipe):
         kept = {

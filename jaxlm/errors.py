@@ -188,6 +188,14 @@ def patterns(name: str, value: Any) -> tuple[str, ...]:
     return tuple(given)
 
 
+def run_names(name: str, value: Any) -> tuple[str, ...]:
+    """A check for the name of a run, or several, as a tuple of texts."""
+    given = (value,) if isinstance(value, str | os.PathLike) else value
+    if not isinstance(given, tuple | list) or not given or not all(str(one) for one in given):
+        reject(name, value, "names of runs, or paths to them", "for example checkpoints/nietzsche")
+    return tuple(str(one) for one in given)
+
+
 def text_encoding(name: str, value: object) -> str:
     """A check for the name of a text encoding that Python knows."""
     try:

@@ -75,6 +75,7 @@ ORDER = {
         "data",
         "exchange",
         "mixing",
+        "teaching",
         "copies",
         "reporter",
         "samples",

@@ -41,6 +41,7 @@ def facts(plan: Plan) -> dict[str, str]:
         **_notation(plan),
         **_reading(plan),
         **({"Weights": f"started from those of {record.parent}"} if record.parent else {}),
+        **({"Teacher": " ".join(config.teacher)} if config.teacher else {}),
         f"Distinct {KINDS[config.tokens]}": f"{len(plan.run.vocab):,}",
         "Parameters": f"{plan.parameters:,}",
         **counts,

@@ -22,6 +22,21 @@ def log_probs(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return jnp.take_along_axis(normalised, targets[..., None], axis=-1)[..., 0]
 
 
+def cross_entropy_sum(logits: jax.Array, expected: jax.Array, mask: jax.Array) -> jax.Array:
+    """The cross-entropy of some distributions relative to others, summed, in nats.
+
+    Args:
+      logits: float[B, K, V], unnormalised; promoted to float32.
+      expected: float[B, K, V], the other distributions.
+      mask: bool[B]; rows that are False are left out.
+
+    Returns:
+      A float32 scalar.
+    """
+    nats = -(expected.astype(jnp.float32) * jax.nn.log_softmax(logits.astype(jnp.float32))).sum(-1)
+    return jnp.where(mask[:, None], nats, 0.0).sum()
+
+
 def nll_sum(logits: jax.Array, targets: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Total negative log-likelihood, in nats, and the number of targets.
 

@@ -12,6 +12,7 @@ import operator
 from collections.abc import Callable, Iterable, Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxlm.config import Protocol
@@ -142,6 +143,28 @@ def score_rows(
     """
     logits, carry = _logits(model, params, carry, rows, positions, prior, resets)
     return log_probs(logits, rows[:, -positions:]), carry
+
+
+@reproducible
+@functools.partial(jax.jit, static_argnames="model")
+def expect(
+    model: LanguageModel,
+    params: Params,
+    carry: Carry,
+    rows: jax.Array,
+    prior: Prior | None = None,
+    resets: jax.Array | None = None,
+) -> tuple[jax.Array, Carry]:
+    """The distributions after the first T tokens of each row, given the previous ones.
+
+    Args:
+      carry, rows, prior, resets: as in `score_rows`.
+
+    Returns:
+      (float16[S, T, V], carry after T tokens).
+    """
+    logits, carry = _logits(model, params, carry, rows, rows.shape[1] - 1, prior, resets)
+    return jax.nn.softmax(logits).astype(jnp.float16), carry
 
 
 def _logits(

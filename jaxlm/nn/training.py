@@ -15,7 +15,7 @@ from jaxlm.config import BOOK, TrainConfig
 from jaxlm.nn import sharding
 from jaxlm.nn.ambient import device_get, reproducible
 from jaxlm.nn.counts import Prior
-from jaxlm.nn.metrics import nll_sum
+from jaxlm.nn.metrics import cross_entropy_sum, nll_sum
 from jaxlm.nn.model import Carry, LanguageModel, Params
 
 
@@ -148,8 +148,14 @@ def to_host(state: TrainState, batch: int) -> TrainState:
 BLOCK = 64
 """The most steps whose batches are sent to the devices at once, and that a call takes."""
 
+TEACHER_SHARE = 0.7
+"""How much of what training lowers is the cross-entropy relative to a teacher, not the text (benchmarks/SWEEPS.md).
+
+Source: Hinton et al. 2015, arXiv:1503.02531, at temperature 1.
+"""
+
 PRIOR_BYTES = 2**25
-"""About the most that is sent at once of what n-grams say: it is V numbers a token."""
+"""About the most that is sent at once of what n-grams and a teacher say: it is V numbers a token, of each."""
 
 
 class Batches(NamedTuple):
@@ -159,18 +165,21 @@ class Batches(NamedTuple):
       starts: int32[BLOCK, B], where the windows start, split over the mesh; negative ones are padding.
       prior: what n-grams say after each of a window's T tokens, for as many steps as `block_steps`; None without.
       resets: bool[BLOCK, B, T], the tokens before which the state is reset; None where `LanguageModel.states` knows.
+      expected: float16[..., B, T, V], what a teacher expects after each token, for as many steps; None without.
     """
 
     starts: jax.Array
     prior: Prior | None
     resets: jax.Array | None = None
+    expected: jax.Array | None = None
 
 
 def block_steps(config: TrainConfig, vocabulary: int) -> int:
-    """The steps in a block: BLOCK, or fewer if n-grams say much."""
-    if not config.model.ngram:
+    """The steps in a block: BLOCK, or fewer if n-grams or a teacher say much."""
+    width = (4 if config.model.ngram else 0) + (2 if config.teacher else 0)
+    if not width:
         return BLOCK
-    return max(1, min(BLOCK, PRIOR_BYTES // (4 * config.batch * config.length * vocabulary)))
+    return max(1, min(BLOCK, PRIOR_BYTES // (width * config.batch * config.length * vocabulary)))
 
 
 Steps = Callable[
@@ -202,11 +211,17 @@ def _compiled_steps(model: LanguageModel, config: TrainConfig, steps: int, facto
     return reproducible(jax.jit(functools.partial(train_steps, model, optimizer, config, mesh), donate_argnums=0))
 
 
-def send_batches(starts: np.ndarray, prior: Prior | None, mesh: Mesh, resets: np.ndarray | None = None) -> Batches:
+def send_batches(
+    starts: np.ndarray,
+    prior: Prior | None,
+    mesh: Mesh,
+    resets: np.ndarray | None = None,
+    expected: np.ndarray | None = None,
+) -> Batches:
     """Sends the starts of up to BLOCK batches, int32[S, B], to the devices, as `train_steps` expects them.
 
-    Also sends what n-grams say after their tokens, of leading shape (`block_steps`, B, T), and the tokens before which
-    the state is reset, bool[S, B, T].
+    Also sends what n-grams and a teacher say after their tokens, of leading shape (`block_steps`, B, T), and the tokens
+    before which the state is reset, bool[S, B, T].
     """
     more = (0, BLOCK - len(starts))
     whole = np.pad(starts, [more, (0, 0)])
@@ -215,7 +230,8 @@ def send_batches(starts: np.ndarray, prior: Prior | None, mesh: Mesh, resets: np
     begun = None
     if resets is not None:
         begun = sharding.split(np.pad(resets, [more, (0, 0), (0, 0)]), mesh, axis=1, padding=False)
-    return Batches(sharding.split(whole, mesh, axis=1, padding=-1), given, begun)
+    taught = None if expected is None else sharding.split(expected, mesh, axis=1)
+    return Batches(sharding.split(whole, mesh, axis=1, padding=-1), given, begun, taught)
 
 
 def train_steps(
@@ -316,7 +332,7 @@ def batch_sums(
     drop_key, reset_key = jax.random.split(key)
     before = start_carry(model, config, carry, reset_key, len(batch.starts))
     gradient = jax.value_and_grad(functools.partial(summed_loss, model, config), has_aux=True)
-    (nats, (count, after)), grads = gradient(params, drop_key, before, ids, batch)
+    (_, (nats, count, after)), grads = gradient(params, drop_key, before, ids, batch)
     # As one array, since CPU devices synchronise once for each.
     flat, unravel = ravel_pytree((nats, count, grads))
     return unravel(jax.lax.psum(flat, "data")), after if config.recipe == "stream" else ()
@@ -340,10 +356,11 @@ def summed_loss(
     carry: Carry,
     ids: jax.Array,
     batch: Batches,
-) -> tuple[jax.Array, tuple[jax.Array, Carry]]:
-    """The summed loss of windows of T tokens, in nats, and (the number of targets, the carry after the windows).
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Carry]]:
+    """What training lowers, summed over windows of T tokens, and (the loss in nats, the targets, the carry after them).
 
-    The book's recipe predicts only the token after each window; `stream` predicts the one after every token.
+    The book's recipe predicts only the token after each window; `stream` predicts the one after every token. Without a
+    teacher, training lowers the loss.
     """
     mask = batch.starts >= 0
     positions = jnp.where(mask, batch.starts, 0)[:, None] + jnp.arange(config.length + 1)[None]
@@ -356,7 +373,11 @@ def summed_loss(
         states, targets = model.last_states(carry)[:, None], targets[:, -1:]
     logits = model.apply({"params": params}, states, True, batch.prior, rngs=rngs, method=model.logits)
     nats, count = nll_sum(logits, targets, mask)
-    return nats, (count, carry)
+    lowered = nats
+    if batch.expected is not None:
+        taught = cross_entropy_sum(logits, batch.expected, mask)
+        lowered = (1 - TEACHER_SHARE) * nats + TEACHER_SHARE * taught
+    return lowered, (nats, count, carry)
 
 
 def moving_average(decay: float, average: Params, params: Params, step: jax.Array) -> Params:

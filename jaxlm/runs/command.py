@@ -14,7 +14,8 @@ def training_command(config: TrainConfig, parent: str = "") -> str:
     Of files, it names no folders, which are nobody else's business.
     """
     sources = config.corpus or ()
-    left_out = {"corpus", *(["glob"] if all(source in PUBLISHED for source in sources) else [])}  # Of folders.
+    of_folders = ["glob"] if all(source in PUBLISHED for source in sources) else []
+    left_out = {"corpus", "teacher", *of_folders}
     own = [(name, value) for name, _, value in settings_in(config) if name not in left_out]
     sizes: list[Size | None] = [*SIZES] if config.recipe == "stream" else [None]
 
@@ -38,5 +39,6 @@ def training_command(config: TrainConfig, parent: str = "") -> str:
             words += [f"{flags[name]}={one}" for one in value]
         elif value is not None:
             words += [flags[name], str(value)]
+    words += [f"--teacher={Path(name).name}" for name in config.teacher or ()]
     words += ["--start-from", parent] if parent else []
     return shlex.join(words)

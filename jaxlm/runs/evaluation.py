@@ -16,7 +16,7 @@ from jaxlm.nn.counts import NetworkCounts, Prior, prior_of
 from jaxlm.nn.metrics import bits_per_character, perplexity
 from jaxlm.notations.registry import PROSE
 from jaxlm.runs.data import Part, joined, notation_of, own_corpus, resets, split
-from jaxlm.runs.mixing import Trained, generator_of, mixable, open_trained
+from jaxlm.runs.mixing import Trained, generator_of, left_out, mixable, open_trained
 from jaxlm.runs.run import Run
 from jaxlm.runs.storage import Progress
 from jaxlm.text.corpus import load_corpus
@@ -147,7 +147,7 @@ def evaluate(
     adapted = None
     if config.dynamic:
         known, counts = vocab.encode(learned), generator.counts
-        squares = dynamic.mean_squares(model, params, known, prior=lambda at: _left_out(counts, at))
+        squares = dynamic.mean_squares(model, params, known, prior=lambda at: left_out(counts, at))
         adapted, _ = measured(
             lambda ids: dynamic.score_dynamic(
                 model, params, squares, ids, prior=lambda at: _grown(counts, known, ids, at)
@@ -186,11 +186,6 @@ def _score_ngram(ngram: NGram, ids: np.ndarray, protocol: Protocol) -> np.ndarra
     # The contexts are shorter than a window, so that all that a window cuts off is out of their reach.
     first, stride = (60, 3) if protocol == "window-60" else (1, 1)
     return ngram.log_probabilities(ids)[first::stride]
-
-
-def _left_out(counts: NetworkCounts, positions: np.ndarray) -> Any:
-    """What n-grams say of the tokens at some positions of the training text, if each had not been counted."""
-    return jax.tree.map(lambda one: prior_of(one.left_out(positions)), counts)
 
 
 def _grown(counts: NetworkCounts, known: np.ndarray, ids: np.ndarray, positions: np.ndarray) -> Any:

@@ -20,6 +20,7 @@ from jaxlm.errors import InputError, reject
 from jaxlm.generator import TextGenerator
 from jaxlm.nn import scoring, sharding
 from jaxlm.nn.ambient import device_get, device_put
+from jaxlm.nn.counts import NetworkCounts, prior_of
 from jaxlm.nn.model import Average
 from jaxlm.runs.data import own_corpus, split
 from jaxlm.runs.run import Run, find
@@ -102,6 +103,11 @@ def generator_of(
     params = {f"members_{i}": generator.params for i, generator in enumerate(generators)}
     counts: Any = tuple(generator.counts for generator in generators)
     return dataclasses.replace(first, model=model, params=params, counts=counts), progress
+
+
+def left_out(counts: NetworkCounts, positions: np.ndarray) -> Any:
+    """What the n-grams of a training text say of its tokens at some positions, if each had not been counted."""
+    return jax.tree.map(lambda one: prior_of(one.left_out(positions)), counts)
 
 
 def _check_alike(runs: Sequence[Run]) -> None:

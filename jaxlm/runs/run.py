@@ -82,6 +82,7 @@ class Record:
       created: when the run started, ISO 8601 in UTC; it decides which run is the newest.
       parent: the name of the run whose weights it started from; empty if there is none.
       parent_weights: the SHA-256 of those weights.
+      teacher_weights: the SHA-256 of the weights that it learned from; empty if there are none.
       reading: the files that the corpus was read from, and those that were left out; empty for older runs.
     """
 
@@ -93,6 +94,7 @@ class Record:
     created: str
     parent: str = ""
     parent_weights: str = ""
+    teacher_weights: str = ""
     reading: dict = dataclasses.field(default_factory=dict)
 
 
@@ -255,7 +257,8 @@ class Run:
             if type(format) is not int or not (format == FORMAT if seal else format == 1):
                 raise KeyError("format")
             values["config"] = config_lib.from_json(values["config"])
-            values = {"parent": "", "parent_weights": "", "reading": {}, **values}  # Which older runs lack.
+            older = {"parent": "", "parent_weights": "", "teacher_weights": "", "reading": {}}  # What they lack.
+            values = {**older, **values}
             for field in dataclasses.fields(Record):
                 if not isinstance(values[field.name], cast(type, field.type)):
                     raise KeyError(field.name)

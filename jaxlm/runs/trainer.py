@@ -41,6 +41,7 @@ from jaxlm.runs.run import InUse, NameTaken, Record, Run, find, locate, now, ref
 from jaxlm.runs.samples import draw_samples
 from jaxlm.runs.stop import Stop, stop_on_signals
 from jaxlm.runs.storage import CONFIG, Progress, Saver, disk_of
+from jaxlm.runs.teaching import Teacher, open_teacher
 from jaxlm.text.batches import Windows, smallest_ids
 from jaxlm.text.vocab import Vocab
 
@@ -131,6 +132,9 @@ def train(
             created=now(),
             reading=reading(corpus),
         )
+        teacher = open_teacher(config, folder, data, vocab)
+        if teacher:
+            record = dataclasses.replace(record, teacher_weights=teacher.digest)
         checkpoint = None
         if start_from:
             checkpoint = _start(weights, config, vocab), Progress()
@@ -141,7 +145,7 @@ def train(
             with contextlib.ExitStack() as stack:
                 try:
                     stack.enter_context(directory.lock())
-                    return Trainer(directory, config, data, reporter, asked).run()
+                    return Trainer(directory, config, data, reporter, asked, teacher).run()
                 except InUse:  # Another process has resumed it already.
                     raise
                 except BaseException:
@@ -214,15 +218,23 @@ def resume(
         text = own_corpus(directory, "if it has moved, name its new place", config, reporter.download)
         config = dataclasses.replace(config, corpus=text.sources)
         data = Data.of(config, text, directory.vocab)
+        teacher = open_teacher(config, directory.path.parent, data, directory.vocab)
+        if teacher and teacher.digest != directory.record.teacher_weights:
+            raise InputError(
+                f"{invocation.setting('teacher')}: {' '.join(config.teacher or ())} has changed since run "
+                f"{directory.shown} began to learn from it; restore it, or train a new run"
+            )
         with stop_on_signals(stop) as asked, directory.lock():
-            return Trainer(directory, config, data, reporter, asked).run()
+            return Trainer(directory, config, data, reporter, asked, teacher).run()
 
 
 class Trainer:
     """Trains a locked run from its last checkpoint, or from the start, to its last epoch."""
 
-    def __init__(self, run: Run, config: TrainConfig, data: Data, reporter: Reporter, stop: Stop) -> None:
-        self._run, self._config, self._data = run, config, data
+    def __init__(
+        self, run: Run, config: TrainConfig, data: Data, reporter: Reporter, stop: Stop, teacher: Teacher | None
+    ) -> None:
+        self._run, self._config, self._data, self._teacher = run, config, data, teacher
         self._reporter, self._stop = reporter, stop
         self._steps = data.order.steps(config.batch)
         self._mesh = sharding.make_mesh(config.batch)
@@ -231,6 +243,7 @@ class Trainer:
         self._saved_at = time.monotonic()
         self._starts: tuple[int, np.ndarray] | None = None
         self._sent: tuple[tuple[int, int], Batches] | None = None
+        self._expected: np.ndarray | None = None
         self._block = block_steps(config, len(run.vocab))
         self._pace = _Pace()
 
@@ -395,8 +408,20 @@ class Trainer:
             starts = self._starts_of(epoch)[first : first + self._block]
             prior = self._data.prior(starts, self._config.length, self._block)
             begun = self._data.resets(starts, self._config.length)
-            self._sent = (epoch, first), send_batches(starts, prior, self._mesh, begun)
+            expected = self._expectations(starts)
+            self._sent = (epoch, first), send_batches(starts, prior, self._mesh, begun, expected)
         return self._sent[1]
+
+    def _expectations(self, starts: np.ndarray) -> np.ndarray | None:
+        """What the teacher expects after each token of some batches' windows, float16[block, B, T, V]; None without."""
+        if self._teacher is None:
+            return None
+        if self._expected is None:
+            self._expected = self._teacher.expectations(self._data)
+        positions = (starts[..., None] + np.arange(1, self._config.length + 1)) % len(self._expected)
+        whole = np.zeros((self._block, *positions.shape[1:], self._expected.shape[1]), np.float16)
+        whole[: len(positions)] = self._expected[positions]
+        return whole
 
     def _starts_of(self, epoch: int) -> np.ndarray:
         """Where the windows of each batch of an epoch start, int32[steps, B]; the last ones asked for are kept."""

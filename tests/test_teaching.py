@@ -1,0 +1,193 @@
+"""Teachers: what they expect, how a run learns from it, and resuming."""
+
+import dataclasses
+import random
+import shutil
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import TEXT, SignalAt, assert_same
+
+import jaxlm
+from jaxlm.cli import commands
+from jaxlm.nn.metrics import cross_entropy_sum, nll_sum
+from jaxlm.nn.training import TEACHER_SHARE, Batches, summed_loss
+from jaxlm.runs.data import Data, own_corpus
+from jaxlm.runs.mixing import generator_of, left_out, open_trained
+from jaxlm.runs.run import Run
+from jaxlm.runs.teaching import LENGTH, open_teacher
+from jaxlm.runs.trainer import resume, train
+from jaxlm.text.batches import Streams
+
+STREAM = dataclasses.replace(
+    jaxlm.SIZES["small"],
+    epochs=2,
+    length=10,
+    batch=4,
+    validation=0.3,
+    model=jaxlm.ModelConfig(hidden=16, embedding=8, ngram=3),
+)
+PLAIN = dataclasses.replace(STREAM, seed=1, model=jaxlm.ModelConfig(hidden=8))
+WORDS = " ".join(random.Random(0).choices(TEXT.split(), k=300)) + "."
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The directories of trained runs, not to be changed."""
+    folder = tmp_path_factory.mktemp("taught")
+    (folder / "words.txt").write_text(WORDS)
+    (folder / "more.txt").write_text(WORDS + " 0123")
+    (folder / "other.txt").write_text(WORDS[::-1])
+    for name, config, text in (
+        ("counted", STREAM, "words"),
+        ("plain", PLAIN, "words"),
+        ("digits", PLAIN, "more"),
+        ("other", PLAIN, "other"),
+        ("longer", dataclasses.replace(PLAIN, validation=0.2), "words"),
+    ):
+        config = dataclasses.replace(config, corpus=(str(folder / f"{text}.txt"),))
+        train(config, run=name, checkpoints=folder)
+    return folder
+
+
+def taught(folder, *teachers, **changes):
+    """The settings of a run that learns from others."""
+    own = {"corpus": (str(folder / "words.txt"),), "teacher": tuple(str(folder / name) for name in teachers)}
+    return dataclasses.replace(STREAM, **{**own, **changes})
+
+
+def data_of(config, run):
+    return Data.of(config, own_corpus(run, ""), run.vocab)
+
+
+@pytest.mark.parametrize("names", [("counted",), ("counted", "counted", "plain")], ids=" ".join)
+def test_a_teacher_expects_what_it_predicts_without_the_position_itself_in_its_counts(folder, names):
+    run = Run.open(folder / "counted")
+    config = taught(folder, *names)
+    data = data_of(config, run)
+    found = open_teacher(config, folder, data, run.vocab).expectations(data)
+    generator, count = generator_of(open_trained(config.teacher))[0], len(data.ids)
+    starts = Streams(count, LENGTH).starts(0, 0, count // LENGTH)
+    assert len(starts) > 1
+    positions = (starts[0][:, None] + np.arange(starts.size // len(starts[0]) * LENGTH)) % count
+    prior = left_out(generator.counts, (positions + 1) % count)
+    before = generator.model.initial_carry(len(positions))
+    logits, _ = generator.model.apply({"params": generator.params}, data.ids[positions], before, False, prior)
+    expected = np.zeros(found.shape)
+    by_time = np.moveaxis(np.asarray(jax.nn.softmax(logits)), 1, 0)
+    for after, rows in zip((positions.T + 1) % count, by_time, strict=True):
+        expected[after] = rows
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    np.testing.assert_allclose(found.sum(1, dtype=float), 1, atol=2e-3)
+
+
+def test_what_is_lowered_is_the_cross_entropy_relative_to_both():
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.normal(size=(3, 4, 5)), jnp.float32)
+    expected = jnp.asarray(rng.dirichlet(np.ones(5), size=(3, 4)), jnp.float16)
+    mask = jnp.array([True, False, True])
+    log_q = np.asarray(logits, float) - np.logaddexp.reduce(np.asarray(logits, float), axis=-1, keepdims=True)
+    by_hand = -(np.asarray(expected, float) * log_q).sum(-1)[[0, 2]].sum()
+    assert float(cross_entropy_sum(logits, expected, mask)) == pytest.approx(by_hand, rel=1e-5)
+    targets = jnp.asarray(rng.integers(5, size=(3, 4)))
+    certain = jax.nn.one_hot(targets, 5, dtype=jnp.float16)
+    nats, _ = nll_sum(logits, targets, mask)
+    assert float(cross_entropy_sum(logits, certain, mask)) == pytest.approx(float(nats), rel=1e-6)
+
+
+def test_a_teacher_changes_what_is_lowered_and_not_the_loss_that_is_told():
+    model = jaxlm.LanguageModel(5, jaxlm.ModelConfig(hidden=4))
+    params = model.init_params(jax.random.key(0))
+    ids = jnp.array([0, 1, 2, 3, 4, 0, 2, 4, 1, 3])
+    config = dataclasses.replace(PLAIN, length=3, model=jaxlm.ModelConfig(hidden=4))
+    given = (model, config, params, jax.random.key(1), model.initial_carry(2), ids)
+    starts = jnp.array([0, 5])
+    uniform = jnp.full((2, 3, 5), 0.2, jnp.float16)
+    alone, (nats, _, _) = summed_loss(*given, Batches(starts, None))
+    lowered, (told, count, _) = summed_loss(*given, Batches(starts, None, None, uniform))
+    assert float(alone) == float(nats) == float(told)
+    assert float(count) == 6
+    windows = ids[starts[:, None] + jnp.arange(3)[None]]
+    logits = model.apply({"params": params}, windows, model.initial_carry(2))[0]
+    soft = -float((0.2 * jax.nn.log_softmax(logits)).sum())
+    assert float(lowered) == pytest.approx((1 - TEACHER_SHARE) * float(nats) + TEACHER_SHARE * soft, rel=1e-3)
+
+
+def test_a_run_comes_nearer_to_its_teacher_than_one_that_has_none(folder, tmp_path):
+    """With other initial weights, and as many epochs."""
+    teacher = jaxlm.load(folder / "counted")
+    text = WORDS[-400:]
+    far = {}
+    for name, config in (
+        ("taught", taught(folder, "counted", seed=5, epochs=6)),
+        ("alone", taught(folder, "counted", seed=5, epochs=6, teacher=None)),
+    ):
+        found = train(config, run=name, checkpoints=tmp_path)
+        far[name] = np.abs(found.score(text) - teacher.score(text)).mean()
+    assert far["taught"] < 0.8 * far["alone"]
+
+
+def test_a_resumed_run_learns_from_its_teacher_as_if_it_had_never_stopped(folder, tmp_path):
+    config = taught(folder, "counted", "plain")
+    train(config, run="whole", checkpoints=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, run="fox", checkpoints=tmp_path, reporter=SignalAt(7, signal.SIGINT))
+    resume(tmp_path / "fox")
+    whole, resumed = (Run.open(tmp_path / name).restore() for name in ("whole", "fox"))
+    assert_same(resumed[0], whole[0])
+    assert (
+        Run.open(tmp_path / "fox").record.teacher_weights == Run.open(tmp_path / "whole").record.teacher_weights != ""
+    )
+
+
+def test_a_teacher_may_move_but_not_change(folder, tmp_path):
+    for name in ("counted", "plain"):
+        shutil.copytree(folder / name, tmp_path / name)
+    train(taught(folder, teacher=("counted",)), run="fox", checkpoints=tmp_path)  # A name, beside the run.
+    (tmp_path / "counted").rename(tmp_path / "moved")
+    with pytest.raises(jaxlm.InputError, match="run counted: not found in"):
+        resume(tmp_path / "fox", epochs=3)
+    with pytest.raises(jaxlm.InputError, match=r"teacher: plain has changed since run .*fox began to learn from it"):
+        resume(tmp_path / "fox", epochs=3, teacher=("plain",))
+    resume(tmp_path / "fox", epochs=3, teacher=("moved",))
+    assert Run.open(tmp_path / "fox").record.config.teacher == ("moved",)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "words"),
+    [
+        (
+            "digits",
+            "with another vocabulary, expected that of the new run; train it with the same tokens",
+        ),
+        ("other", "with another training text, expected that of the new run; train it on the same text"),
+        ("longer", "with another training text, expected that of the new run; train it on the same text"),
+        ("nobody", "run nobody: not found in"),
+    ],
+)
+def test_what_cannot_teach_is_named_and_nothing_is_written(folder, tmp_path, capsys, teacher, words):
+    arguments = ["--recipe", "stream", "--run", str(tmp_path / "fox"), "--validation", "0.3", "--no-lowercase"]
+    argv = [str(folder / "words.txt"), *arguments, "--teacher", str(folder / "plain"), str(folder / teacher)]
+    assert commands.train(argv) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert words in message
+    assert not (tmp_path / "fox").exists()
+
+
+def test_the_book_recipe_has_no_teacher(folder):
+    with pytest.raises(jaxlm.InputError, match=r"teacher: .* has no effect in the book recipe"):
+        dataclasses.replace(jaxlm.BOOK, teacher=("plain",))
+
+
+def test_the_plan_names_the_teacher_and_an_export_tells_no_folder(folder, tmp_path, capsys):
+    argv = [str(folder / "words.txt"), "--recipe", "stream", "--validation", "0.3", "--no-lowercase", "--epochs", "1"]
+    argv += ["--hidden", "8", "--run", str(tmp_path / "fox"), "--temperature", "--teacher", str(folder / "plain")]
+    assert commands.train(argv) == 0
+    assert f"Teacher:             {folder / 'plain'}\n" in capsys.readouterr().out
+    assert commands.export([str(tmp_path / "fox"), str(tmp_path / "out")]) == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "--teacher=plain" in card
