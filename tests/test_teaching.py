@@ -18,7 +18,7 @@ from jaxlm.nn.training import TEACHER_SHARE, Batches, summed_loss
 from jaxlm.runs.data import Data, own_corpus
 from jaxlm.runs.mixing import generator_of, left_out, open_trained
 from jaxlm.runs.run import Run
-from jaxlm.runs.teaching import LENGTH, open_teacher
+from jaxlm.runs.teaching import CALL_TOKENS, open_teacher
 from jaxlm.runs.trainer import resume, train
 from jaxlm.text.batches import Streams
 
@@ -70,9 +70,9 @@ def test_a_teacher_expects_what_it_predicts_without_the_position_itself_in_its_c
     data = data_of(config, run)
     found = open_teacher(config, folder, data, run.vocab).expectations(data)
     generator, count = generator_of(open_trained(config.teacher))[0], len(data.ids)
-    starts = Streams(count, LENGTH).starts(0, 0, count // LENGTH)
+    starts = Streams(count, CALL_TOKENS).starts(0, 0, count // CALL_TOKENS)
     assert len(starts) > 1
-    positions = (starts[0][:, None] + np.arange(starts.size // len(starts[0]) * LENGTH)) % count
+    positions = (starts[0][:, None] + np.arange(starts.size // len(starts[0]) * CALL_TOKENS)) % count
     prior = left_out(generator.counts, (positions + 1) % count)
     before = generator.model.initial_carry(len(positions))
     logits, _ = generator.model.apply({"params": generator.params}, data.ids[positions], before, False, prior)

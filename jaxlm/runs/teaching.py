@@ -26,7 +26,7 @@ from jaxlm.runs.run import Run
 from jaxlm.text.batches import Streams
 from jaxlm.text.vocab import Vocab
 
-ROWS, LENGTH = 32, 64
+ROWS, CALL_TOKENS = 32, 64
 """How many places of the text a teacher reads at once, and how many tokens of each in a call."""
 
 
@@ -52,11 +52,11 @@ class Teacher:
         """
         generator, count = self._generator, len(data.ids)
         expected = np.zeros((count, generator.model.vocabulary), np.float16)
-        rows = max(1, min(ROWS, count // LENGTH))
+        rows = max(1, min(ROWS, count // CALL_TOKENS))
         carry = generator.model.initial_carry(rows)
         # Where the end of a row is the beginning of another, what was expected with more memory comes last, and stays.
-        for starts in Streams(count, LENGTH).starts(0, 0, rows):
-            positions = (starts[:, None] + np.arange(LENGTH + 1)) % count
+        for starts in Streams(count, CALL_TOKENS).starts(0, 0, rows):
+            positions = (starts[:, None] + np.arange(CALL_TOKENS + 1)) % count
             after = positions[:, 1:]
             resets = None if data.begun is None else data.begun[positions[:, :-1]]
             prior = left_out(generator.counts, after)
