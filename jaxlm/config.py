@@ -390,11 +390,11 @@ class TrainConfig(Checked):
     )
     teacher: tuple[str, ...] | None = setting(
         None,
-        "learn also from what this run expects, or the average of several: runs of the same text",
+        "also learn what this run of the same text expects, or several, averaged",
         optional(run_names),
         LEARNING,
         source=OURS,
-        unset="the text alone",
+        unset="none",
         metavar="RUN",
         resumable=True,
     )

@@ -191,7 +191,10 @@ def patterns(name: str, value: Any) -> tuple[str, ...]:
 def run_names(name: str, value: Any) -> tuple[str, ...]:
     """A check for the name of a run, or several, as a tuple of texts."""
     given = (value,) if isinstance(value, str | os.PathLike) else value
-    if not isinstance(given, tuple | list) or not given or not all(str(one) for one in given):
+    are_names = isinstance(given, tuple | list) and all(
+        isinstance(one, str | os.PathLike) and str(one) for one in given
+    )
+    if not given or not are_names:
         reject(name, value, "names of runs, or paths to them", "for example checkpoints/nietzsche")
     return tuple(str(one) for one in given)
 

@@ -115,6 +115,7 @@ def test_the_book_is_written_out():
         "validation": 0.0,
         "units": None,
         "patience": None,
+        "teacher": None,
         "length": 60,
         "stride": 3,
         "epochs": 60,
@@ -412,8 +413,10 @@ def test_a_resumed_run_changes_what_it_may_and_names_what_it_may_not():
     assert resumed(OTHER, {}) == OTHER
     changes = {"corpus": "b.txt", "epochs": 9, "patience": 4, "impl": "scan", "hidden": 3}  # Its own: 3.
     assert resumed(OTHER, changes) == dataclasses.replace(OTHER, corpus=("b.txt",), epochs=9, patience=4, impl="scan")
-    kept = "except corpus, glob, skip_unreadable, epochs, patience, impl; found hidden 4 instead of 3, embedding 0 "
-    with pytest.raises(InputError, match=re.escape(kept + "instead of 5, clip 2.0 instead of 1.0; leave that out")):
+    kept = "except corpus, glob, skip_unreadable, epochs, patience, teacher, impl; found hidden 4 instead of 3, "
+    with pytest.raises(
+        InputError, match=re.escape(kept + "embedding 0 instead of 5, clip 2.0 instead of 1.0; leave that out")
+    ):
         resumed(OTHER, {"clip": 2.0, "epochs": 9, "hidden": 4, "embedding": 0})
     with pytest.raises(InputError, match=r"no setting .hiden.; did you mean hidden\?"):
         resumed(OTHER, {"hiden": 4})

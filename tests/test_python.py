@@ -100,7 +100,7 @@ def test_a_call_that_names_a_run_of_other_settings_or_another_text_or_parent_cha
         (lambda run: jaxlm.train(jaxlm.BOOK, recipe="stream"), "a TrainConfig has all settings already"),
         (
             lambda run: jaxlm.resume(run, hidden=3),
-            "a resumed run keeps its settings, except corpus, glob, skip_unreadable, epochs, patience, impl",
+            "a resumed run keeps its settings, except corpus, glob, skip_unreadable, epochs, patience, teacher, impl",
         ),
         (lambda run: jaxlm.resume(run, epoch=3), "no setting 'epoch'; did you mean epochs?"),
         (lambda run: jaxlm.evaluate(run, corpsu="a.txt"), "no setting 'corpsu'; did you mean corpus?"),
