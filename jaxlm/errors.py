@@ -194,7 +194,7 @@ def run_names(name: str, value: Any) -> tuple[str, ...]:
     are_names = isinstance(given, tuple | list) and all(
         isinstance(one, str | os.PathLike) and str(one) for one in given
     )
-    if not given or not are_names:
+    if not are_names or not given:
         reject(name, value, "names of runs, or paths to them", "for example checkpoints/nietzsche")
     return tuple(str(one) for one in given)
 
