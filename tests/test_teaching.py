@@ -55,7 +55,7 @@ def folder(tmp_path_factory):
 
 def taught(folder, *teachers, **changes):
     """The settings of a run that learns from others."""
-    own = {"corpus": (str(folder / "words.txt"),), "teacher": tuple(str(folder / name) for name in teachers)}
+    own = {"corpus": (str(folder / "words.txt"),), "teacher": tuple(str(folder / name) for name in teachers) or None}
     return dataclasses.replace(STREAM, **{**own, **changes})
 
 
@@ -68,7 +68,7 @@ def test_a_teacher_expects_what_it_predicts_without_the_position_itself_in_its_c
     run = Run.open(folder / "counted")
     config = taught(folder, *names)
     data = data_of(config, run)
-    found = open_teacher(config, folder, data, run.vocab).expectations(data)
+    found = open_teacher(config, [folder], data, run.vocab).expectations(data)
     generator, count = generator_of(open_trained(config.teacher))[0], len(data.ids)
     starts = Streams(count, CALL_TOKENS).starts(0, 0, count // CALL_TOKENS)
     assert len(starts) > 1
@@ -152,8 +152,29 @@ def test_a_teacher_may_move_but_not_change(folder, tmp_path):
         resume(tmp_path / "fox", epochs=3)
     with pytest.raises(jaxlm.InputError, match=r"teacher: plain has changed since run .*fox began to learn from it"):
         resume(tmp_path / "fox", epochs=3, teacher=("plain",))
+    with pytest.raises(jaxlm.InputError, match=r"teacher: found none, but run .*fox learns from one"):
+        resume(tmp_path / "fox", epochs=3, teacher=None)
+    with pytest.raises(jaxlm.InputError, match=r"teacher: moved plain has changed"):
+        resume(tmp_path / "fox", epochs=3, teacher=("moved", "plain"))
     resume(tmp_path / "fox", epochs=3, teacher=("moved",))
     assert Run.open(tmp_path / "fox").record.config.teacher == ("moved",)
+
+
+def test_a_run_without_a_teacher_is_not_given_one_on_the_way(folder, tmp_path):
+    shutil.copytree(folder / "counted", tmp_path / "fox")
+    with pytest.raises(
+        jaxlm.InputError, match=r"teacher: found .*plain, but run .*fox began without one; leave it out"
+    ):
+        resume(tmp_path / "fox", epochs=3, teacher=(str(folder / "plain"),))
+
+
+def test_a_teacher_is_known_by_its_weights_and_how_often_it_is_named(folder):
+    run = Run.open(folder / "counted")
+    data = data_of(taught(folder), run)
+    named = [("counted", "plain"), ("plain", "counted"), ("counted", "counted", "plain"), ("plain",)]
+    digests = [open_teacher(taught(folder, *names), [folder], data, run.vocab).digest for names in named]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
 
 
 @pytest.mark.parametrize(
@@ -161,10 +182,10 @@ def test_a_teacher_may_move_but_not_change(folder, tmp_path):
     [
         (
             "digits",
-            "with another vocabulary, expected that of the new run; train it with the same tokens",
+            "with another vocabulary, expected that of the run to teach; train it with the same tokens",
         ),
-        ("other", "with another training text, expected that of the new run; train it on the same text"),
-        ("longer", "with another training text, expected that of the new run; train it on the same text"),
+        ("other", "with another training text, expected that of the run to teach; train it on the same text"),
+        ("longer", "with another training text, expected that of the run to teach; train it on the same text"),
         ("nobody", "run nobody: not found in"),
     ],
 )
@@ -191,3 +212,12 @@ def test_the_plan_names_the_teacher_and_an_export_tells_no_folder(folder, tmp_pa
     assert commands.export([str(tmp_path / "fox"), str(tmp_path / "out")]) == 0
     card = (tmp_path / "out" / "README.md").read_text()
     assert "--teacher=plain" in card
+    assert str(folder) not in card
+    pytest.importorskip("safetensors")
+    plain = dataclasses.replace(PLAIN, corpus=(str(folder / "words.txt"),), teacher=(str(folder / "plain"),))
+    run = Run.open(tmp_path / "fox")
+    train(plain, run="plain", checkpoints=tmp_path)
+    jaxlm.export(tmp_path / "plain", tmp_path / "plain.safetensors")
+    held = (tmp_path / "plain.safetensors").read_bytes()
+    assert str(folder).encode() not in held
+    assert run.record.config.teacher == (str(folder / "plain"),)

@@ -125,8 +125,8 @@ class TrainFlags(Checked):
     )
     resume: bool = setting(
         False,
-        "resume a run; only --epochs, --patience, --impl, --corpus (with --glob, --skip-unreadable) and what is shown "
-        "may change",
+        "resume a run; only --epochs, --patience, --impl, --corpus (with --glob, --skip-unreadable), --teacher's place "
+        "and what is shown may change",
         yes_or_no,
         WHERE,
     )

@@ -91,8 +91,9 @@ def train(
         if notation and not config.notation:  # The run knows what its corpus turned out to be.
             config = in_notation(config, notation)
         asked = {name: value for name, _, value in settings_in(config)}
-        if config.glob is None:  # The run knows which files of a folder it reads.
-            del asked["glob"]
+        for name in ("glob", "teacher"):  # The run knows which files of a folder it reads, and what it learns from.
+            if asked[name] is None:
+                del asked[name]
         return trainer.resume(begun, reporter=shown, stop=stop, **asked)
     return trainer.train(config, run=run, checkpoints=checkpoints, reporter=shown, stop=stop, start_from=parent)
 

@@ -109,7 +109,9 @@ def _safetensors(run: Run, params: Params) -> bytes:
             "safetensors is not installed, which .safetensors files need; install it: python -m pip install "
             "'jaxlm[safetensors]'"
         ) from error
-    config = {**config_lib.to_json(run.record.config), "corpus": run.record.corpus}
+    settings = run.record.config
+    teacher = [Path(name).name for name in settings.teacher or ()] or None  # Folders are nobody else's business.
+    config = {**config_lib.to_json(settings), "corpus": run.record.corpus, "teacher": teacher}
     about = {"format": "pt", "jaxlm": jaxlm.__version__, "config": json.dumps(config)}
     content: bytes = safetensors.save(
         layouts.to_torch(params), {**about, "vocab": json.dumps(run.vocab.to_json(), ensure_ascii=False)}

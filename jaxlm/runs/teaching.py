@@ -8,6 +8,7 @@ Source: Hinton et al. 2015, arXiv:1503.02531.
 """
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,11 +19,12 @@ from jaxlm.config import TrainConfig
 from jaxlm.errors import InputError
 from jaxlm.generator import TextGenerator
 from jaxlm.nn.ambient import device_get
+from jaxlm.nn.model import Average
 from jaxlm.nn.scoring import expect
 from jaxlm.runs import arrays
 from jaxlm.runs.data import Data, split
 from jaxlm.runs.mixing import generator_of, left_out, open_trained
-from jaxlm.runs.run import Run
+from jaxlm.runs.run import Run, locate
 from jaxlm.text.batches import Streams
 from jaxlm.text.vocab import Vocab
 
@@ -34,13 +36,15 @@ class Teacher:
     """Runs that teach, averaged.
 
     Attributes:
-      digest: the SHA-256 of their weights.
+      digest: the SHA-256 of their parameters and of how much each counts, in whatever order they were named.
     """
 
     def __init__(self, generator: TextGenerator) -> None:
         self._generator = generator
-        weights = [arrays.weights_digest(part) for part in _parts(device_get(generator.params))]
-        self.digest = hashlib.sha256("".join(weights).encode()).hexdigest()
+        digests = [arrays.weights_digest(part) for part in _parts(device_get(generator.params))]
+        shares = generator.model.weights if isinstance(generator.model, Average) else (1.0,)
+        each = sorted(zip(digests, map(str, shares), strict=True))
+        self.digest = hashlib.sha256(repr(each).encode()).hexdigest()
 
     def expectations(self, data: Data) -> np.ndarray:
         """What it expects of each token of a run's training text, given those before it.
@@ -67,12 +71,12 @@ class Teacher:
         return expected
 
 
-def open_teacher(config: TrainConfig, folder: Path | str, data: Data, vocab: Vocab) -> Teacher | None:
+def open_teacher(config: TrainConfig, folders: Sequence[Path | str], data: Data, vocab: Vocab) -> Teacher | None:
     """The teacher of a run; None if it has none.
 
     Args:
       config: the run's settings.
-      folder: where names are looked up.
+      folders: where names are looked up, in this order.
       data: the run's text.
       vocab: its vocabulary.
 
@@ -81,7 +85,10 @@ def open_teacher(config: TrainConfig, folder: Path | str, data: Data, vocab: Voc
     """
     if not config.teacher:
         return None
-    runs = [run for name in config.teacher for run in open_trained(name, str(folder))]
+    runs = []
+    for name in config.teacher:
+        holding = [folder for folder in folders if os.path.lexists(locate(name, folder))]
+        runs += open_trained(name, str([*holding, *folders][0]))
     for run in runs:
         _check(run, data, vocab)
     return Teacher(generator_of(runs)[0])
@@ -90,13 +97,15 @@ def open_teacher(config: TrainConfig, folder: Path | str, data: Data, vocab: Voc
 def _check(run: Run, data: Data, vocab: Vocab) -> None:
     """Raises InputError unless a run can teach one that learns from this text."""
     if run.vocab != vocab:
-        found, remedy = "another vocabulary", "with the same tokens and lowercase"
+        found, remedy = "another vocabulary", "with the same tokens, words and lowercase"
     elif run.record.sha256 != data.corpus.sha256 or split(run.record.config, data.corpus)[0].text != data.text:
-        found, remedy = "another training text", "on the same text, with the same validation and units"
+        # Units are held out by the seed.
+        same = "validation, units, seed and transpose" if run.record.config.units else "validation and transpose"
+        found, remedy = "another training text", f"on the same text, with the same {same}"
     else:
         return
     raise InputError(
-        f"{invocation.setting('teacher')}: found {run.shown} with {found}, expected that of the new run; train it "
+        f"{invocation.setting('teacher')}: found {run.shown} with {found}, expected that of the run to teach; train it "
         f"{remedy}, or leave it out"
     )
 

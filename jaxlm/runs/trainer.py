@@ -132,7 +132,7 @@ def train(
             created=now(),
             reading=reading(corpus),
         )
-        teacher = open_teacher(config, folder, data, vocab)
+        teacher = open_teacher(config, [folder], data, vocab)
         if teacher:
             record = dataclasses.replace(record, teacher_weights=teacher.digest)
         checkpoint = None
@@ -193,7 +193,8 @@ def resume(
       run: the run, its directory, or its name, as in `load`; the newest if left out.
       reporter: as in `train`.
       stop: as in `train`.
-      **settings: `epochs`, `patience` and `impl`, if they change, and `corpus`, the new location of the same text. All
+      **settings: `epochs`, `patience` and `impl`, if they change, and `corpus` and `teacher`, the new location of the
+        same text and runs. All
         others must be the run's own.
 
     Returns:
@@ -218,14 +219,27 @@ def resume(
         text = own_corpus(directory, "if it has moved, name its new place", config, reporter.download)
         config = dataclasses.replace(config, corpus=text.sources)
         data = Data.of(config, text, directory.vocab)
-        teacher = open_teacher(config, directory.path.parent, data, directory.vocab)
-        if teacher and teacher.digest != directory.record.teacher_weights:
-            raise InputError(
-                f"{invocation.setting('teacher')}: {' '.join(config.teacher or ())} has changed since run "
-                f"{directory.shown} began to learn from it; restore it, or train a new run"
-            )
+        teacher = open_teacher(config, [directory.path.parent, checkpoints_folder()], data, directory.vocab)
+        _check_teacher(directory, config, teacher)
         with stop_on_signals(stop) as asked, directory.lock():
             return Trainer(directory, config, data, reporter, asked, teacher).run()
+
+
+def _check_teacher(run: Run, config: TrainConfig, teacher: Teacher | None) -> None:
+    """Raises InputError unless a resumed run has the teacher that it began with."""
+    name, named = invocation.setting("teacher"), " ".join(config.teacher or ())
+    expected = run.record.teacher_weights
+    if (teacher.digest if teacher else "") == expected:
+        return
+    if not teacher:
+        raise InputError(f"{name}: found none, but run {run.shown} learns from one; leave it out, or train a new run")
+    if not expected:
+        raise InputError(
+            f"{name}: found {named}, but run {run.shown} began without one; leave it out, or train a new run"
+        )
+    raise InputError(
+        f"{name}: {named} has changed since run {run.shown} began to learn from it; restore it, or train a new run"
+    )
 
 
 class Trainer:
