@@ -428,7 +428,9 @@ class TrainConfig(Checked):
         if self.model.ngram and not stream:
             reject_idle("ngram", self.model.ngram, "in the book recipe", "leave it out, or choose the stream recipe")
         if self.teacher and not stream:
-            reject_idle("teacher", self.teacher, "in the book recipe", "leave it out, or choose the stream recipe")
+            reject_idle(
+                "teacher", " ".join(self.teacher), "in the book recipe", "leave it out, or choose the stream recipe"
+            )
         if self.precision != "float32" and self.impl not in ("auto", "fused"):
             reject_idle("precision", self.precision, f"with impl {self.impl}", "leave it out, or choose impl fused")
 

@@ -17,9 +17,11 @@ from jaxlm.nn.metrics import cross_entropy_sum, nll_sum
 from jaxlm.nn.training import TEACHER_SHARE, Batches, summed_loss
 from jaxlm.runs.data import Data, own_corpus
 from jaxlm.runs.mixing import generator_of, left_out, open_trained
+from jaxlm.runs.reporter import Reporter
 from jaxlm.runs.run import Run
-from jaxlm.runs.teaching import CALL_TOKENS, open_teacher
-from jaxlm.runs.trainer import resume, train
+from jaxlm.runs.stop import Stop
+from jaxlm.runs.teaching import CALL_TOKENS, Teacher, open_teacher
+from jaxlm.runs.trainer import Trainer, resume, train
 from jaxlm.text.batches import Streams
 
 STREAM = dataclasses.replace(
@@ -160,6 +162,45 @@ def test_a_teacher_may_move_but_not_change(folder, tmp_path):
     assert Run.open(tmp_path / "fox").record.config.teacher == ("moved",)
 
 
+def test_each_token_of_a_batch_meets_what_is_expected_after_it(folder):
+    run = Run.open(folder / "counted")
+    config = taught(folder, "plain")
+    data = data_of(config, run)
+    teacher = open_teacher(config, [folder], data, run.vocab)
+    trainer = Trainer(run, config, data, Reporter(), Stop(), teacher)
+    trainer._read_with_teacher(0)
+    starts = np.array([[0, 7, len(data.ids) - 3, 20], [10, 17, 7, 30]])
+    found = trainer._expectations(starts)
+    assert found.shape == (trainer._block, 4, config.length, len(run.vocab))
+    for step, row, token in np.ndindex(2, 4, config.length):
+        after = (starts[step, row] + token + 1) % len(data.ids)
+        np.testing.assert_array_equal(found[step, row, token], trainer._expected[after])
+    assert not found[2:].any()
+
+
+def test_a_stop_while_the_teacher_reads_need_not_wait_for_it(folder, tmp_path, monkeypatch):
+    reads = []
+
+    def reading(self, data):
+        reads.append(data)
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("the teacher has read on")
+
+    config = taught(folder, "plain")
+    train(config, run="fox", checkpoints=tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(Teacher, "expectations", reading)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, run="new", checkpoints=tmp_path)
+        assert not (tmp_path / "new").exists()
+        resume(tmp_path / "fox")  # It is finished, and needs no teacher.
+        assert len(reads) == 1
+        with pytest.raises(KeyboardInterrupt):
+            resume(tmp_path / "fox", epochs=3)
+    resume(tmp_path / "fox", epochs=3)
+    assert len(Run.open(tmp_path / "fox").metrics()) == 3
+
+
 def test_a_run_without_a_teacher_is_not_given_one_on_the_way(folder, tmp_path):
     shutil.copytree(folder / "counted", tmp_path / "fox")
     with pytest.raises(
@@ -173,8 +214,7 @@ def test_a_teacher_is_known_by_its_weights_and_how_often_it_is_named(folder):
     data = data_of(taught(folder), run)
     named = [("counted", "plain"), ("plain", "counted"), ("counted", "counted", "plain"), ("plain",)]
     digests = [open_teacher(taught(folder, *names), [folder], data, run.vocab).digest for names in named]
-    assert digests[0] == digests[1]
-    assert len(set(digests)) == 3
+    assert len(set(digests)) == 4
 
 
 @pytest.mark.parametrize(

@@ -36,15 +36,14 @@ class Teacher:
     """Runs that teach, averaged.
 
     Attributes:
-      digest: the SHA-256 of their parameters and of how much each counts, in whatever order they were named.
+      digest: the SHA-256 of their parameters, in order, and of how much each counts.
     """
 
     def __init__(self, generator: TextGenerator) -> None:
         self._generator = generator
-        digests = [arrays.weights_digest(part) for part in _parts(device_get(generator.params))]
         shares = generator.model.weights if isinstance(generator.model, Average) else (1.0,)
-        each = sorted(zip(digests, map(str, shares), strict=True))
-        self.digest = hashlib.sha256(repr(each).encode()).hexdigest()
+        told = f"{arrays.weights_digest(device_get(generator.params))} {shares}"
+        self.digest = hashlib.sha256(told.encode()).hexdigest()
 
     def expectations(self, data: Data) -> np.ndarray:
         """What it expects of each token of a run's training text, given those before it.
@@ -108,9 +107,3 @@ def _check(run: Run, data: Data, vocab: Vocab) -> None:
         f"{invocation.setting('teacher')}: found {run.shown} with {found}, expected that of the run to teach; train it "
         f"{remedy}, or leave it out"
     )
-
-
-def _parts(params: dict) -> Sequence[dict]:
-    """The parameters of each network, or of the only one."""
-    names = [name for name in params if name.startswith("members_")]
-    return [params[name] for name in names] or [params]

@@ -333,6 +333,8 @@ class Trainer:
             with self._stop.nothing_to_save():
                 self._sample(self._generator(device_put(host_state.weights)), progress, saver)
             self._end_if_asked(progress.step)
+        if not self._is_finished(progress.epoch, saver.best):
+            self._read_with_teacher(progress.step)
         call = None
         while not self._is_finished(progress.epoch, saver.best):
             began = time.monotonic()
@@ -426,12 +428,22 @@ class Trainer:
             self._sent = (epoch, first), send_batches(starts, prior, self._mesh, begun, expected)
         return self._sent[1]
 
+    def _read_with_teacher(self, step: int) -> None:
+        """Has the teacher, if there is one, read the text before the next step, so that stops need not wait for it."""
+        if self._teacher is None:
+            return
+        with self._stop.nothing_to_save():
+            self._expected = self._teacher.expectations(self._data)
+        self._teacher = None  # Its parameters and counts are needed no more.
+        if step:
+            self._end_if_asked(step)
+        elif self._stop.asked:
+            self._stop.end(f"run {self._run.shown}: stopped before its first step")
+
     def _expectations(self, starts: np.ndarray) -> np.ndarray | None:
         """What the teacher expects after each token of some batches' windows, float16[block, B, T, V]; None without."""
-        if self._teacher is None:
-            return None
         if self._expected is None:
-            self._expected = self._teacher.expectations(self._data)
+            return None
         positions = (starts[..., None] + np.arange(1, self._config.length + 1)) % len(self._expected)
         whole = np.zeros((self._block, *positions.shape[1:], self._expected.shape[1]), np.float16)
         whole[: len(positions)] = self._expected[positions]
