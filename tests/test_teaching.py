@@ -1,6 +1,7 @@
 """Teachers: what they expect, how a run learns from it, and resuming."""
 
 import dataclasses
+import itertools
 import random
 import shutil
 import signal
@@ -84,6 +85,62 @@ def test_a_teacher_expects_what_it_predicts_without_the_position_itself_in_its_c
         expected[after] = rows
     np.testing.assert_allclose(found, expected, atol=1e-3)
     np.testing.assert_allclose(found.sum(1, dtype=float), 1, atol=2e-3)
+
+
+@pytest.mark.parametrize("units", ["lines", "files"])
+def test_a_teacher_forgets_where_a_new_document_begins(tmp_path, units):
+    documents = [f"{WORDS[at : at + 30]}\n" for at in range(0, len(WORDS), 30)]
+    for name, text in enumerate(documents if units == "files" else ["".join(documents)]):
+        (tmp_path / f"{name:03}.txt").write_text(text)
+    corpus = tuple(map(str, sorted(tmp_path.glob("*.txt"))))
+    config = dataclasses.replace(PLAIN, units=units, epochs=4, corpus=corpus)
+    train(config, run="taught", checkpoints=tmp_path)
+    run = Run.open(tmp_path / "taught")
+    data = data_of(config, run)
+    teacher = open_teacher(dataclasses.replace(config, teacher=("taught",)), [tmp_path], data, run.vocab)
+    found, generator, count = teacher.expectations(data), run.generator()[0], len(data.ids)
+    rows = Streams(count, CALL_TOKENS).starts(0, 0, count // CALL_TOKENS)[0]
+    begun, whole = np.flatnonzero(data.ids == run.vocab.ids["\n"]), 0
+    assert data.begun is None or np.array_equal(np.flatnonzero(data.begun), begun)
+    for first, last in itertools.pairwise(begun):
+        if not np.any((first < rows) & (rows <= last)):  # Else a row begins in it, without a memory of its beginning.
+            before = generator.model.initial_carry(1)
+            logits, _ = generator.model.apply({"params": generator.params}, data.ids[None, first:last], before)
+            np.testing.assert_allclose(found[first + 1 : last + 1], jax.nn.softmax(logits)[0], atol=1e-3)
+            whole += 1
+    assert whole > 15
+
+
+@pytest.mark.parametrize("changes", [{"tokens": "word"}, {"tokens": "byte"}], ids=str)
+def test_a_run_of_any_tokens_learns_from_another(tmp_path, changes):
+    (tmp_path / "words.txt").write_text(WORDS)
+    config = dataclasses.replace(STREAM, corpus=(str(tmp_path / "words.txt"),), **changes)
+    teacher = train(config, run="teacher", checkpoints=tmp_path)
+    text = WORDS[-300:]
+    far = []
+    for name, teachers in (("taught", ("teacher",)), ("alone", None)):
+        own = dataclasses.replace(config, seed=5, epochs=6, teacher=teachers)
+        found = train(own, run=name, checkpoints=tmp_path)
+        far.append(np.abs(found.score(text) - teacher.score(text)).mean())
+    assert far[0] < far[1]
+
+
+def test_a_run_that_starts_from_another_learns_from_a_teacher_too(folder, tmp_path):
+    config = taught(folder, "counted", model=PLAIN.model)
+    train(config, run="fox", checkpoints=tmp_path, start_from=Run.open(folder / "plain"))
+    record = Run.open(tmp_path / "fox").record
+    assert record.parent == "plain"
+    assert record.teacher_weights
+
+
+def test_too_little_memory_for_a_teacher_is_one_line(folder):
+    run = Run.open(folder / "counted")
+    config = taught(folder, "plain")
+    data = data_of(config, run)
+    teacher = open_teacher(config, [folder], data, run.vocab)
+    much = dataclasses.replace(data, ids=np.broadcast_to(np.int8(0), 10**14))
+    with pytest.raises(jaxlm.RunError, match=r"^teacher: .* memory, 2 bytes for each of 100,000,000,000,000 tokens"):
+        teacher.expectations(much)
 
 
 def test_what_is_lowered_is_the_cross_entropy_relative_to_both():
@@ -248,11 +305,16 @@ def test_the_plan_names_the_teacher_and_an_export_tells_no_folder(folder, tmp_pa
     argv = [str(folder / "words.txt"), "--recipe", "stream", "--validation", "0.3", "--no-lowercase", "--epochs", "1"]
     argv += ["--hidden", "8", "--run", str(tmp_path / "fox"), "--temperature", "--teacher", str(folder / "plain")]
     assert commands.train(argv) == 0
-    assert f"Teacher:             {folder / 'plain'}\n" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"Teacher:             {folder / 'plain'}\n" in printed
+    assert "Reading the text with the teacher, then compiling the training step..." in printed
     assert commands.export([str(tmp_path / "fox"), str(tmp_path / "out")]) == 0
     card = (tmp_path / "out" / "README.md").read_text()
     assert "--teacher=plain" in card
+    assert "| Learned also from | plain |" in card
     assert str(folder) not in card
+    exported = Run.open(tmp_path / "out").record.config
+    assert (exported.teacher, exported.corpus) == (("plain",), (str(folder / "words.txt"),))
     pytest.importorskip("safetensors")
     plain = dataclasses.replace(PLAIN, corpus=(str(folder / "words.txt"),), teacher=(str(folder / "plain"),))
     run = Run.open(tmp_path / "fox")

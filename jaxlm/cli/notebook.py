@@ -71,7 +71,7 @@ class Notebook(Reporter):
         notes = [*plan.corpus.remarks, words.idle_gpu(plan), words.beginning(plan)]
         self._notes = [note for note in notes if note]
         self._bar = plan.start, self._steps
-        self._state = "" if plan.finished else "Compiling the training step..."
+        self._state = "" if plan.finished else words.preparing(plan)
         self._update()
 
     def step(self, step: int, loss: float) -> None:

@@ -91,7 +91,7 @@ class Terminal(Reporter):
         if beginning := words.beginning(plan):
             self._print(beginning)
         if not plan.finished:
-            self._print("Compiling the training step...", "dim")
+            self._print(words.preparing(plan), "dim")
 
     def step(self, step: int, loss: float) -> None:
         plan, meter = self._plan, self._meter

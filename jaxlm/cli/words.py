@@ -92,6 +92,12 @@ def beginning(plan: Plan) -> str:
     return ""  # Patience has run out, as `ended` says.
 
 
+def preparing(plan: Plan) -> str:
+    """What comes before the first step, and takes a while."""
+    reading = "Reading the text with the teacher, then compiling" if plan.run.record.config.teacher else "Compiling"
+    return f"{reading} the training step..."
+
+
 class Meter:
     """Where a run is, and how fast. Compiling, saving and samples do not count.
 

@@ -201,7 +201,7 @@ class Average(LanguageModel):
         return states, carries
 
     def logits(self, states: Any, train: bool = False, prior: Any = None) -> jax.Array:
-        """The mean of the members' logits."""
+        """The weighted mean of the members' logits."""
         each = [
             weight * member.logits(states, train, prior)
             for member, weight, states, prior in zip(self.members, self.weights, states, prior, strict=True)

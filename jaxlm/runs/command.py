@@ -1,20 +1,31 @@
 """The command that trains a run, for whoever gets its weights."""
 
+import dataclasses
+import os
 import shlex
-from pathlib import Path
 from typing import Any
 
 from jaxlm.config import INHERITED, SIZES, Size, TrainConfig, recipe_settings, settings_in
 from jaxlm.text.corpus import PUBLISHED
 
 
+def without_folders(config: TrainConfig) -> TrainConfig:
+    """A run's settings with the mere names of files and runs: their folders are nobody else's business."""
+
+    def names(paths: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return paths and tuple(os.path.basename(os.path.abspath(path)) or path for path in paths)
+
+    return dataclasses.replace(config, corpus=names(config.corpus), teacher=names(config.teacher))
+
+
 def training_command(config: TrainConfig, parent: str = "") -> str:
     """The command that trains a run, from its settings and the run whose weights it starts from, if any.
 
-    Of files, it names no folders, which are nobody else's business.
+    It names no folders, as in `without_folders`.
     """
-    sources = config.corpus or ()
-    of_folders = ["glob"] if all(source in PUBLISHED for source in sources) else []
+    config = without_folders(config)
+    names = config.corpus or ()
+    of_folders = ["glob"] if all(name in PUBLISHED for name in names) else []
     left_out = {"corpus", "teacher", *of_folders}
     own = [(name, value) for name, _, value in settings_in(config) if name not in left_out]
     sizes: list[Size | None] = [*SIZES] if config.recipe == "stream" else [None]
@@ -27,7 +38,6 @@ def training_command(config: TrainConfig, parent: str = "") -> str:
 
     size = min(sizes, key=lambda size: len(changes(size)))
     flags = {name: f"--{about.flag or name.replace('_', '-')}" for name, about, _ in settings_in(config)}
-    names = [Path(source).name for source in sources]
     are_options = any(name.startswith("-") for name in names)
     words = ["jaxlm", "train", *(f"--corpus={name}" if are_options else name for name in names)]
     words += ["--recipe", config.recipe]
@@ -39,6 +49,6 @@ def training_command(config: TrainConfig, parent: str = "") -> str:
             words += [f"{flags[name]}={one}" for one in value]
         elif value is not None:
             words += [flags[name], str(value)]
-    words += [f"--teacher={Path(name).name}" for name in config.teacher or ()]
+    words += [f"--teacher={name}" for name in config.teacher or ()]
     words += ["--start-from", parent] if parent else []
     return shlex.join(words)

@@ -15,7 +15,7 @@ from jaxlm.errors import InputError, RunError
 from jaxlm.nn.model import Params, count_parameters
 from jaxlm.notations.registry import PROSE
 from jaxlm.runs import keras, layouts
-from jaxlm.runs.command import training_command
+from jaxlm.runs.command import training_command, without_folders
 from jaxlm.runs.data import SEED_LENGTH, notation_of, reading, seed_text
 from jaxlm.runs.files import MEBIBYTE, Damaged, make_folder, read_bytes, write_bytes
 from jaxlm.runs.run import Record, Run, find, locate, now
@@ -109,9 +109,7 @@ def _safetensors(run: Run, params: Params) -> bytes:
             "safetensors is not installed, which .safetensors files need; install it: python -m pip install "
             "'jaxlm[safetensors]'"
         ) from error
-    settings = run.record.config
-    teacher = [Path(name).name for name in settings.teacher or ()] or None  # Folders are nobody else's business.
-    config = {**config_lib.to_json(settings), "corpus": run.record.corpus, "teacher": teacher}
+    config = {**config_lib.to_json(without_folders(run.record.config)), "corpus": run.record.corpus}
     about = {"format": "pt", "jaxlm": jaxlm.__version__, "config": json.dumps(config)}
     content: bytes = safetensors.save(
         layouts.to_torch(params), {**about, "vocab": json.dumps(run.vocab.to_json(), ensure_ascii=False)}
@@ -172,6 +170,7 @@ def _card(run: Run, params: Params, progress: Progress, use: str) -> str:
     """A model card, as model hubs show it."""
     record = run.record
     config = record.config
+    teacher = without_folders(config).teacher
     kind = {"char": "character", "byte": "byte", "word": "word"}[config.tokens]
     loss = f"{progress.judged:.4f} nats per {kind}" if progress.judged is not None else "not known"
     held_out = "Loss on its training text" if progress.validation is None else "Loss on text held out from training"
@@ -183,6 +182,7 @@ def _card(run: Run, params: Params, progress: Progress, use: str) -> str:
         "Vocabulary": f"{len(run.vocab):,} {kind} tokens",
         held_out: f"{loss}, after epoch {progress.epoch}" if progress.epoch else loss,
         **({"Started from the weights of": record.parent} if record.parent else {}),
+        **({"Learned also from": ", ".join(dict.fromkeys(teacher))} if teacher else {}),
         "Training began": record.created[:10],
     }
     if resets := _resets(config):

@@ -36,7 +36,7 @@ from jaxlm.nn.training import TrainState, abstract_state
 from jaxlm.page.assemble import Story, assemble
 from jaxlm.runs.arrays import Items
 from jaxlm.runs.bundled import bundled
-from jaxlm.runs.command import training_command
+from jaxlm.runs.command import training_command, without_folders
 from jaxlm.runs.files import (
     MEBIBYTE,
     NOT_SUPPORTED,
@@ -473,7 +473,8 @@ class Run:
         """Copies what is needed to generate with the best checkpoint: at most half of what its checkpoints take.
 
         The copy can be sampled, evaluated and loaded like any run, but not trained further. If the network takes
-        n-grams, it holds the training text, from which they follow; that is told.
+        n-grams, it holds the training text, from which they follow; that is told. It names teachers without their
+        folders.
 
         Args:
           path: the directory to create.
@@ -486,8 +487,11 @@ class Run:
         params, progress = self.weights()
         ids, checkpoint = self.ids(), ({"params": params}, progress)
         place = Path(os.path.expanduser(path))
+        # The corpus stays where it is, so that the copy can be evaluated; teachers have done their part.
+        config = dataclasses.replace(self.record.config, teacher=without_folders(self.record.config).teacher)
+        record = dataclasses.replace(self.record, config=config)
         copy = Run.create(
-            place, self.record, self.vocab, ids, checkpoint, metrics=self.metrics(), samples=self.samples(), texts=texts
+            place, record, self.vocab, ids, checkpoint, metrics=self.metrics(), samples=self.samples(), texts=texts
         )
         self._tell_of_text(copy.path)
         return copy

@@ -8,6 +8,7 @@ Source: Hinton et al. 2015, arXiv:1503.02531.
 """
 
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 
 from jaxlm import invocation
 from jaxlm.config import TrainConfig
-from jaxlm.errors import InputError
+from jaxlm.errors import InputError, RunError
 from jaxlm.generator import TextGenerator
 from jaxlm.nn.ambient import device_get
 from jaxlm.nn.model import Average
@@ -52,9 +53,20 @@ class Teacher:
 
         Returns:
           float16[N, V], probabilities.
+
+        Raises:
+          RunError: memory is too small for them.
         """
         generator, count = self._generator, len(data.ids)
-        expected = np.zeros((count, generator.model.vocabulary), np.float16)
+        shape = count, generator.model.vocabulary
+        try:
+            expected = np.zeros(shape, np.float16)
+        except MemoryError as error:
+            raise RunError(
+                f"{invocation.setting('teacher')}: what it expects takes {2 * math.prod(shape) / 1e9:,.0f} GB of "
+                f"memory, 2 bytes for each of {shape[0]:,} tokens and each of {shape[1]:,} that may follow, and this "
+                "machine has not that much; train on less text, or leave it out"
+            ) from error
         rows = max(1, min(ROWS, count // CALL_TOKENS))
         carry = generator.model.initial_carry(rows)
         # Where the end of a row is the beginning of another, what was expected with more memory comes last, and stays.
