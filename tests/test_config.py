@@ -92,10 +92,11 @@ def test_settings_that_are_retired_are_read_where_they_did_nothing():
         from_json({**older, "warmup": 100})
 
 
-def test_the_bundled_model_s_settings_are_those_of_the_medium_size_on_fastai_s_split():
+def test_the_bundled_model_s_settings_are_those_of_the_medium_size_on_fastai_s_split_with_a_teacher():
     stored = json.loads((Path(__file__).parents[1] / "checkpoints/nietzsche/config.json").read_text())["config"]
-    kept = {"corpus": ("nietzsche",), "validation": 0.17831, "lowercase": True, "glob": ("*.txt", "*.text", "*.md")}
-    assert from_json(stored) == dataclasses.replace(SIZES["medium"], **kept, notation="text")
+    kept = {"corpus": ("nietzsche",), "validation": 0.17831, "lowercase": True}
+    taught = {"teacher": ("with", "with", "without"), "epochs": 20}
+    assert from_json(stored) == dataclasses.replace(SIZES["medium"], **kept, **taught, notation="text")
 
 
 def test_the_book_is_written_out():
