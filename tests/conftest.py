@@ -40,14 +40,22 @@ SMALL = dataclasses.replace(jaxlm.BOOK, epochs=2, length=10, stride=3, batch=32,
 FAST = {"batches", "config", "copying", "docs", "guard", "layout", "lstm", "options", "suffixes", "text"}
 """Files whose tests train no run: `python -m pytest -m fast`."""
 
+ONCE = {
+    *("abc_keys", "averages", "curve", "docs", "documents", "drawing", "midi", "mixing", "notations", "notebook"),
+    *("page", "plots", "strokes", "teaching", "units", "write"),
+}
+"""Files of features that use Python and JAX as the others do, and take half of the time: on one Python they suffice."""
+
 
 def pytest_collection_modifyitems(items):
-    """Marks the tests of FAST, and those of the fault matrix."""
+    """Marks the tests of FAST and ONCE, and those of the fault matrix."""
     for item in items:
         if item.path.parent.name == "faults":
             item.add_marker(pytest.mark.faults)
         if item.path.stem.removeprefix("test_") in FAST:
             item.add_marker(pytest.mark.fast)
+        if item.path.stem.removeprefix("test_") in ONCE:
+            item.add_marker(pytest.mark.once)
 
 
 @pytest.fixture(autouse=True)

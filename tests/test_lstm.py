@@ -1,4 +1,4 @@
-"""The recurrences against a Python loop over Flax's plain cell and against the equations in NumPy."""
+"""The recurrences against a loop over Flax's plain cell and against the equations in NumPy."""
 
 import itertools
 import os
@@ -45,13 +45,14 @@ def random_layer(seed, steps=T):
     return params, (normal(B, H), normal(B, H)), normal(B, steps, D)
 
 
-def loop(params, carry, inputs):
-    """A Python loop over Flax's plain, unoptimised cell."""
-    cell, outputs = nn.LSTMCell(H), []
-    for t in range(inputs.shape[1]):
-        carry, output = cell.apply({"params": params}, carry, inputs[:, t])
-        outputs.append(output)
-    return carry, jnp.stack(outputs, 1)
+def loop(params, carry, inputs, gate=nn.sigmoid):
+    """A loop over Flax's plain, unoptimised cell."""
+
+    def step(carry, inputs):
+        return nn.LSTMCell(H, gate_fn=gate).apply({"params": params}, carry, inputs)
+
+    carry, outputs = jax.lax.scan(step, carry, jnp.moveaxis(inputs, 1, 0))
+    return carry, jnp.moveaxis(outputs, 0, 1)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -89,14 +90,14 @@ def assert_alike(found, expected):
 def test_it_is_a_loop_over_the_plain_cell_with_its_gradients(recurrence, steps):
     layer = random_layer(2, steps)
     found = jax.jit(jax.value_and_grad(loss(recurrence, steps)))(layer)
-    assert_alike(found, jax.value_and_grad(loss(loop, steps))(layer))
+    assert_alike(found, jax.jit(jax.value_and_grad(loss(loop, steps)))(layer))
 
 
 def test_ids_are_one_hots(recurrence):
     params, carry, _ = random_layer(6)
     ids = jnp.asarray(np.random.default_rng(7).integers(0, D, (B, T)))
     found = jax.jit(jax.value_and_grad(loss(recurrence)))((params, carry), ids)
-    assert_alike(found, jax.value_and_grad(loss(loop))((params, carry), jax.nn.one_hot(ids, D)))
+    assert_alike(found, jax.jit(jax.value_and_grad(loss(loop)))((params, carry), jax.nn.one_hot(ids, D)))
 
 
 def test_rows_are_added_alike_on_every_platform():
@@ -115,7 +116,7 @@ def test_a_gradient_that_only_the_last_output_has(recurrence):
     params, carry, inputs = random_layer(8)
 
     def last(recurrence):
-        return jax.value_and_grad(lambda params: (recurrence(params, carry, inputs)[1][:, -1] ** 2).sum())
+        return jax.jit(jax.value_and_grad(lambda params: (recurrence(params, carry, inputs)[1][:, -1] ** 2).sum()))
 
     assert_alike(last(recurrence)(params), last(loop)(params))
 
@@ -130,7 +131,7 @@ def test_a_gradient_that_only_the_carry_has(recurrence):
     params, carry, inputs = random_layer(10)
 
     def last(recurrence):
-        return jax.value_and_grad(lambda params: (recurrence(params, carry, inputs)[0][1] ** 2).sum())
+        return jax.jit(jax.value_and_grad(lambda params: (recurrence(params, carry, inputs)[0][1] ** 2).sum()))
 
     assert_alike(last(recurrence)(params), last(loop)(params))
 
@@ -222,12 +223,8 @@ def test_hard_gates_are_keras_2_s(impl):
 def test_hard_gates_have_the_gradients_of_a_loop_over_the_plain_cell():
     layer = random_layer(16)
 
-    def loop(params, carry, inputs):
-        cell, outputs = nn.LSTMCell(H, gate_fn=lambda x: jnp.minimum(jnp.maximum(0.2 * x + 0.5, 0.0), 1.0)), []
-        for t in range(inputs.shape[1]):
-            carry, output = cell.apply({"params": params}, carry, inputs[:, t])
-            outputs.append(output)
-        return carry, jnp.stack(outputs, 1)
+    def hard_loop(params, carry, inputs):
+        return loop(params, carry, inputs, lambda x: jnp.minimum(jnp.maximum(0.2 * x + 0.5, 0.0), 1.0))
 
     def hard(params, carry, inputs):
         return lstm.fused(params, carry, inputs, gates="hard_sigmoid")
@@ -236,7 +233,7 @@ def test_hard_gates_have_the_gradients_of_a_loop_over_the_plain_cell():
     params, carry, inputs = layer
     scaled = jax.tree.map(lambda leaf: 2 * leaf, params), carry, inputs
     for one in (layer, scaled):
-        assert_alike(jax.jit(jax.value_and_grad(loss(hard)))(one), jax.value_and_grad(loss(loop))(one))
+        assert_alike(jax.jit(jax.value_and_grad(loss(hard)))(one), jax.jit(jax.value_and_grad(loss(hard_loop)))(one))
 
 
 def test_hard_gates_with_resets_are_those_of_pieces():
@@ -296,18 +293,21 @@ def loop_from_zero(params, carry, inputs):
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *carries), jnp.concatenate(outputs)
 
 
-def test_a_reset_is_a_new_beginning_with_its_gradients(recurrence):
+@pytest.fixture(scope="module")
+def new_beginnings():
+    """A layer, ids, and what `loop_from_zero` makes of it: outputs, gradients, and gradients of one-hot inputs."""
+    layer, ids = random_layer(21), jnp.asarray(np.random.default_rng(22).integers(0, D, (B, T)))
+    grad = jax.jit(jax.value_and_grad(loss(loop_from_zero)))
+    return layer, ids, jax.jit(loop_from_zero)(*layer), grad(layer), grad(layer[:2], jax.nn.one_hot(ids, D))
+
+
+def test_a_reset_is_a_new_beginning_with_its_gradients(recurrence, new_beginnings):
     def resetting(params, carry, inputs):
         return recurrence(params, carry, inputs, "float32", jnp.asarray(RESETS))
 
-    layer = random_layer(21)
-    for found, expected in zip(
-        jax.tree.leaves(resetting(*layer)), jax.tree.leaves(loop_from_zero(*layer)), strict=True
-    ):
+    layer, ids, outputs, grads, grads_of_ids = new_beginnings
+    for found, expected in zip(jax.tree.leaves(resetting(*layer)), jax.tree.leaves(outputs), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5)
-    found = jax.jit(jax.value_and_grad(loss(resetting)))(layer)
-    assert_alike(found, jax.value_and_grad(loss(loop_from_zero))(layer))
-    params, carry, _ = layer
-    ids = jnp.asarray(np.random.default_rng(22).integers(0, D, (B, T)))
-    found = jax.jit(jax.value_and_grad(loss(resetting)))((params, carry), ids)
-    assert_alike(found, jax.value_and_grad(loss(loop_from_zero))((params, carry), jax.nn.one_hot(ids, D)))
+    found = jax.jit(jax.value_and_grad(loss(resetting)))
+    assert_alike(found(layer), grads)
+    assert_alike(found(layer[:2], ids), grads_of_ids)
