@@ -23,9 +23,9 @@ def training_command(config: TrainConfig, parent: str = "") -> str:
 
     It names no folders, as in `without_folders`.
     """
+    of_folders = ["glob"] if all(source in PUBLISHED for source in config.corpus or ()) else []
     config = without_folders(config)
     names = config.corpus or ()
-    of_folders = ["glob"] if all(name in PUBLISHED for name in names) else []
     left_out = {"corpus", "teacher", *of_folders}
     own = [(name, value) for name, _, value in settings_in(config) if name not in left_out]
     sizes: list[Size | None] = [*SIZES] if config.recipe == "stream" else [None]
