@@ -13,7 +13,7 @@ def without_folders(config: TrainConfig) -> TrainConfig:
     """A run's settings with the mere names of files and runs: their folders are nobody else's business."""
 
     def names(paths: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        return paths and tuple(os.path.basename(os.path.abspath(path)) or path for path in paths)
+        return paths and tuple(os.path.basename(os.path.normpath(path)) or path for path in paths)
 
     return dataclasses.replace(config, corpus=names(config.corpus), teacher=names(config.teacher))
 
