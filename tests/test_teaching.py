@@ -128,9 +128,20 @@ def test_a_run_of_any_tokens_learns_from_another(tmp_path, changes):
 def test_a_run_that_starts_from_another_learns_from_a_teacher_too(folder, tmp_path):
     config = taught(folder, "counted", model=PLAIN.model)
     train(config, run="fox", checkpoints=tmp_path, start_from=Run.open(folder / "plain"))
+    train(
+        dataclasses.replace(config, teacher=None),
+        run="alone",
+        checkpoints=tmp_path,
+        start_from=Run.open(folder / "plain"),
+    )
     record = Run.open(tmp_path / "fox").record
     assert record.parent == "plain"
     assert record.teacher_weights
+    teacher, text = jaxlm.load(folder / "counted"), WORDS[-400:]
+    fox, alone = (
+        np.abs(jaxlm.load(tmp_path / name).score(text) - teacher.score(text)).mean() for name in ("fox", "alone")
+    )
+    assert fox < alone
 
 
 def test_too_little_memory_for_a_teacher_is_one_line(folder):
