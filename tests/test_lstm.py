@@ -1,5 +1,6 @@
 """The recurrences against a loop over Flax's plain cell and against the equations in NumPy."""
 
+import functools
 import itertools
 import os
 import types
@@ -21,14 +22,29 @@ B, T, D, H = 3, 30, 7, 5
 SPAN = 12  # Steps, of B rows.
 
 
-@pytest.fixture(params=["scan", "fused", "fused as on a GPU", "cudnn"])
+LOOPS = {
+    "fused": lstm.Loops(turn=1, span=SPAN * B, columns=None),
+    "fused in columns": lstm.Loops(turn=1, span=SPAN * B, columns=H),
+    "fused as on a GPU": lstm.LOOPS["gpu"],
+}
+
+
+@pytest.fixture(params=["scan", *LOOPS, "cudnn"])
 def recurrence(request, monkeypatch):
     """Every implementation."""
     emulate_cudnn(monkeypatch)
-    impl, _, there = request.param.partition(" as on a GPU")
-    loops = lstm.LOOPS["gpu"] if there else lstm.Loops(turn=1, span=SPAN * B)
-    monkeypatch.setitem(lstm.LOOPS, "cpu", loops)
-    return lstm.IMPLS[impl]
+    return implementation(request.param, monkeypatch)
+
+
+@pytest.fixture(params=["scan", *LOOPS])
+def with_hard_gates(request, monkeypatch):
+    """Every implementation that has hard gates, with them."""
+    return functools.partial(implementation(request.param, monkeypatch), gates="hard_sigmoid")
+
+
+def implementation(name, monkeypatch):
+    monkeypatch.setitem(lstm.LOOPS, "cpu", LOOPS.get(name, LOOPS["fused"]))
+    return lstm.IMPLS[name.partition(" ")[0]]
 
 
 def random_layer(seed, steps=T):
@@ -85,8 +101,8 @@ def assert_alike(found, expected):
         np.testing.assert_allclose(grad, other, atol=1e-5 * np.abs(other).max())
 
 
-# Spans of the backward scan, whole and partial.
-@pytest.mark.parametrize("steps", [1, SPAN - 1, SPAN, SPAN + 1, T])
+# One span of the backward scan; two, with the same lengths and others; three.
+@pytest.mark.parametrize("steps", [1, SPAN - 1, SPAN, SPAN + 1, 2 * SPAN, T])
 def test_it_is_a_loop_over_the_plain_cell_with_its_gradients(recurrence, steps):
     layer = random_layer(2, steps)
     found = jax.jit(jax.value_and_grad(loss(recurrence, steps)))(layer)
@@ -121,8 +137,9 @@ def test_a_gradient_that_only_the_last_output_has(recurrence):
     assert_alike(last(recurrence)(params), last(loop)(params))
 
 
-def test_a_batch_of_more_rows_than_a_span(monkeypatch):
-    monkeypatch.setitem(lstm.LOOPS, "cpu", lstm.Loops(turn=1, span=B - 1))
+@pytest.mark.parametrize("columns", [None, H])
+def test_a_batch_of_more_rows_than_a_span(monkeypatch, columns):
+    monkeypatch.setitem(lstm.LOOPS, "cpu", lstm.Loops(turn=1, span=B - 1, columns=columns))
     layer = random_layer(9, 4)
     assert_alike(jax.value_and_grad(loss(lstm.fused, 4))(layer), jax.value_and_grad(loss(loop, 4))(layer))
 
@@ -195,14 +212,25 @@ def test_without_cudnn_auto_is_fused_and_cudnn_a_mistake_in_one_line(device, mon
         lstm.choose("cudnn")
 
 
-@pytest.mark.parametrize(("platform", "unroll", "loops"), [("gpu", 8, 2), ("cpu", 1, 4), ("tpu", 1, 2), ("new", 1, 2)])
+@pytest.mark.parametrize(("platform", "unroll", "loops"), [("gpu", 8, 2), ("cpu", 1, 3), ("tpu", 1, 2), ("new", 1, 2)])
 def test_a_gpu_takes_several_steps_in_a_turn(device, monkeypatch, platform, unroll, loops):
     monkeypatch.setattr(device, "platform", platform)
     params, carry, inputs = random_layer(14, 296)
     gradient = jax.make_jaxpr(jax.grad(lambda params: lstm.fused(params, carry, inputs)[1].sum()))(params)
-    # One forwards and one backwards; on a CPU, two within spans that its cache wants, of which one is shorter.
+    # One forwards and one backwards; on a CPU, within two spans, which its cache wants.
     assert str(gradient).count("scan[") == loops
     assert str(gradient).count(f"unroll={unroll}\n") >= 2
+
+
+@pytest.mark.parametrize(("hidden", "steps", "columns"), [(199, 2, False), (200, 2, True), (200, 1, False)])
+def test_on_a_cpu_the_texts_of_a_large_layer_are_columns(hidden, steps, columns):
+    params = jax.eval_shape(functools.partial(lstm.init_params, width=D, hidden=hidden), jax.random.key(0))
+    inputs = jax.ShapeDtypeStruct((B, steps, D), jnp.float32)
+    program = str(
+        jax.make_jaxpr(lambda params, x: lstm.fused(params, lstm.initial_carry(B, hidden), x))(params, inputs)
+    )
+    assert (f"f32[{4 * hidden},{B}] = dot_general" in program) == columns
+    assert (f"f32[{B},{4 * hidden}] = dot_general" in program) == (not columns)
 
 
 def test_the_steps_in_a_turn_divide_the_loop():
@@ -210,41 +238,37 @@ def test_the_steps_in_a_turn_divide_the_loop():
     assert found == {1: 1, 7: 7, 11: 1, 32: 8, 50: 10, 60: 10, 64: 8, 256: 8, 1024: 8}
 
 
-@pytest.mark.parametrize("impl", ["scan", "fused"])
-def test_hard_gates_are_keras_2_s(impl):
+def test_hard_gates_are_keras_2_s(with_hard_gates):
     params, carry, inputs = random_layer(15)
-    (c, h), outputs = lstm.IMPLS[impl](params, carry, inputs, gates="hard_sigmoid")
+    (c, h), outputs = with_hard_gates(params, carry, inputs)
     (expected_c, expected_h), expected = numpy_lstm(params, carry, inputs, keras_2_hard_sigmoid)
     np.testing.assert_allclose(outputs, expected, atol=2e-5)
     np.testing.assert_allclose(c, expected_c, atol=2e-5)
     np.testing.assert_allclose(h, expected_h, atol=2e-5)
 
 
-def test_hard_gates_have_the_gradients_of_a_loop_over_the_plain_cell():
+def test_hard_gates_have_the_gradients_of_a_loop_over_the_plain_cell(with_hard_gates):
     layer = random_layer(16)
 
     def hard_loop(params, carry, inputs):
         return loop(params, carry, inputs, lambda x: jnp.minimum(jnp.maximum(0.2 * x + 0.5, 0.0), 1.0))
 
-    def hard(params, carry, inputs):
-        return lstm.fused(params, carry, inputs, gates="hard_sigmoid")
-
     # Gates at their ends, where the gradient is zero, and between.
     params, carry, inputs = layer
     scaled = jax.tree.map(lambda leaf: 2 * leaf, params), carry, inputs
     for one in (layer, scaled):
-        assert_alike(jax.jit(jax.value_and_grad(loss(hard)))(one), jax.jit(jax.value_and_grad(loss(hard_loop)))(one))
+        found = jax.jit(jax.value_and_grad(loss(with_hard_gates)))(one)
+        assert_alike(found, jax.jit(jax.value_and_grad(loss(hard_loop)))(one))
 
 
-def test_hard_gates_with_resets_are_those_of_pieces():
+def test_hard_gates_with_resets_are_those_of_pieces(with_hard_gates):
     params, carry, inputs = random_layer(17)
     resets = jnp.zeros((B, T), bool).at[:, 4].set(True)
     first = lstm.scan(params, carry, inputs[:, :4], gates="hard_sigmoid")[1]
     after, rest = lstm.scan(params, lstm.initial_carry(B, H), inputs[:, 4:], gates="hard_sigmoid")
-    for impl in ("scan", "fused"):
-        found, outputs = lstm.IMPLS[impl](params, carry, inputs, resets=resets, gates="hard_sigmoid")
-        np.testing.assert_allclose(outputs, jnp.concatenate([first, rest], 1), atol=1e-6)
-        np.testing.assert_allclose(found[0], after[0], atol=1e-6)
+    found, outputs = with_hard_gates(params, carry, inputs, resets=resets)
+    np.testing.assert_allclose(outputs, jnp.concatenate([first, rest], 1), atol=1e-6)
+    np.testing.assert_allclose(found[0], after[0], atol=1e-6)
 
 
 def test_hard_gates_need_no_cudnn():

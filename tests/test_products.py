@@ -88,6 +88,13 @@ def layer(ids):
     return params, carry, rng.integers(0, D, (B, T)) if ids else rng.normal(size=(B, T, D)).astype(np.float32)
 
 
+@pytest.fixture(params=[None, H], ids=["rows", "columns"])
+def columns(request, monkeypatch):
+    """Whether the texts of a batch are rows of the loops' matrices, or columns."""
+    monkeypatch.setitem(lstm.LOOPS, "cpu", lstm.LOOPS["cpu"]._replace(columns=request.param))
+
+
+@pytest.mark.usefixtures("columns")
 @pytest.mark.parametrize("ids", [False, True], ids=["vectors", "ids"])
 def test_a_recurrence_in_bfloat16_is_a_loop_with_rounded_operands(ids):
     """Inputs that are ids are rows of W, looked up and not multiplied."""
@@ -109,6 +116,7 @@ def test_a_recurrence_in_bfloat16_is_a_loop_with_rounded_operands(ids):
     np.testing.assert_allclose(last_h, h, atol=2e-3)
 
 
+@pytest.mark.usefixtures("columns")
 @pytest.mark.parametrize("ids", [False, True], ids=["vectors", "ids"])
 def test_gradients_in_bfloat16_are_those_of_float32_up_to_its_rounding(ids):
     params, carry, inputs = layer(ids)

@@ -41,10 +41,12 @@ class Loops(NamedTuple):
       turn: the most steps in a turn.
       span: rows (steps times batch) that the backward loop collects before it multiplies them into the kernels'
         gradients; None for all of them.
+      columns: the units from which on a text is a column of the loops' matrices, not a row; None for never.
     """
 
     turn: int
     span: int | None
+    columns: int | None
 
     def unroll(self, steps: int) -> int:
         """Steps in a turn of a loop: what divides them, as a shorter last turn costs more than it gains."""
@@ -52,12 +54,14 @@ class Loops(NamedTuple):
 
 
 LOOPS = {
-    # Large enough for full-speed matrix products, small enough to stay in the cache.
-    "cpu": Loops(turn=1, span=768),
+    # A span is large enough for full-speed matrix products, small enough to stay in the cache. Rows times a kernel is a
+    # product for which XLA rearranges the kernel first, at every step; a kernel times columns is none. That pays once
+    # the kernel outgrows the core's own cache (benchmarks/RESULTS.md).
+    "cpu": Loops(turn=1, span=512, columns=200),
     # Most of the time goes to launching kernels, and XLA launches those of a turn as one graph. On an H100, a training
     # step takes half the time that it takes with the CPU's loops; 20 steps in a turn gain nothing over 10.
-    "gpu": Loops(turn=10, span=None),
-    "tpu": Loops(turn=1, span=None),
+    "gpu": Loops(turn=10, span=None, columns=None),
+    "tpu": Loops(turn=1, span=None, columns=None),
 }
 """By JAX's name of the default device's platform."""
 
@@ -214,35 +218,28 @@ class _Squash(NamedTuple):
 
     Attributes:
       factor: of the sum.
-      apply: takes the sums of all gates, float[B, 4H], those of i, f and o times the factor; g's s is a tanh.
-      slope: takes the s of all gates, float[B, 4, H]; returns the derivatives of their activations, tanh for g.
+      apply: takes the sums of all gates, those of i, f and o times the factor, and where they are g's, whose s is a
+        tanh.
+      slope: takes the s of all gates and where they are g's; returns the derivatives of the activations, tanh for g.
     """
 
     factor: float
-    apply: Callable[[jax.Array], jax.Array]
-    slope: Callable[[jax.Array], jax.Array]
-
-
-def _sigmoid_slopes(s: jax.Array) -> jax.Array:
-    # The derivative of sigmoid(z) is (1 - tanh(z / 2) ** 2) / 4.
-    return (1 - s * s) * np.array([0.25, 0.25, 1.0, 0.25], np.float32)[None, :, None]
-
-
-_CANDIDATE = np.array([gate == "g" for gate in GATES])
-
-
-def _clip(sums: jax.Array) -> jax.Array:
-    candidate = np.repeat(_CANDIDATE, sums.shape[-1] // 4)[None]
-    return jnp.where(candidate, jnp.tanh(sums), jnp.clip(sums, -1.0, 1.0))
-
-
-def _clip_slopes(s: jax.Array) -> jax.Array:
-    return jnp.where(_CANDIDATE[None, :, None], 1 - s * s, jnp.where(jnp.abs(s) < 1, 0.2, 0.0))
+    apply: Callable[[jax.Array, np.ndarray], jax.Array]
+    slope: Callable[[jax.Array, np.ndarray], jax.Array]
 
 
 SQUASHES: dict[Gates, _Squash] = {
-    "sigmoid": _Squash(0.5, jnp.tanh, _sigmoid_slopes),
-    "hard_sigmoid": _Squash(0.4, _clip, _clip_slopes),
+    "sigmoid": _Squash(
+        0.5,
+        lambda sums, candidate: jnp.tanh(sums),
+        # The derivative of sigmoid(z) is (1 - tanh(z / 2) ** 2) / 4.
+        lambda s, candidate: (1 - s * s) * np.where(candidate, np.float32(1), np.float32(0.25)),
+    ),
+    "hard_sigmoid": _Squash(
+        0.4,
+        lambda sums, candidate: jnp.where(candidate, jnp.tanh(sums), jnp.clip(sums, -1.0, 1.0)),
+        lambda s, candidate: jnp.where(candidate, 1 - s * s, jnp.where(jnp.abs(s) < 1, 0.2, 0.0)),
+    ),
 }
 
 
@@ -253,15 +250,67 @@ def _scale(kernels: _Kernels, factor: float) -> _Kernels:
     return _Kernels(*(leaf * factors if leaf.ndim == 1 else leaf * factors[None] for leaf in kernels))
 
 
+class _Layout(NamedTuple):
+    """How the loops hold a vector of each text of the batch: as rows, float[B, F], or as columns, float[F, B].
+
+    Attributes:
+      columns: whether as columns; what its methods call float[B, F] is float[F, B] then.
+    """
+
+    columns: bool
+
+    @property
+    def axis(self) -> int:
+        """The axis of the features; and that of the gates where they have one, float[B, 4, H] or float[4, H, B]."""
+        return 0 if self.columns else 1
+
+    def turn(self, x: jax.Array) -> jax.Array:
+        """Rows, float[..., B, F], in this layout, or back; or a kernel, float[F, G], for `times`."""
+        return jnp.swapaxes(x, -1, -2) if self.columns else x
+
+    def flatten(self, xs: jax.Array) -> jax.Array:
+        """The vectors of several steps, float[S, B, F], as those of one, float[S B, F]."""
+        return jnp.swapaxes(xs, 0, 1).reshape(xs.shape[1], -1) if self.columns else xs.reshape(-1, xs.shape[2])
+
+    def unflatten(self, x: jax.Array, steps: int) -> jax.Array:
+        """`flatten` undone."""
+        if self.columns:
+            return jnp.swapaxes(x.reshape(len(x), steps, -1), 0, 1)
+        return x.reshape(steps, -1, x.shape[1])
+
+    def times(self, x: jax.Array, kernel: jax.Array, precision: Precision) -> jax.Array:
+        """float[B, F] times a kernel that was turned."""
+        return product(kernel, x, precision) if self.columns else product(x, kernel, precision)
+
+    def gradient(self, x: jax.Array, dout: jax.Array, precision: Precision) -> jax.Array:
+        """The gradient of a kernel, float[F, G], from float[B, F] and the gradient of the product, float[B, G]."""
+        return product(x, dout.T, precision) if self.columns else product(x.T, dout, precision)
+
+    def gates(self, squashed: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        """The four gates from their squashed sums, float[B, 4H]."""
+        i, f, g, o = jnp.split(squashed, 4, self.axis)
+        return i * 0.5 + 0.5, f * 0.5 + 0.5, g, o * 0.5 + 0.5
+
+    def by_gate(self, x: jax.Array) -> jax.Array:
+        """float[B, 4H] as float[B, 4, H]."""
+        return x.reshape((4, -1, x.shape[1]) if self.columns else (x.shape[0], 4, -1))
+
+    def candidate(self) -> np.ndarray:
+        """Where g is among the gates, a bool for `by_gate`."""
+        mask = np.array([gate == "g" for gate in GATES])
+        return mask[:, None, None] if self.columns else mask[None, :, None]
+
+
 def _step(
-    precision: Precision, gates: Gates, recurrent: jax.Array, carry: LayerCarry, projected: jax.Array
+    precision: Precision, gates: Gates, layout: _Layout, recurrent: jax.Array, carry: LayerCarry, projected: jax.Array
 ) -> tuple[LayerCarry, jax.Array]:
     """One step, from scaled kernels.
 
     Args:
       precision: of the product.
       gates: their activation.
-      recurrent: U, float[H, 4H], scaled.
+      layout: that of what follows.
+      recurrent: U, float[H, 4H], scaled, and turned.
       carry: (c, h) of float[B, H].
       projected: x @ W + b of the step's inputs, float[B, 4H], scaled.
 
@@ -269,10 +318,11 @@ def _step(
       (carry, the squashed sums of the four gates, float[B, 4H]).
     """
     c, h = carry
-    tanhs = SQUASHES[gates].apply(product(h, recurrent, precision) + projected)
-    i, f, g, o = _gates(tanhs)
+    sums = layout.times(h, recurrent, precision) + projected
+    squashed = SQUASHES[gates].apply(layout.by_gate(sums), layout.candidate()).reshape(sums.shape)
+    i, f, g, o = layout.gates(squashed)
     c = f * c + i * g
-    return (c, o * jnp.tanh(c)), tanhs
+    return (c, o * jnp.tanh(c)), squashed
 
 
 def fused(
@@ -285,110 +335,120 @@ def fused(
 ) -> tuple[LayerCarry, jax.Array]:
     """A fast recurrence with a hand-written gradient, which keeps as much work as possible out of the loops.
 
-    A step takes one matrix product and one tanh. Inputs are projected before the loop (ids within it, one row each);
-    the kernels' gradients are multiplied many steps at a time (LOOPS).
+    A step takes one matrix product and one tanh. Inputs are projected before the loop (ids within it, one row each; and
+    columns, whose product is as fast there); the kernels' gradients are multiplied many steps at a time (LOOPS).
     """
+    steps, fewest = inputs.shape[1], _loops().columns
+    # A single step, as in generation, would have to turn the kernel first.
+    layout = _Layout(fewest is not None and steps > 1 and carry[1].shape[1] >= fewest)
     time_major = jnp.swapaxes(inputs, 0, 1)
-    kept = None if resets is None else _kept(resets)
-    carry, outputs = _fused(precision, gates, _pack(params), carry, time_major, kept)
-    return carry, jnp.swapaxes(outputs, 0, 1)
+    if not _are_ids(inputs):
+        time_major = layout.turn(time_major)
+    kept = None if resets is None else layout.turn(_kept(resets))
+    before = layout.turn(carry[0]), layout.turn(carry[1])
+    (c, h), outputs = _fused(precision, gates, layout, _pack(params), before, time_major, kept)
+    return (layout.turn(c), layout.turn(h)), jnp.swapaxes(layout.turn(outputs), 0, 1)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _fused(
     precision: Precision,
     gates: Gates,
+    layout: _Layout,
     kernels: _Kernels,
     carry: LayerCarry,
     inputs: jax.Array,
     kept: jax.Array | None,
 ) -> tuple[LayerCarry, jax.Array]:
-    return _forward(precision, gates, kernels, carry, inputs, kept)[0]
+    return _forward(precision, gates, layout, kernels, carry, inputs, kept)[0]
 
 
 def _forward(
     precision: Precision,
     gates: Gates,
+    layout: _Layout,
     kernels: _Kernels,
     carry: LayerCarry,
     inputs: jax.Array,
     kept: jax.Array | None,
 ):
     scaled = _scale(kernels, SQUASHES[gates].factor)
+    kernel, recurrent, bias = layout.turn(scaled.inputs), layout.turn(scaled.recurrent), layout.turn(scaled.bias[None])
     if _are_ids(inputs):
         # A one-hot times a matrix is a row of it.
         rows = scaled.inputs + scaled.bias[None]
-        xs, projected = inputs, rows.__getitem__
+        xs, projected = inputs, lambda ids: layout.turn(rows[ids])
+    elif layout.columns:
+        xs, projected = inputs, lambda x: layout.times(x, kernel, precision) + bias
     else:
-        xs, projected = product(inputs, scaled.inputs, precision) + scaled.bias[None, None], lambda x: x
+        xs, projected = layout.times(inputs, kernel, precision) + bias[None], lambda x: x
 
     def body(before: LayerCarry, x: tuple[jax.Array, jax.Array | None]):
         before = _keep(before, x[1])
-        after, tanhs = _step(precision, gates, scaled.recurrent, before, projected(x[0]))
-        return after, (tanhs, *before, None if kept is None else after[1])
+        after, squashed = _step(precision, gates, layout, recurrent, before, projected(x[0]))
+        return after, (squashed, *before, None if kept is None else after[1])
 
-    after, (tanhs, cells, hiddens, outputs) = jax.lax.scan(body, carry, (xs, kept), unroll=_loops().unroll(len(xs)))
+    after, (squashed, cells, hiddens, outputs) = jax.lax.scan(body, carry, (xs, kept), unroll=_loops().unroll(len(xs)))
     if outputs is None:
         outputs = jnp.concatenate([hiddens[1:], after[1][None]])
-    return (after, outputs), (kernels, inputs, kept, after[0], tanhs, cells, hiddens)
+    return (after, outputs), (kernels, inputs, kept, after[0], squashed, cells, hiddens)
 
 
-def _backward(precision: Precision, gates: Gates, residuals: Any, cotangents: Any):
-    kernels, inputs, kept, last_cell, tanhs, cells, hiddens = residuals
+def _backward(precision: Precision, gates: Gates, layout: _Layout, residuals: Any, cotangents: Any):
+    kernels, inputs, kept, last_cell, squashed, cells, hiddens = residuals
     (dc, dh), doutputs = cotangents
     # If only the carry is used, as with one prediction per window, the outputs have no gradients.
     douts = () if isinstance(doutputs, SymbolicZero) else (doutputs,)
     dc, dh = (jnp.zeros(d.shape, d.dtype) if isinstance(d, SymbolicZero) else d for d in (dc, dh))
-    hidden = kernels.recurrent.shape[0]
-    transposed = kernels.recurrent.T
-    slopes_of = SQUASHES[gates].slope
+    kernel, recurrent = layout.turn(kernels.inputs.T), layout.turn(kernels.recurrent.T)
 
     def back(state: tuple[jax.Array, jax.Array, jax.Array], x: tuple[Any, ...]):
         dc, dh, c_after = state
-        tanhs, c, kept, *dout = x
-        i, f, g, o = _gates(tanhs)
+        squashed, c, kept, *dout = x
+        i, f, g, o = layout.gates(squashed)
         if kept is not None:
             c_after = f * c + i * g  # The next step's may have been reset.
         dh = sum(dout, dh)
         tanh_c = jnp.tanh(c_after)
         dc = dc + dh * o * (1 - tanh_c * tanh_c)
-        by_gate = tanhs.reshape(-1, 4, hidden)
-        dz = jnp.stack([dc * g, dc * c, dc * i, dh * tanh_c], 1) * slopes_of(by_gate)
-        dz = dz.reshape(tanhs.shape)
-        return (*_keep((dc * f, product(dz, transposed, precision)), kept), c), dz
+        slopes = SQUASHES[gates].slope(layout.by_gate(squashed), layout.candidate())
+        dz = jnp.stack([dc * g, dc * c, dc * i, dh * tanh_c], layout.axis) * slopes
+        dz = dz.reshape(squashed.shape)
+        return (*_keep((dc * f, layout.times(dz, recurrent, precision)), kept), c), dz
 
     def span(state: Any, x: tuple[Any, ...]):
-        recurrence, dkernels = state
+        recurrence, (dkernel, drecurrent, dbias) = state
         inputs, hiddens, *xs = x
         recurrence, dz = jax.lax.scan(back, recurrence, tuple(xs), reverse=True, unroll=loops.unroll(len(xs[0])))
-        dz = dz.reshape(-1, 4 * hidden)
-        dkernel, drecurrent, dbias = dkernels
-        drecurrent = drecurrent + product(hiddens.reshape(-1, hidden).T, dz, precision)
+        flat = layout.flatten(dz)
+        drecurrent = drecurrent + layout.gradient(layout.flatten(hiddens), flat, precision)
         if _are_ids(inputs):
-            dkernel = _add_to_rows(dkernel, inputs.ravel(), dz)
+            dkernel = _add_to_rows(dkernel, inputs.ravel(), layout.turn(flat))
             dinputs = None
         else:
-            dkernel = dkernel + product(inputs.reshape(dz.shape[0], -1).T, dz, precision)
-            dbias = dbias + dz.sum(0)
-            dinputs = product(dz, kernels.inputs.T, precision).reshape(inputs.shape)
+            dkernel = dkernel + layout.gradient(layout.flatten(inputs), flat, precision)
+            dbias = dbias + flat.sum(1 - layout.axis)
+            dinputs = layout.unflatten(layout.times(flat, kernel, precision), len(dz))
         return (recurrence, _Kernels(dkernel, drecurrent, dbias)), dinputs
 
     loops = _loops()
-    steps, batch = inputs.shape[:2]
-    length = steps if loops.span is None else max(1, loops.span // batch)
-    rest = steps if loops.span is None else steps % length
-    xs = (inputs, hiddens, tanhs, cells, kept, *douts)
-    state = ((dc, dh, last_cell), jax.tree.map(jnp.zeros_like, kernels))
+    steps, batch = len(cells), cells.shape[2 - layout.axis]
+    # Spans of about the same length; the last may be shorter. A single one needs no loop around it.
+    count = 1 if loops.span is None else min(steps, -(-steps * batch // loops.span))
+    length = -(-steps // count)
+    rest = steps if count == 1 else steps % length
+    whole = steps - rest
+    xs = (inputs, hiddens, squashed, cells, kept, *douts)
+    state: Any = ((dc, dh, last_cell), jax.tree.map(jnp.zeros_like, kernels))
     dinputs = []
-    # From the end: a short span, then whole ones.
     if rest:
-        state, last = span(state, jax.tree.map(lambda x: x[steps - rest :], xs))
+        state, last = span(state, jax.tree.map(lambda x: x[whole:], xs))
         dinputs.append(last)
-    if steps > rest:
-        spans = jax.tree.map(lambda x: x[: steps - rest].reshape(-1, length, *x.shape[1:]), xs)
-        state, whole = jax.lax.scan(span, state, spans, reverse=True)
-        if whole is not None:
-            dinputs.append(whole.reshape(-1, *whole.shape[2:]))
+    if whole:
+        spans = jax.tree.map(lambda x: x[:whole].reshape(-1, length, *x.shape[1:]), xs)
+        state, others = jax.lax.scan(span, state, spans, reverse=True)
+        if others is not None:
+            dinputs.append(others.reshape(-1, *others.shape[2:]))
     ((dc, dh, _), dkernels) = state
     if _are_ids(inputs):
         # Each input adds the bias to one row of W.
@@ -411,8 +471,8 @@ def _multiply_rows(kernel: jax.Array, ids: jax.Array, rows: jax.Array) -> jax.Ar
     return kernel + product(jax.nn.one_hot(ids, len(kernel), dtype=rows.dtype).T, rows, "float32")
 
 
-def _forward_of(precision: Precision, gates: Gates, *primals: Any):
-    return _forward(precision, gates, *jax.tree.map(lambda primal: primal.value, primals))
+def _forward_of(precision: Precision, gates: Gates, layout: _Layout, *primals: Any):
+    return _forward(precision, gates, layout, *jax.tree.map(lambda primal: primal.value, primals))
 
 
 _fused.defvjp(_forward_of, _backward, symbolic_zeros=True)
@@ -491,11 +551,6 @@ def _check_float32(impl: str, precision: Precision) -> None:
 
 def _loops() -> Loops:
     return LOOPS.get(devices()[0].platform, LOOPS["tpu"])
-
-
-def _gates(tanhs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    i, f, g, o = jnp.split(tanhs, 4, axis=-1)
-    return i * 0.5 + 0.5, f * 0.5 + 0.5, g, o * 0.5 + 0.5
 
 
 def _are_ids(inputs: jax.Array) -> bool:
