@@ -167,30 +167,48 @@ def multiply(rounds: Rounds, hidden: int, layers: int, length: int, batch: int) 
     """The matrix products alone that a step cannot do without, on every core: of the recurrent kernels in the loops,
     for their gradients, and of the input kernels but the first, whose products are rows of it."""
     import jax
+    import jax.numpy as jnp
     from jax.sharding import PartitionSpec
 
-    from jaxlm.nn import sharding
+    from jaxlm.nn import lstm, sharding
 
     sharding.split_cpu()
     mesh = sharding.make_mesh(batch)
+    loops = lstm.LOOPS.get(jax.default_backend(), lstm.LOOPS["tpu"])
+    # As in the step, a text is a row of what is multiplied, or a column.
+    columns = loops.columns is not None and hidden >= loops.columns
+
+    def times(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return kernel @ x if columns else x @ kernel
+
+    def gradient(x: jax.Array, dout: jax.Array) -> jax.Array:
+        return x @ dout.T if columns else x.T @ dout
+
+    def units(x: jax.Array) -> jax.Array:
+        return x[:hidden] if columns else x[:, :hidden]
+
+    def repeat(x: jax.Array) -> jax.Array:
+        return jnp.concatenate([x] * 4, 0 if columns else 1)
 
     def products(h: jax.Array, dz: jax.Array, hs: list, dzs: list, kernels: list):
         made = []
         for i, kernel in enumerate(kernels):
-            transposed = kernel.T
-            made.append(jax.lax.fori_loop(0, length, lambda _, h: (h @ kernel)[:, :hidden], h))  # noqa: B023
-            made.append(jax.lax.fori_loop(0, length, lambda _, dz: dz.at[:, :hidden].set(dz @ transposed), dz))  # noqa: B023
-            made.append(hs[i].T @ dzs[i])
+            kernel, transposed = (kernel.T, kernel) if columns else (kernel, kernel.T)
+            made.append(jax.lax.fori_loop(0, length, lambda _, h: units(times(h, kernel)), h))  # noqa: B023
+            made.append(jax.lax.fori_loop(0, length, lambda _, dz: repeat(times(dz, transposed)), dz))  # noqa: B023
+            made.append(gradient(hs[i], dzs[i]))
             if i:
-                made += [hs[i - 1] @ kernel, dzs[i] @ transposed, hs[i - 1].T @ dzs[i]]
+                made += [times(hs[i - 1], kernel), times(dzs[i], transposed), gradient(hs[i - 1], dzs[i])]
         return made
 
-    rows, whole = PartitionSpec("data"), PartitionSpec()
-    step = jax.jit(jax.shard_map(products, mesh=mesh, in_specs=(rows,) * 4 + (whole,), out_specs=rows, check_vma=False))
-    place = jax.NamedSharding(mesh, rows)
+    split = PartitionSpec(None, "data") if columns else PartitionSpec("data")
+    step = jax.jit(
+        jax.shard_map(products, mesh=mesh, in_specs=(split,) * 4 + (PartitionSpec(),), out_specs=split, check_vma=False)
+    )
+    place = jax.NamedSharding(mesh, split)
 
-    def ones(*shape: int) -> jax.Array:
-        return jax.device_put(np.ones(shape, np.float32), place)
+    def ones(texts: int, width: int) -> jax.Array:
+        return jax.device_put(np.ones((width, texts) if columns else (texts, width), np.float32), place)
 
     hs = [ones(length * batch, hidden) for _ in range(layers)]
     dzs = [ones(length * batch, 4 * hidden) for _ in range(layers)]

@@ -41,10 +41,17 @@ FAST = {"batches", "config", "copying", "docs", "guard", "layout", "lstm", "opti
 """Files whose tests train no run: `python -m pytest -m fast`."""
 
 ONCE = {
-    *("abc_keys", "averages", "curve", "docs", "documents", "drawing", "midi", "mixing", "notations", "notebook"),
-    *("page", "plots", "strokes", "teaching", "units", "write"),
+    *("abc_keys", "averages", "curve", "docs", "documents", "drawing", "exchange", "generate", "midi", "mixing"),
+    *("notations", "notebook", "output", "page", "plots", "start", "strokes", "teaching", "tensorboard", "units"),
+    "write",
 }
-"""Files of features that use Python and JAX as the others do, and take half of the time: on one Python they suffice."""
+"""Files that CI runs on one Python only. Their features use Python and JAX in the same ways as those of other files,
+which CI runs on two; and they take more than half of the time."""
+
+
+def pytest_configure():
+    here = {path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("test_*.py")}
+    assert here >= FAST | ONCE, f"no such files: {(FAST | ONCE) - here}"
 
 
 def pytest_collection_modifyitems(items):
