@@ -44,6 +44,7 @@ def with_hard_gates(request, monkeypatch):
 
 def implementation(name, monkeypatch):
     monkeypatch.setitem(lstm.LOOPS, "cpu", LOOPS.get(name, LOOPS["fused"]))
+    monkeypatch.setattr(lstm, "FEWEST_COLUMNS", 1)
     return lstm.IMPLS[name.partition(" ")[0]]
 
 
@@ -140,6 +141,7 @@ def test_a_gradient_that_only_the_last_output_has(recurrence):
 @pytest.mark.parametrize("columns", [None, H])
 def test_a_batch_of_more_rows_than_a_span(monkeypatch, columns):
     monkeypatch.setitem(lstm.LOOPS, "cpu", lstm.Loops(turn=1, span=B - 1, columns=columns))
+    monkeypatch.setattr(lstm, "FEWEST_COLUMNS", 1)
     layer = random_layer(9, 4)
     assert_alike(jax.value_and_grad(loss(lstm.fused, 4))(layer), jax.value_and_grad(loss(loop, 4))(layer))
 
@@ -222,15 +224,21 @@ def test_a_gpu_takes_several_steps_in_a_turn(device, monkeypatch, platform, unro
     assert str(gradient).count(f"unroll={unroll}\n") >= 2
 
 
-@pytest.mark.parametrize(("hidden", "steps", "columns"), [(199, 2, False), (200, 2, True), (200, 1, False)])
-def test_on_a_cpu_the_texts_of_a_large_layer_are_columns(hidden, steps, columns):
+@pytest.mark.parametrize(
+    ("batch", "steps", "hidden", "columns"),
+    [(8, 2, 199, False), (8, 2, 200, True), (8, 1, 200, False), (7, 2, 200, False)],
+)
+def test_on_a_cpu_the_texts_of_a_large_layer_are_columns(device, monkeypatch, batch, steps, hidden, columns):
+    monkeypatch.setattr(device, "platform", "cpu")
     params = jax.eval_shape(functools.partial(lstm.init_params, width=D, hidden=hidden), jax.random.key(0))
-    inputs = jax.ShapeDtypeStruct((B, steps, D), jnp.float32)
-    program = str(
-        jax.make_jaxpr(lambda params, x: lstm.fused(params, lstm.initial_carry(B, hidden), x))(params, inputs)
-    )
-    assert (f"f32[{4 * hidden},{B}] = dot_general" in program) == columns
-    assert (f"f32[{B},{4 * hidden}] = dot_general" in program) == (not columns)
+    inputs = jax.ShapeDtypeStruct((batch, steps, D), jnp.float32)
+
+    def outputs(params, inputs):
+        return lstm.fused(params, lstm.initial_carry(batch, hidden), inputs)
+
+    program = str(jax.make_jaxpr(outputs)(params, inputs))
+    assert (f"f32[{4 * hidden},{batch}] = dot_general" in program) == columns
+    assert (f"f32[{batch},{4 * hidden}] = dot_general" in program) == (not columns)
 
 
 def test_the_steps_in_a_turn_divide_the_loop():

@@ -92,6 +92,7 @@ def layer(ids):
 def columns(request, monkeypatch):
     """Whether the texts of a batch are rows of the loops' matrices, or columns."""
     monkeypatch.setitem(lstm.LOOPS, "cpu", lstm.LOOPS["cpu"]._replace(columns=request.param))
+    monkeypatch.setattr(lstm, "FEWEST_COLUMNS", 1)
 
 
 @pytest.mark.usefixtures("columns")

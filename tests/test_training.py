@@ -14,7 +14,7 @@ from reference import logits as numpy_logits
 
 import jaxlm
 from jaxlm.config import ModelConfig
-from jaxlm.nn import sharding, training
+from jaxlm.nn import lstm, sharding, training
 from jaxlm.nn.metrics import bits_per_character, nll_sum, perplexity
 from jaxlm.nn.model import LanguageModel
 from jaxlm.nn.training import (
@@ -278,6 +278,18 @@ def test_streams_are_the_same_on_any_number_of_devices(devices, model, monkeypat
     np.testing.assert_allclose(sums, expected_sums, rtol=1e-5)
     for leaf, other in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
         assert leaf.shape == other.shape
+        np.testing.assert_allclose(leaf, other, rtol=1e-3, atol=1e-5)
+
+
+def test_streams_in_columns_are_the_same_on_two_devices(monkeypatch):
+    settings = stream(optimizer="adam", average=0.9)
+    expected, expected_sums = read_on(settings, 3)
+    training._compiled_steps.cache_clear()
+    monkeypatch.setattr(lstm.Loops, "in_columns", lambda *_: True)
+    state, sums = read_on(settings, 3, 2, FUSED)
+    training._compiled_steps.cache_clear()
+    np.testing.assert_allclose(sums, expected_sums, rtol=1e-5)
+    for leaf, other in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(leaf, other, rtol=1e-3, atol=1e-5)
 
 

@@ -39,9 +39,9 @@ class Loops(NamedTuple):
 
     Attributes:
       turn: the most steps in a turn.
-      span: rows (steps times batch) that the backward loop collects before it multiplies them into the kernels'
-        gradients; None for all of them.
-      columns: the units from which on a text is a column of the loops' matrices, not a row; None for never.
+      span: about how many vectors (steps times batch) the backward loop collects before it multiplies them into the
+        kernels' gradients; None for all of them.
+      columns: the fewest units with which a text is a column of the loops' matrices, not a row; None for never.
     """
 
     turn: int
@@ -52,11 +52,18 @@ class Loops(NamedTuple):
         """Steps in a turn of a loop: what divides them, as a shorter last turn costs more than it gains."""
         return max(count for count in range(1, self.turn + 1) if not steps % count)
 
+    def in_columns(self, batch: int, steps: int, hidden: int) -> bool:
+        """Whether texts are columns: never with a few texts or a single step, as in generation."""
+        return self.columns is not None and hidden >= self.columns and batch >= FEWEST_COLUMNS and steps > 1
+
+
+FEWEST_COLUMNS = 8
+"""With fewer texts, the products of all steps' inputs with a kernel are faster in one, as rows, than in the loop."""
 
 LOOPS = {
-    # A span is large enough for full-speed matrix products, small enough to stay in the cache. Rows times a kernel is a
-    # product for which XLA rearranges the kernel first, at every step; a kernel times columns is none. That pays once
-    # the kernel outgrows the core's own cache (benchmarks/RESULTS.md).
+    # A span is large enough for full-speed matrix products, small enough to stay in the cache. To multiply rows with a
+    # kernel, XLA rearranges the kernel at every step; to multiply a kernel with columns, it need not. That pays once
+    # the kernel outgrows the core's own cache (measured with jax 0.10 and 0.12, benchmarks/RESULTS.md).
     "cpu": Loops(turn=1, span=512, columns=200),
     # Most of the time goes to launching kernels, and XLA launches those of a turn as one graph. On an H100, a training
     # step takes half the time that it takes with the CPU's loops; 20 steps in a turn gain nothing over 10.
@@ -218,7 +225,7 @@ class _Squash(NamedTuple):
 
     Attributes:
       factor: of the sum.
-      apply: takes the sums of all gates, those of i, f and o times the factor, and where they are g's, whose s is a
+      apply: takes the sums of all gates, those of i, f and o times the factor; and where they are g's, whose s is a
         tanh.
       slope: takes the s of all gates and where they are g's; returns the derivatives of the activations, tanh for g.
     """
@@ -261,11 +268,11 @@ class _Layout(NamedTuple):
 
     @property
     def axis(self) -> int:
-        """The axis of the features; and that of the gates where they have one, float[B, 4, H] or float[4, H, B]."""
+        """The axis of the features."""
         return 0 if self.columns else 1
 
-    def turn(self, x: jax.Array) -> jax.Array:
-        """Rows, float[..., B, F], in this layout, or back; or a kernel, float[F, G], for `times`."""
+    def orient(self, x: jax.Array) -> jax.Array:
+        """Rows, float[..., B, F], in this layout, or back; and a kernel, float[F, G], as `times` takes it."""
         return jnp.swapaxes(x, -1, -2) if self.columns else x
 
     def flatten(self, xs: jax.Array) -> jax.Array:
@@ -279,7 +286,7 @@ class _Layout(NamedTuple):
         return x.reshape(steps, -1, x.shape[1])
 
     def times(self, x: jax.Array, kernel: jax.Array, precision: Precision) -> jax.Array:
-        """float[B, F] times a kernel that was turned."""
+        """float[B, F] times an oriented kernel."""
         return product(kernel, x, precision) if self.columns else product(x, kernel, precision)
 
     def gradient(self, x: jax.Array, dout: jax.Array, precision: Precision) -> jax.Array:
@@ -291,14 +298,9 @@ class _Layout(NamedTuple):
         i, f, g, o = jnp.split(squashed, 4, self.axis)
         return i * 0.5 + 0.5, f * 0.5 + 0.5, g, o * 0.5 + 0.5
 
-    def by_gate(self, x: jax.Array) -> jax.Array:
-        """float[B, 4H] as float[B, 4, H]."""
-        return x.reshape((4, -1, x.shape[1]) if self.columns else (x.shape[0], 4, -1))
-
-    def candidate(self) -> np.ndarray:
-        """Where g is among the gates, a bool for `by_gate`."""
-        mask = np.array([gate == "g" for gate in GATES])
-        return mask[:, None, None] if self.columns else mask[None, :, None]
+    def candidate(self, hidden: int) -> np.ndarray:
+        """Where float[B, 4H] is of g: bool[1, 4H]."""
+        return np.expand_dims(np.repeat([gate == "g" for gate in GATES], hidden), 1 - self.axis)
 
 
 def _step(
@@ -310,7 +312,7 @@ def _step(
       precision: of the product.
       gates: their activation.
       layout: that of what follows.
-      recurrent: U, float[H, 4H], scaled, and turned.
+      recurrent: U, float[H, 4H], scaled and oriented.
       carry: (c, h) of float[B, H].
       projected: x @ W + b of the step's inputs, float[B, 4H], scaled.
 
@@ -319,7 +321,7 @@ def _step(
     """
     c, h = carry
     sums = layout.times(h, recurrent, precision) + projected
-    squashed = SQUASHES[gates].apply(layout.by_gate(sums), layout.candidate()).reshape(sums.shape)
+    squashed = SQUASHES[gates].apply(sums, layout.candidate(c.shape[layout.axis]))
     i, f, g, o = layout.gates(squashed)
     c = f * c + i * g
     return (c, o * jnp.tanh(c)), squashed
@@ -335,19 +337,19 @@ def fused(
 ) -> tuple[LayerCarry, jax.Array]:
     """A fast recurrence with a hand-written gradient, which keeps as much work as possible out of the loops.
 
-    A step takes one matrix product and one tanh. Inputs are projected before the loop (ids within it, one row each; and
-    columns, whose product is as fast there); the kernels' gradients are multiplied many steps at a time (LOOPS).
+    A step takes one matrix product and one tanh. Rows are projected before the loop. Within it, ids are looked up, one
+    row each, and columns are projected, which is as fast there. The kernels' gradients are multiplied many steps at a
+    time (LOOPS).
     """
-    steps, fewest = inputs.shape[1], _loops().columns
-    # A single step, as in generation, would have to turn the kernel first.
-    layout = _Layout(fewest is not None and steps > 1 and carry[1].shape[1] >= fewest)
+    batch, steps = inputs.shape[:2]
+    layout = _Layout(_loops().in_columns(batch, steps, carry[1].shape[1]))
     time_major = jnp.swapaxes(inputs, 0, 1)
     if not _are_ids(inputs):
-        time_major = layout.turn(time_major)
-    kept = None if resets is None else layout.turn(_kept(resets))
-    before = layout.turn(carry[0]), layout.turn(carry[1])
+        time_major = layout.orient(time_major)
+    kept = None if resets is None else layout.orient(_kept(resets))
+    before = layout.orient(carry[0]), layout.orient(carry[1])
     (c, h), outputs = _fused(precision, gates, layout, _pack(params), before, time_major, kept)
-    return (layout.turn(c), layout.turn(h)), jnp.swapaxes(layout.turn(outputs), 0, 1)
+    return (layout.orient(c), layout.orient(h)), jnp.swapaxes(layout.orient(outputs), 0, 1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -373,15 +375,16 @@ def _forward(
     kept: jax.Array | None,
 ):
     scaled = _scale(kernels, SQUASHES[gates].factor)
-    kernel, recurrent, bias = layout.turn(scaled.inputs), layout.turn(scaled.recurrent), layout.turn(scaled.bias[None])
+    recurrent = layout.orient(scaled.recurrent)
     if _are_ids(inputs):
         # A one-hot times a matrix is a row of it.
         rows = scaled.inputs + scaled.bias[None]
-        xs, projected = inputs, lambda ids: layout.turn(rows[ids])
+        xs, projected = inputs, lambda ids: layout.orient(rows[ids])
     elif layout.columns:
+        kernel, bias = layout.orient(scaled.inputs), layout.orient(scaled.bias[None])
         xs, projected = inputs, lambda x: layout.times(x, kernel, precision) + bias
     else:
-        xs, projected = layout.times(inputs, kernel, precision) + bias[None], lambda x: x
+        xs, projected = product(inputs, scaled.inputs, precision) + scaled.bias[None, None], lambda x: x
 
     def body(before: LayerCarry, x: tuple[jax.Array, jax.Array | None]):
         before = _keep(before, x[1])
@@ -400,7 +403,7 @@ def _backward(precision: Precision, gates: Gates, layout: _Layout, residuals: An
     # If only the carry is used, as with one prediction per window, the outputs have no gradients.
     douts = () if isinstance(doutputs, SymbolicZero) else (doutputs,)
     dc, dh = (jnp.zeros(d.shape, d.dtype) if isinstance(d, SymbolicZero) else d for d in (dc, dh))
-    kernel, recurrent = layout.turn(kernels.inputs.T), layout.turn(kernels.recurrent.T)
+    kernel, recurrent = layout.orient(kernels.inputs.T), layout.orient(kernels.recurrent.T)
 
     def back(state: tuple[jax.Array, jax.Array, jax.Array], x: tuple[Any, ...]):
         dc, dh, c_after = state
@@ -411,9 +414,8 @@ def _backward(precision: Precision, gates: Gates, layout: _Layout, residuals: An
         dh = sum(dout, dh)
         tanh_c = jnp.tanh(c_after)
         dc = dc + dh * o * (1 - tanh_c * tanh_c)
-        slopes = SQUASHES[gates].slope(layout.by_gate(squashed), layout.candidate())
-        dz = jnp.stack([dc * g, dc * c, dc * i, dh * tanh_c], layout.axis) * slopes
-        dz = dz.reshape(squashed.shape)
+        slopes = SQUASHES[gates].slope(squashed, layout.candidate(len(kernels.recurrent)))
+        dz = jnp.concatenate([dc * g, dc * c, dc * i, dh * tanh_c], layout.axis) * slopes
         return (*_keep((dc * f, layout.times(dz, recurrent, precision)), kept), c), dz
 
     def span(state: Any, x: tuple[Any, ...]):
@@ -423,7 +425,7 @@ def _backward(precision: Precision, gates: Gates, layout: _Layout, residuals: An
         flat = layout.flatten(dz)
         drecurrent = drecurrent + layout.gradient(layout.flatten(hiddens), flat, precision)
         if _are_ids(inputs):
-            dkernel = _add_to_rows(dkernel, inputs.ravel(), layout.turn(flat))
+            dkernel = _add_to_rows(dkernel, inputs.ravel(), layout.orient(flat))
             dinputs = None
         else:
             dkernel = dkernel + layout.gradient(layout.flatten(inputs), flat, precision)
@@ -433,14 +435,15 @@ def _backward(precision: Precision, gates: Gates, layout: _Layout, residuals: An
 
     loops = _loops()
     steps, batch = len(cells), cells.shape[2 - layout.axis]
-    # Spans of about the same length; the last may be shorter. A single one needs no loop around it.
-    count = 1 if loops.span is None else min(steps, -(-steps * batch // loops.span))
+    # Spans of about the same length; a single one needs no loop around it.
+    count = 1 if loops.span is None else -(-steps * batch // loops.span)
     length = -(-steps // count)
-    rest = steps if count == 1 else steps % length
+    rest = steps if length == steps else steps % length
     whole = steps - rest
     xs = (inputs, hiddens, squashed, cells, kept, *douts)
     state: Any = ((dc, dh, last_cell), jax.tree.map(jnp.zeros_like, kernels))
     dinputs = []
+    # From the end: a shorter span, then whole ones.
     if rest:
         state, last = span(state, jax.tree.map(lambda x: x[whole:], xs))
         dinputs.append(last)
