@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import re
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -59,12 +60,32 @@ def _keep_buffers(heaps: int) -> None:
     By default, glibc either returns some buffers after each step, to be mapped again page by page (thousands of page
     faults, a sixth of the time of the book's step), or keeps free ones in a heap per thread (tens of MB).
     """
-    trim_threshold, mmap_threshold, arena_max = -1, -3, -8  # From malloc.h.
+    _mallopt(_ARENA_MAX, heaps)
+    _mallopt(_MMAP_THRESHOLD, 2**25)  # The maximum.
+    _mallopt(_TRIM_THRESHOLD, 2**30)
+
+
+@contextlib.contextmanager
+def large_buffers_kept() -> Iterator[None]:
+    """Makes glibc reuse the memory of larger buffers, too, while a network is trained.
+
+    Those that come before, to compile and to read a corpus, are not worth keeping.
+    """
+    _mallopt(_MMAP_MAX, 0)
+    try:
+        yield
+    finally:
+        _mallopt(_MMAP_MAX, 2**16)  # The default.
+
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -3, -4, -8
+"""From glibc's malloc.h."""
+
+
+def _mallopt(setting: int, value: int) -> None:
+    """Sets an option of glibc's allocator, if that is what allocates here."""
     with contextlib.suppress(OSError, AttributeError, TypeError):  # TypeError: Windows has no CDLL(None).
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(arena_max, heaps)
-        mallopt(mmap_threshold, 2**25)  # The maximum.
-        mallopt(trim_threshold, 2**30)
+        ctypes.CDLL(None).mallopt(setting, value)
 
 
 def make_mesh(batch: int) -> Mesh:

@@ -291,12 +291,13 @@ class Trainer:
             self._ids = sharding.replicate(smallest_ids(self._data.ids, len(run.vocab)), self._mesh)
             saver = Saver(run.storage)
             self._announce(state, progress, saver.best)
-            while True:
-                try:
-                    self._train(state, progress, saver)
-                    break
-                except Diverged as error:
-                    state, progress = self._recover(error, progress, saver)
+            with sharding.large_buffers_kept():
+                while True:
+                    try:
+                        self._train(state, progress, saver)
+                        break
+                    except Diverged as error:
+                        state, progress = self._recover(error, progress, saver)
         return run.generator(config.impl)[0]
 
     def _announce(self, state: TrainState, progress: Progress, best: Progress | None) -> None:
