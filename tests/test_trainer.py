@@ -1,6 +1,7 @@
 """Runs: stopped, killed, damaged and extended ones end as if nothing had happened, or report what did."""
 
 import contextlib
+import ctypes
 import dataclasses
 import errno
 import os
@@ -318,6 +319,44 @@ def test_training_uses_every_core_of_the_cpu(corpus, tmp_path):
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
         done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True)
         assert re.search(r"Device: +CPU, 3 cores", done.stdout)
+
+
+class Stops(Reporter):
+    """Ends a run at its first step, after a look at the C library's allocator."""
+
+    def __init__(self, look):
+        self.look = look
+
+    def step(self, step, loss):
+        self.seen = self.look()
+        raise KeyboardInterrupt
+
+
+def test_glibc_keeps_large_buffers_while_a_network_is_trained(small, tmp_path):
+    class Allocated(ctypes.Structure):
+        """The struct mallinfo2; the fourth is how many buffers have pages of their own."""
+
+        _fields_ = [("numbers", ctypes.c_size_t * 10)]
+
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallinfo2"):
+        pytest.skip("the C library here is not glibc, or is older than 2.33")
+    libc.mallinfo2.restype, libc.malloc.restype, libc.free.argtypes = Allocated, ctypes.c_void_p, [ctypes.c_void_p]
+
+    def mapped():
+        """Whether a buffer of 64 MB has pages of its own, which are returned with it."""
+        before = libc.mallinfo2().numbers[3]
+        buffer = libc.malloc(2**26)
+        after = libc.mallinfo2().numbers[3]
+        libc.free(buffer)
+        return after > before
+
+    reporter = Stops(mapped)
+    assert mapped()
+    with pytest.raises(KeyboardInterrupt):
+        train(small, run="fox", checkpoints=tmp_path, reporter=reporter)
+    assert not reporter.seen
+    assert mapped()
 
 
 def test_killed_process(corpus, tmp_path, capsys):
