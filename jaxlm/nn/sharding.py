@@ -60,32 +60,34 @@ def _keep_buffers(heaps: int) -> None:
     By default, glibc either returns some buffers after each step, to be mapped again page by page (thousands of page
     faults, a sixth of the time of the book's step), or keeps free ones in a heap per thread (tens of MB).
     """
-    _mallopt(_ARENA_MAX, heaps)
-    _mallopt(_MMAP_THRESHOLD, 2**25)  # The maximum.
-    _mallopt(_TRIM_THRESHOLD, 2**30)
+    _glibc("mallopt", _ARENA_MAX, heaps)
+    _glibc("mallopt", _MMAP_THRESHOLD, 2**25)  # The maximum.
+    _glibc("mallopt", _TRIM_THRESHOLD, 2**30)
 
 
 @contextlib.contextmanager
 def large_buffers_kept() -> Iterator[None]:
-    """Makes glibc reuse the memory of larger buffers, too, while a network is trained.
+    """Makes glibc also reuse the memory of buffers over 32 MB; only while a network is trained.
 
-    Those that come before, to compile and to read a corpus, are not worth keeping.
+    What is over 64 MB is reused by threads with the main heap alone; the other heaps have no room for it. At the end,
+    all free memory is returned.
     """
-    _mallopt(_MMAP_MAX, 0)
+    _glibc("mallopt", _MMAP_MAX, 0)
     try:
         yield
     finally:
-        _mallopt(_MMAP_MAX, 2**16)  # The default.
+        _glibc("mallopt", _MMAP_MAX, 2**16)  # The default.
+        _glibc("malloc_trim", 0)
 
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -3, -4, -8
 """From glibc's malloc.h."""
 
 
-def _mallopt(setting: int, value: int) -> None:
-    """Sets an option of glibc's allocator, if that is what allocates here."""
+def _glibc(function: str, *arguments: int) -> None:
+    """Calls a function of glibc's allocator, if that is what allocates here."""
     with contextlib.suppress(OSError, AttributeError, TypeError):  # TypeError: Windows has no CDLL(None).
-        ctypes.CDLL(None).mallopt(setting, value)
+        getattr(ctypes.CDLL(None), function)(*arguments)
 
 
 def make_mesh(batch: int) -> Mesh:
