@@ -355,6 +355,32 @@ def test_glibc_keeps_large_buffers_while_a_network_is_trained(small, tmp_path):
     assert mapped()
 
 
+@pytest.mark.parametrize(("length", "heaps"), [(10, "several"), (1200, "one")])
+def test_a_step_of_large_buffers_has_a_single_heap_which_keeps_them(length, heaps, corpus, tmp_path):
+    if platform.libc_ver()[0] != "glibc" or ctypes.sizeof(ctypes.c_void_p) != 8:
+        pytest.skip("the C library here is not glibc of 64 bits")
+    if len(os.sched_getaffinity(0)) == 1:
+        pytest.skip("on a machine of one core there is only one heap")
+    code = """
+import ctypes, sys, jaxlm
+
+class Shows(jaxlm.Reporter):
+    def start(self, plan):
+        libc = ctypes.CDLL(None)
+        output = ctypes.c_void_p.in_dll(libc, "stdout")
+        libc.malloc_info(0, output)
+        libc.fflush(output)
+        sys.exit()
+
+corpus, checkpoints, length = sys.argv[1:]
+jaxlm.train(corpus, recipe="stream", ngram=0, length=int(length), checkpoints=checkpoints, reporter=Shows())
+"""
+    arguments = [sys.executable, "-c", code, str(corpus), str(tmp_path / "checkpoints"), str(length)]
+    found = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert "<heap nr=" in found
+    assert (found.count("<heap nr=") == 1) == (heaps == "one")
+
+
 def test_killed_process(corpus, tmp_path, capsys):
     flags = f"--corpus {corpus} --epochs 20 --length 10 --batch 32 --hidden 16 --sample-length 0".split()
     killed = command(tmp_path / "killed", *flags)

@@ -17,20 +17,32 @@ MIN_ROWS = 16
 """Batch rows per device: with fewer, another device would cost more in communication than it saves."""
 
 
-def split_cpu() -> None:
+def split_cpu(step_bytes: int = 0) -> None:
     """Makes each CPU core that this process may use a device, unless the number of devices is already set.
 
     XLA's CPU runtime computes most of a recurrence on one core, so a batch is split over several devices. Works only
     before JAX's first computation. Also makes the C library reuse memory (`_keep_buffers`).
+
+    Args:
+      step_bytes: about the memory that each device will need for a training step; 0 if none is known to follow.
     """
     chosen = re.search("xla_force_host_platform_device_count", os.environ.get("XLA_FLAGS", ""))
     if chosen or jax.config.jax_num_cpu_devices >= 0:  # type: ignore[attr-defined, unused-ignore]
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # After a first computation, as in a notebook, JAX refuses: the devices stay as they are.
     with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", cores)
-    _keep_buffers(cores)
+        jax.config.update("jax_num_cpu_devices", _cores())
+    _keep_buffers(heaps=1 if step_bytes > HEAP_BYTES else _cores())
+
+
+def _cores() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_rows(batch: int) -> int:
+    """The rows of a batch on each device, if each CPU core is one."""
+    return -(-batch // min(_cores(), _most_devices(batch)))
 
 
 def devices() -> list[jax.Device]:
@@ -54,11 +66,18 @@ DEVICE_SETTINGS = ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES", "CUDA_VISIBLE_DEVICES
 """Environment variables that decide which devices JAX starts."""
 
 
+HEAP_BYTES = 2**26
+"""The largest buffer that glibc can allocate, and so reuse, in a heap other than the main one."""
+
+
 def _keep_buffers(heaps: int) -> None:
     """Makes glibc reuse the memory of a step's buffers of up to 32 MB; does nothing with other C libraries.
 
     By default, glibc either returns some buffers after each step, to be mapped again page by page (thousands of page
     faults, a sixth of the time of the book's step), or keeps free ones in a heap per thread (tens of MB).
+
+    Args:
+      heaps: for all threads. With fewer than cores, they wait for each other; but see `large_buffers_kept`.
     """
     _glibc("mallopt", _ARENA_MAX, heaps)
     _glibc("mallopt", _MMAP_THRESHOLD, 2**25)  # The maximum.
@@ -69,8 +88,8 @@ def _keep_buffers(heaps: int) -> None:
 def large_buffers_kept() -> Iterator[None]:
     """Makes glibc also reuse the memory of buffers over 32 MB; only while a network is trained.
 
-    What is over 64 MB is reused by threads with the main heap alone; the other heaps have no room for it. At the end,
-    all free memory is returned.
+    Of more than HEAP_BYTES, only those in the main heap are reused, so networks that need such use no other. At the
+    end, all free memory is returned.
     """
     _glibc("mallopt", _MMAP_MAX, 0)
     try:
@@ -92,7 +111,11 @@ def _glibc(function: str, *arguments: int) -> None:
 
 def make_mesh(batch: int) -> Mesh:
     """A mesh over as many of this machine's devices as a batch can keep busy."""
-    return Mesh(np.array(devices()[: max(1, batch // MIN_ROWS)]), ("data",))
+    return Mesh(np.array(devices()[: _most_devices(batch)]), ("data",))
+
+
+def _most_devices(batch: int) -> int:
+    return max(1, batch // MIN_ROWS)
 
 
 def replicate(tree, mesh: Mesh):

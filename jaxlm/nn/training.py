@@ -158,6 +158,16 @@ PRIOR_BYTES = 2**25
 """About the most that is sent at once of what n-grams and a teacher say: it is V numbers a token, of each."""
 
 
+def step_bytes(config: TrainConfig, rows: int) -> int:
+    """About the memory that a step needs on a CPU core with so many rows of a batch, besides its state, in bytes.
+
+    Eight numbers for each unit, row and token, which its gradient is computed from; and the gradient of the kernels
+    four times, until it is summed over the devices. Right within a third for all sizes and the book's recipe.
+    """
+    units = config.model.hidden * config.model.layers
+    return 4 * units * (8 * rows * config.length + 4 * 8 * config.model.hidden)
+
+
 class Batches(NamedTuple):
     """What the steps of a block read, on the devices; steps come first, then the rows of a batch.
 

@@ -30,6 +30,7 @@ from jaxlm.nn.training import (
     compiled_steps,
     initial_state,
     send_batches,
+    step_bytes,
     to_devices,
     to_host,
 )
@@ -106,7 +107,7 @@ def train(
     """
     reporter = reporter or Reporter()
     folder = checkpoints_folder() if checkpoints is None else os.path.expanduser(checkpoints)
-    sharding.split_cpu()
+    _split_cpu(config)
     with contextlib.closing(reporter):
         if run is not None and os.path.lexists(locate(run, folder)):
             refuse(locate(run, folder))  # Before a needless download.
@@ -194,8 +195,7 @@ def resume(
       reporter: as in `train`.
       stop: as in `train`.
       **settings: `epochs`, `patience` and `impl`, if they change, and `corpus` and `teacher`, the new location of the
-        same text and runs. All
-        others must be the run's own.
+        same text and runs. All others must be the run's own.
 
     Returns:
       The best epoch's model.
@@ -205,13 +205,13 @@ def resume(
       RunError, Stopped, KeyboardInterrupt, SystemExit: as in `train`.
     """
     reporter = reporter or Reporter()
-    sharding.split_cpu()
     with contextlib.closing(reporter):
         directory = run if isinstance(run, Run) else Run.open(find(run))
         try:
             config = resumed(directory.record.config, settings)
         except InputError as error:
             raise InputError(f"run {directory.shown}: {error}") from error
+        _split_cpu(config)
         directory.check_trainable()
         # Before anything is written.
         lstm.choose(config.impl, config.model.gates)
@@ -223,6 +223,10 @@ def resume(
         _check_teacher(directory, config, teacher)
         with stop_on_signals(stop) as asked, directory.lock():
             return Trainer(directory, config, data, reporter, asked, teacher).run()
+
+
+def _split_cpu(config: TrainConfig) -> None:
+    sharding.split_cpu(step_bytes(config, sharding.cpu_rows(config.batch)))
 
 
 def _check_teacher(run: Run, config: TrainConfig, teacher: Teacher | None) -> None:
