@@ -21,7 +21,8 @@ def split_cpu(step_bytes: int = 0) -> None:
     """Makes each CPU core that this process may use a device, unless the number of devices is already set.
 
     XLA's CPU runtime computes most of a recurrence on one core, so a batch is split over several devices. Works only
-    before JAX's first computation. Also makes the C library reuse memory (`_keep_buffers`).
+    before JAX's first computation, so the first call in a process decides. Also makes the C library reuse memory
+    (`_keep_buffers`).
 
     Args:
       step_bytes: about the memory that each device will need for a training step; 0 if none is known to follow.
@@ -77,7 +78,8 @@ def _keep_buffers(heaps: int) -> None:
     faults, a sixth of the time of the book's step), or keeps free ones in a heap per thread (tens of MB).
 
     Args:
-      heaps: for all threads. With fewer than cores, they wait for each other; but see `large_buffers_kept`.
+      heaps: for all threads that start from now on. With fewer than cores, they wait for each other; but buffers of
+        more than HEAP_BYTES are reused in the main heap alone (`large_buffers_kept`).
     """
     _glibc("mallopt", _ARENA_MAX, heaps)
     _glibc("mallopt", _MMAP_THRESHOLD, 2**25)  # The maximum.
@@ -88,8 +90,8 @@ def _keep_buffers(heaps: int) -> None:
 def large_buffers_kept() -> Iterator[None]:
     """Makes glibc also reuse the memory of buffers over 32 MB; only while a network is trained.
 
-    Of more than HEAP_BYTES, only those in the main heap are reused, so networks that need such use no other. At the
-    end, all free memory is returned.
+    Larger than HEAP_BYTES, only buffers of the main heap are reused; for a step that needs such, `split_cpu` allows no
+    other. At the end, all free memory is returned.
     """
     _glibc("mallopt", _MMAP_MAX, 0)
     try:

@@ -162,7 +162,8 @@ def step_bytes(config: TrainConfig, rows: int) -> int:
     """About the memory that a step needs on a CPU core with so many rows of a batch, besides its state, in bytes.
 
     Eight numbers for each unit, row and token, which its gradient is computed from; and the gradient of the kernels
-    four times, until it is summed over the devices. Right within a third for all sizes and the book's recipe.
+    four times, until it is summed over the devices. Right within a third for all sizes and the book's recipe; too
+    little for vocabularies of thousands of tokens, whose logits it leaves out.
     """
     units = config.model.hidden * config.model.layers
     return 4 * units * (8 * rows * config.length + 4 * 8 * config.model.hidden)
