@@ -21,7 +21,7 @@ from reference import logits as numpy_logits
 
 import jaxlm
 from jaxlm.cli import commands
-from jaxlm.nn import training
+from jaxlm.nn import sharding, training
 from jaxlm.nn.model import build_model
 from jaxlm.runs import storage
 from jaxlm.runs import trainer as run_lib
@@ -355,8 +355,8 @@ def test_glibc_keeps_large_buffers_while_a_network_is_trained(small, tmp_path):
     assert mapped()
 
 
-@pytest.mark.parametrize(("length", "heaps"), [(10, "several"), (1200, "one")])
-def test_a_step_of_large_buffers_has_a_single_heap(length, heaps, corpus, tmp_path):
+@pytest.mark.parametrize(("length", "single"), [(10, False), (1200, True)])
+def test_a_step_of_large_buffers_has_a_single_heap(length, single, corpus, tmp_path):
     if platform.libc_ver()[0] != "glibc" or ctypes.sizeof(ctypes.c_void_p) != 8:
         pytest.skip("the C library here is not glibc of 64 bits")
     if len(os.sched_getaffinity(0)) == 1:
@@ -381,7 +381,16 @@ jaxlm.train(corpus, recipe="stream", ngram=0, length=int(length), checkpoints=ch
     environment |= {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     found = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=True).stdout
     assert "<heap nr=" in found
-    assert (found.count("<heap nr=") == 1) == (heaps == "one")
+    assert (found.count("<heap nr=") == 1) is single
+
+
+def test_a_run_and_one_resumed_say_what_their_steps_need(small, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(sharding, "split_cpu", said.append)
+    monkeypatch.setattr(sharding, "_cores", lambda: 2)
+    train(small, run="fox", checkpoints=tmp_path)
+    resume(tmp_path / "fox", epochs=3)
+    assert said == [4 * (8 * 16 * 10 * 16 + 4 * 8 * 16 * 16)] * 2  # 16 rows of 10 tokens, 16 units, in float32.
 
 
 def test_killed_process(corpus, tmp_path, capsys):

@@ -166,7 +166,9 @@ def step_bytes(config: TrainConfig, rows: int) -> int:
     little for vocabularies of thousands of tokens, whose logits it leaves out.
     """
     units = config.model.hidden * config.model.layers
-    return 4 * units * (8 * rows * config.length + 4 * 8 * config.model.hidden)
+    values = 8 * rows * config.length * units
+    kernels = 8 * config.model.hidden * units  # Of the input and the state, for four gates.
+    return np.dtype(np.float32).itemsize * (values + 4 * kernels)
 
 
 class Batches(NamedTuple):

@@ -226,6 +226,7 @@ def resume(
 
 
 def _split_cpu(config: TrainConfig) -> None:
+    """Makes devices of the CPU cores, and sets memory as the steps of a run want it."""
     sharding.split_cpu(step_bytes(config, sharding.cpu_rows(config.batch)))
 
 
