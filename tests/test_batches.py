@@ -1,5 +1,7 @@
 """Windows written out by hand, and the order in which an epoch visits them; streams that never stop reading."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -79,25 +81,40 @@ SIZES = {"tokens": st.integers(2, 200), "length": st.integers(1, 50), "batch": s
 
 
 @given(**SIZES, seed=st.integers(0, 2**32 - 1))
-def test_the_chunks_of_a_stream_rebuild_the_corpus(tokens, length, batch, seed):
-    streams = Streams(tokens, length)
+def test_the_chunks_of_an_older_stream_rebuild_the_corpus(tokens, length, batch, seed):
+    streams = Streams(tokens, length, mixed=False)
     epochs = [streams.starts(seed, epoch, batch) for epoch in range(4)]
-    assert all(starts.shape == (streams.steps(batch), batch) for starts in epochs)
-    assert all(starts.dtype == np.int32 for starts in epochs)
-    starts = np.concatenate(epochs)
-    assert starts.min() >= 0
-    assert starts.max() < tokens
     # Step by step, and from epoch to epoch, each row continues where it was, around the circle.
-    read = (starts.T[..., None] + np.arange(length)).reshape(batch, -1) % tokens
+    read = (np.concatenate(epochs).T[..., None] + np.arange(length)).reshape(batch, -1) % tokens
     np.testing.assert_array_equal(np.diff(read) % tokens, 1 % tokens)
 
 
 @given(**SIZES, seed=st.integers(0, 2**32 - 1), epoch=st.integers(0, 10**9))
-def test_the_streams_of_an_epoch_read_every_token_and_no_step_too_many(tokens, length, batch, seed, epoch):
-    streams = Streams(tokens, length)
+def test_mixed_streams_read_on_but_once_in_an_epoch(tokens, length, batch, seed, epoch):
+    starts = Streams(tokens, length).starts(seed, epoch, batch)
+    leaps = (np.diff(starts, axis=0) - length) % tokens != 0
+    assert (leaps.sum(0) <= 1).all()
+
+
+@given(**SIZES, seed=st.integers(0, 2**32 - 1), epoch=st.integers(0, 10**9), mixed=st.booleans())
+def test_the_streams_of_an_epoch_read_every_token_and_no_step_too_many(tokens, length, batch, seed, epoch, mixed):
+    streams = Streams(tokens, length, mixed)
     starts = streams.starts(seed, epoch, batch)
+    assert starts.shape == (streams.steps(batch), batch)
+    assert starts.dtype == np.int32
+    assert starts.min() >= 0
+    assert starts.max() < tokens
     assert set(((starts.ravel()[:, None] + np.arange(length)) % tokens).ravel()) == set(range(tokens))
     assert (len(starts) - 1) * batch * length < tokens
+
+
+def test_mixed_streams_make_other_batches_in_each_epoch():
+    streams = Streams(100_000, 10)
+    batches = [streams.starts(0, epoch, 4) for epoch in range(20)]
+    between = [np.diff(starts[0]) % streams.tokens for starts in batches]
+    assert len({tuple(distances) for distances in between}) == len(batches)
+    older = dataclasses.replace(streams, mixed=False)
+    assert {tuple(np.diff(older.starts(0, epoch, 4)[0]) % older.tokens) for epoch in range(20)} == {(25_000,) * 3}
 
 
 def test_streams_start_elsewhere_for_another_seed():

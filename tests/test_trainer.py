@@ -4,9 +4,11 @@ import contextlib
 import ctypes
 import dataclasses
 import errno
+import json
 import os
 import platform
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,12 +25,13 @@ import jaxlm
 from jaxlm.cli import commands
 from jaxlm.nn import sharding, training
 from jaxlm.nn.model import build_model
-from jaxlm.runs import storage
+from jaxlm.runs import files, storage
 from jaxlm.runs import trainer as run_lib
 from jaxlm.runs.reporter import Reporter
 from jaxlm.runs.run import unused_path
 from jaxlm.runs.storage import Saver
 from jaxlm.runs.trainer import RATE_CUT, resume, train
+from jaxlm.text.batches import Streams
 
 STEPS = 11
 """In an epoch of SMALL; the last batch is partial."""
@@ -63,6 +66,25 @@ def test_a_run_from_before_documents_were_read_resumes_on_their_markup(small, tm
     run.write_record(dataclasses.replace(run.record, reading={"files": [[str(page), 1003]], "left_out": []}))
     with pytest.raises(jaxlm.InputError, match="not the same text"):
         resume(tmp_path / "old", epochs=3)
+
+
+def test_a_run_from_before_streams_were_mixed_reads_on_in_its_own_order(small, tmp_path, monkeypatch):
+    asked, starts = [], Streams.starts
+    monkeypatch.setattr(
+        Streams, "starts", lambda self, *arguments: asked.append(self.mixed) or starts(self, *arguments)
+    )
+    config = dataclasses.replace(small, recipe="stream", stride=None, epochs=1)
+    train(config, run="new", checkpoints=tmp_path)
+    shutil.copytree(tmp_path / "new", tmp_path / "old")
+    path = tmp_path / "old" / "config.json"
+    values = json.loads(path.read_text())
+    del values["seal"], values["mixed"]
+    path.write_text(json.dumps({**values, "seal": files.digest(values)}))
+    for run in ("new", "old", "old"):
+        epoch = jaxlm.Run.open(tmp_path / run).restore()[1].epoch
+        asked.clear()
+        resume(tmp_path / run, epochs=epoch + 1)
+        assert set(asked) == {run == "new"}
 
 
 def test_stopped_between_calls_of_several_steps(small, tmp_path, trained, monkeypatch):

@@ -292,7 +292,8 @@ class Data:
     held_out_begun: np.ndarray | None
 
     @classmethod
-    def of(cls, config: TrainConfig, corpus: Corpus, vocab: Vocab) -> "Data":
+    def of(cls, config: TrainConfig, corpus: Corpus, vocab: Vocab, mixed: bool = True) -> "Data":
+        """Prepares a corpus; `mixed` is as in `Streams`."""
         learned, judged = split(config, corpus)
         text, held_out = learned.text, judged.text
         ids, held_out_ids = vocab.encode(text), vocab.encode(held_out)
@@ -304,7 +305,7 @@ class Data:
         order: Windows | Streams
         try:
             if config.stride is None:
-                order = Streams(len(ids), config.length)
+                order = Streams(len(ids), config.length, mixed)
             else:
                 order = Windows(len(ids), config.length, config.stride)
         except InputError as error:

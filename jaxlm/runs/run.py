@@ -84,6 +84,7 @@ class Record:
       parent_weights: the SHA-256 of those weights.
       teacher_weights: the SHA-256 of the weights that it learned from; empty if there are none.
       reading: the files that the corpus was read from, and those that were left out; empty for older runs.
+      mixed: the order in which streams read, as in `Streams`; False for older runs.
     """
 
     config: TrainConfig
@@ -96,6 +97,7 @@ class Record:
     parent_weights: str = ""
     teacher_weights: str = ""
     reading: dict = dataclasses.field(default_factory=dict)
+    mixed: bool = True
 
 
 def now() -> str:
@@ -257,8 +259,8 @@ class Run:
             if type(format) is not int or not (format == FORMAT if seal else format == 1):
                 raise KeyError("format")
             values["config"] = config_lib.from_json(values["config"])
-            older = {"parent": "", "parent_weights": "", "teacher_weights": "", "reading": {}}  # What they lack.
-            values = {**older, **values}
+            older = {"parent": "", "parent_weights": "", "teacher_weights": "", "reading": {}, "mixed": False}
+            values = {**older, **values}  # They lack these.
             for field in dataclasses.fields(Record):
                 if not isinstance(values[field.name], cast(type, field.type)):
                     raise KeyError(field.name)

@@ -218,7 +218,7 @@ def resume(
         directory.ids()
         text = own_corpus(directory, "if it has moved, name its new place", config, reporter.download)
         config = dataclasses.replace(config, corpus=text.sources)
-        data = Data.of(config, text, directory.vocab)
+        data = Data.of(config, text, directory.vocab, directory.record.mixed)
         teacher = open_teacher(config, [directory.path.parent, checkpoints_folder()], data, directory.vocab)
         _check_teacher(directory, config, teacher)
         with stop_on_signals(stop) as asked, directory.lock():

@@ -97,18 +97,21 @@ class Windows:
 
 @dataclasses.dataclass(frozen=True)
 class Streams:
-    """A corpus read straight through by several streams, which start at even distances.
+    """A corpus in parts of equal length, each read chunk by chunk by a stream of its own.
 
-    The text is a circle: its beginning follows its end. So no token is left over, and chunk borders differ from epoch
-    to epoch.
+    The text is a circle: its beginning follows its end. So no token is left over.
 
     Attributes:
       tokens: N, the tokens in the corpus.
       length: T, the tokens in a chunk, which a stream reads in one step.
+      mixed: whether each epoch divides the text elsewhere, and each stream begins at a random chunk of its part, to
+        return to the part's beginning from its end. So batches are made of other chunks in each epoch, from which a
+        network learns more (benchmarks/SWEEPS.md). Otherwise, as in older runs, streams read on from epoch to epoch.
     """
 
     tokens: int
     length: int
+    mixed: bool = True
 
     def __post_init__(self) -> None:
         if self.tokens < 2:
@@ -125,15 +128,22 @@ class Streams:
     def starts(self, seed: int, epoch: int, batch: int) -> np.ndarray:
         """Where the chunks of an epoch's batches start.
 
-        Row b of every step begins where row b of the step before it ended.
+        Row b of a step begins where row b of the step before it ended, but once in an epoch if streams are mixed.
 
         Returns:
           int32[steps, batch], in [0, N). Chunk s covers the positions s to s + T, modulo N.
         """
         steps = self.steps(batch)
-        first = np.random.default_rng(seed).integers(self.tokens) + np.arange(batch) * self.tokens // batch
-        read = (epoch * steps + np.arange(steps)) * self.length
-        return ((first[None] + read[:, None]) % self.tokens).astype(np.int32)
+        chunks = np.arange(steps)[:, None]
+        if self.mixed:
+            rng = np.random.default_rng([seed, epoch])
+            shift = rng.integers(self.tokens)
+            chunks = (chunks + rng.integers(steps, size=batch)) % steps
+        else:
+            shift = np.random.default_rng(seed).integers(self.tokens)
+            chunks = chunks + epoch * steps
+        parts = shift + np.arange(batch) * self.tokens // batch
+        return ((parts + chunks * self.length) % self.tokens).astype(np.int32)
 
 
 def _check_positions(tokens: int, beyond: int = 0) -> None:
