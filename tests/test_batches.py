@@ -1,4 +1,4 @@
-"""Windows written out by hand, and the order in which an epoch visits them; streams that never stop reading."""
+"""Windows written out by hand, and the order in which an epoch visits them; streams that read all of it."""
 
 import dataclasses
 
