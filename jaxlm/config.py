@@ -536,7 +536,7 @@ class SampleConfig(Checked):
         None,
         f"never repeat this many tokens in a row of the last {HISTORY:,}, prompt included; ends the loops of low "
         "temperatures, at the price of misspelt words where it is small: of the bundled model's words at temperature "
-        "0, 96% are real ones with 16, 95% with 8, 76% with 4",
+        "0, 96% are real ones with 16 and 8, 77% with 4",
         optional(whole_number(1, HISTORY, remedy="leave it out to allow repetition")),
         DRAW,
         unset="repetition is allowed",
@@ -617,7 +617,7 @@ BOOK = TrainConfig()
 # Every setting of the stream recipe comes from benchmarks/SWEEPS.md, but for `ngram` (docs/counts.md) and the number of
 # epochs, which counts halve. The losses are those of benchmarks/RESULTS.md, in nats per character on held-out text,
 # with the state carried through it.
-# Small, in half a minute: Nietzsche 1.245 - 1.247; without counts, after 10 epochs, 1.364 - 1.369.
+# Small, in half a minute: Nietzsche 1.242 - 1.246; without counts, after 10 epochs, 1.357 - 1.373.
 _SMALL = TrainConfig(
     recipe="stream",
     lowercase=False,

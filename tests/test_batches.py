@@ -1,7 +1,5 @@
 """Windows written out by hand, and the order in which an epoch visits them; streams that read all of it."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -89,11 +87,17 @@ def test_the_chunks_of_an_older_stream_rebuild_the_corpus(tokens, length, batch,
     np.testing.assert_array_equal(np.diff(read) % tokens, 1 % tokens)
 
 
+def test_older_streams_start_where_they_did():
+    assert Streams(1000, 10, mixed=False).starts(0, 3, 4)[:2].tolist() == [[600, 850, 100, 350], [610, 860, 110, 360]]
+
+
 @given(**SIZES, seed=st.integers(0, 2**32 - 1), epoch=st.integers(0, 10**9))
-def test_mixed_streams_read_on_but_once_in_an_epoch(tokens, length, batch, seed, epoch):
-    starts = Streams(tokens, length).starts(seed, epoch, batch)
-    leaps = (np.diff(starts, axis=0) - length) % tokens != 0
-    assert (leaps.sum(0) <= 1).all()
+def test_a_mixed_stream_reads_on_and_once_returns_to_the_beginning_of_its_part(tokens, length, batch, seed, epoch):
+    starts = Streams(tokens, length, mixed=True).starts(seed, epoch, batch)
+    leaps = (np.diff(starts, axis=0) - length) % tokens
+    back = -len(starts) * length % tokens
+    assert set(np.unique(leaps)) <= {0, back}
+    assert back == 0 or ((leaps == back).sum(0) <= 1).all()
 
 
 @given(**SIZES, seed=st.integers(0, 2**32 - 1), epoch=st.integers(0, 10**9), mixed=st.booleans())
@@ -109,25 +113,24 @@ def test_the_streams_of_an_epoch_read_every_token_and_no_step_too_many(tokens, l
 
 
 def test_mixed_streams_make_other_batches_in_each_epoch():
-    streams = Streams(100_000, 10)
-    batches = [streams.starts(0, epoch, 4) for epoch in range(20)]
-    between = [np.diff(starts[0]) % streams.tokens for starts in batches]
-    assert len({tuple(distances) for distances in between}) == len(batches)
-    older = dataclasses.replace(streams, mixed=False)
-    assert {tuple(np.diff(older.starts(0, epoch, 4)[0]) % older.tokens) for epoch in range(20)} == {(25_000,) * 3}
+    streams = Streams(100_000, 10, mixed=True)
+    firsts = [streams.starts(0, epoch, 4)[0] for epoch in range(20)]
+    assert len({tuple(np.diff(first) % streams.tokens) for first in firsts}) == len(firsts)
+    assert {first[0] % streams.length for first in firsts} == set(range(10))  # Chunks have other borders, too.
 
 
-def test_streams_start_elsewhere_for_another_seed():
-    assert len({tuple(Streams(1000, 10).starts(seed, 0, 4)[0]) for seed in range(5)}) == 5
+@pytest.mark.parametrize("mixed", [False, True])
+def test_streams_start_elsewhere_for_another_seed(mixed):
+    assert len({tuple(Streams(1000, 10, mixed).starts(seed, 0, 4)[0]) for seed in range(5)}) == 5
 
 
 def test_streams_want_two_tokens_and_32_bit_positions():
     for tokens in (0, 1):
         with pytest.raises(InputError, match=f"only {tokens} tokens, expected at least 2.*use more text"):
-            Streams(tokens, 5)
-    Streams(2**31 - 1 - 60, 60)
+            Streams(tokens, 5, mixed=True)
+    Streams(2**31 - 1 - 60, 60, mixed=True)
     with pytest.raises(InputError, match="expected at most 2,147,483,587"):
-        Streams(2**31 - 60, 60)
+        Streams(2**31 - 60, 60, mixed=True)
 
 
 @given(st.text(), st.floats(0, 1, exclude_max=True))

@@ -134,7 +134,7 @@ def test_no_context_reaches_before_a_window():
 
 def data_of(config=CONFIG):
     corpus = Corpus(text=CORPUS, name="cats", sources=("cats.txt",))
-    return Data.of(config, corpus, VOCAB)
+    return Data.of(config, corpus, VOCAB, mixed=True)
 
 
 def run_steps(devices, calls=(3,), config=CONFIG):

@@ -63,7 +63,7 @@ def taught(folder, *teachers, **changes):
 
 
 def data_of(config, run):
-    return Data.of(config, own_corpus(run, ""), run.vocab)
+    return Data.of(config, own_corpus(run, ""), run.vocab, run.record.mixed)
 
 
 @pytest.mark.parametrize("names", [("counted",), ("counted", "counted", "plain")], ids=" ".join)
@@ -73,7 +73,7 @@ def test_a_teacher_expects_what_it_predicts_without_the_position_itself_in_its_c
     data = data_of(config, run)
     found = open_teacher(config, [folder], data, run.vocab).expectations(data)
     generator, count = generator_of(open_trained(config.teacher))[0], len(data.ids)
-    starts = Streams(count, CALL_TOKENS).starts(0, 0, count // CALL_TOKENS)
+    starts = Streams(count, CALL_TOKENS, mixed=False).starts(0, 0, count // CALL_TOKENS)
     assert len(starts) > 1
     positions = (starts[0][:, None] + np.arange(starts.size // len(starts[0]) * CALL_TOKENS)) % count
     prior = left_out(generator.counts, (positions + 1) % count)
@@ -99,7 +99,7 @@ def test_a_teacher_forgets_where_a_new_document_begins(tmp_path, units):
     data = data_of(config, run)
     teacher = open_teacher(dataclasses.replace(config, teacher=("taught",)), [tmp_path], data, run.vocab)
     found, generator, count = teacher.expectations(data), run.generator()[0], len(data.ids)
-    rows = Streams(count, CALL_TOKENS).starts(0, 0, count // CALL_TOKENS)[0]
+    rows = Streams(count, CALL_TOKENS, mixed=False).starts(0, 0, count // CALL_TOKENS)[0]
     begun, whole = np.flatnonzero(data.ids == run.vocab.ids["\n"]), 0
     assert data.begun is None or np.array_equal(np.flatnonzero(data.begun), begun)
     for first, last in itertools.pairwise(begun):

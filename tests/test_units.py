@@ -121,7 +121,8 @@ def test_the_memory_is_reset_at_the_line_end_before_a_document(kind):
 
 def test_batches_know_where_the_memory_is_reset_around_the_circle():
     text = "abc\nde\nfgh\n"
-    data = Data.of(dataclasses.replace(FILES, validation=0.0), corpus_of(text, (0, 4, 7)), Vocab.build("char", text))
+    config = dataclasses.replace(FILES, validation=0.0)
+    data = Data.of(config, corpus_of(text, (0, 4, 7)), Vocab.build("char", text), mixed=True)
     assert np.flatnonzero(data.begun).tolist() == [3, 6, 10]
     found = data.resets(np.array([[0, 9], [3, 6]]), 5)
     expected = [[[0, 0, 0, 1, 0], [0, 1, 0, 0, 0]], [[1, 0, 0, 1, 0], [1, 0, 0, 0, 1]]]
@@ -246,7 +247,7 @@ def test_without_units_no_step_knows_of_resets():
     config = jaxlm.TrainConfig(recipe="stream", stride=None, lowercase=False, length=6, batch=4, model=MODEL.config)
     mesh = sharding.make_mesh(4)
     assert training.send_batches(np.zeros((1, 4), np.int32), None, mesh).resets is None
-    data = Data.of(config, corpus_of("abcabcabc"), Vocab.build("char", "abc"))
+    data = Data.of(config, corpus_of("abcabcabc"), Vocab.build("char", "abc"), mixed=True)
     assert data.begun is None
     assert data.resets(np.zeros((1, 4), np.int32), 6) is None
     assert lstm.fused(*_layer())[1].shape == (1, 2, 3)

@@ -292,7 +292,7 @@ class Data:
     held_out_begun: np.ndarray | None
 
     @classmethod
-    def of(cls, config: TrainConfig, corpus: Corpus, vocab: Vocab, mixed: bool = True) -> "Data":
+    def of(cls, config: TrainConfig, corpus: Corpus, vocab: Vocab, mixed: bool) -> "Data":
         """Prepares a corpus; `mixed` is as in `Streams`."""
         learned, judged = split(config, corpus)
         text, held_out = learned.text, judged.text

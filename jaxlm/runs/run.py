@@ -84,7 +84,7 @@ class Record:
       parent_weights: the SHA-256 of those weights.
       teacher_weights: the SHA-256 of the weights that it learned from; empty if there are none.
       reading: the files that the corpus was read from, and those that were left out; empty for older runs.
-      mixed: the order in which streams read, as in `Streams`; False for older runs.
+      mixed: whether streams are mixed, as in `Streams`; False for older runs.
     """
 
     config: TrainConfig

@@ -70,7 +70,7 @@ class Teacher:
         rows = max(1, min(ROWS, count // CALL_TOKENS))
         carry = generator.model.initial_carry(rows)
         # Where the end of a row is the beginning of another, what was expected with more memory comes last, and stays.
-        for starts in Streams(count, CALL_TOKENS).starts(0, 0, rows):
+        for starts in Streams(count, CALL_TOKENS, mixed=False).starts(0, 0, rows):
             positions = (starts[:, None] + np.arange(CALL_TOKENS + 1)) % count
             after = positions[:, 1:]
             resets = None if data.begun is None else data.begun[positions[:, :-1]]

@@ -123,7 +123,7 @@ def train(
             vocab = start_from.vocab.extended(learned.text + held_out.text)
         else:
             vocab = Vocab.build(config.tokens, learned.text, held_out.text, words=config.words)
-        data = Data.of(config, corpus, vocab)
+        data = Data.of(config, corpus, vocab, mixed=True)
         record = Record(
             config=config,
             corpus=corpus.name,

@@ -111,7 +111,7 @@ class Streams:
 
     tokens: int
     length: int
-    mixed: bool = True
+    mixed: bool
 
     def __post_init__(self) -> None:
         if self.tokens < 2:
@@ -128,7 +128,7 @@ class Streams:
     def starts(self, seed: int, epoch: int, batch: int) -> np.ndarray:
         """Where the chunks of an epoch's batches start.
 
-        Row b of a step begins where row b of the step before it ended, but once in an epoch if streams are mixed.
+        Row b of a step begins where row b of the step before it ended, except once in an epoch if streams are mixed.
 
         Returns:
           int32[steps, batch], in [0, N). Chunk s covers the positions s to s + T, modulo N.
