@@ -96,9 +96,8 @@ PANELS = (
         labels={
             "book": Label("book", ("book",), 56, 1.745),
             "stream, small": Label("small", ("stream, small",), 3.6, 1.2),
-            "stream, medium": Label("medium", ("stream, medium",), 5100, 1.13, "end"),
-            "two averaged": Label("medium", ("two averaged: 1.199",), 5100, 1.09, "end", number=None),
-            "learned from others": Label("medium", ("learned from others: 1.192",), 5100, 1.05, "end", number=None),
+            "stream, medium": Label("medium", ("medium: 1.219",), 5100, 1.125, "end", number=None),
+            "learned from others": Label("medium", ("learned from others: 1.192",), 5100, 1.075, "end", number=None),
             "medium, 8 epochs": Label("medium", ("8 epochs,", "last tenth"), 150, 1.147),
             "small without counts": Label("small", ("without counts",), 10, 1.58),
             "medium without counts": Label("medium", ("without counts",), 170, 1.42, number=-12),
