@@ -41,9 +41,9 @@ FAST = {"batches", "config", "copying", "docs", "guard", "layout", "lstm", "opti
 """Files whose tests train no run: `python -m pytest -m fast`."""
 
 ONCE = {
-    *("abc_keys", "averages", "curve", "docs", "documents", "drawing", "exchange", "midi", "mixing"),
-    *("notations", "notebook", "output", "page", "plots", "start", "strokes", "teaching", "tensorboard", "units"),
-    "write",
+    *("abc_keys", "averages", "counted_runs", "curve", "docs", "documents", "drawing", "exchange", "export"),
+    *("generate", "midi", "mixing", "notations", "notebook", "output", "page", "plots", "python", "samples", "scores"),
+    *("start", "strokes", "teaching", "tensorboard", "terminal", "units", "write"),
 }
 """Files that CI runs on one Python only. Their features use Python and JAX in the same ways as those of other files,
 which CI runs on two; and they take more than half of the time."""
