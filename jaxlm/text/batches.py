@@ -111,7 +111,7 @@ class Streams:
 
     tokens: int
     length: int
-    mixed: bool
+    mixed: bool = True
 
     def __post_init__(self) -> None:
         if self.tokens < 2:
