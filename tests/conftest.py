@@ -37,7 +37,7 @@ for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"):
 SMALL = dataclasses.replace(jaxlm.BOOK, epochs=2, length=10, stride=3, batch=32, model=jaxlm.ModelConfig(hidden=16))
 
 
-FAST = {"batches", "config", "copying", "docs", "guard", "layout", "lstm", "options", "suffixes", "text"}
+FAST = {"batches", "config", "copying", "docs", "growing", "guard", "layout", "lstm", "options", "suffixes", "text"}
 """Files whose tests train no run: `python -m pytest -m fast`."""
 
 ONCE = {

@@ -244,16 +244,15 @@ def test_dynamic_evaluation_counts_what_it_has_scored_and_never_what_comes(monke
     )
 
     def score(ids, learning_rate):
-        prior = lambda at: evaluation._grown(COUNTS, IDS, ids, at)  # noqa: E731
+        prior = evaluation.growing(COUNTS, IDS, ids)
         options = {"segment": 5, "learning_rate": learning_rate, "decay": 0.0, "prior": prior}
         return dynamic.score_dynamic(MODEL, PARAMS, squares, ids, **options)
 
-    # Without updates of the weights, only the counts grow, after every ten tokens.
+    # Without updates of the weights, only the counts grow, with every token.
     expected = []
-    for start in range(0, len(long) - 1, 10):
-        counts = NGram.count(np.concatenate([IDS, long[: start + 1]]), V, K)
-        end = min(start + 10, len(long) - 1)
-        expected.append(counts.after(counts.states(long)[start + 1 : end + 1]))
+    for end in range(1, len(long)):
+        counts = NGram.count(np.concatenate([IDS, long[:end]]), V, K)
+        expected.append(counts.after(counts.states(long[:end])[-1:]))
     rows = np.concatenate([predictions.rows() for predictions in expected])
     totals = np.concatenate([predictions.totals for predictions in expected])
     plain = dataclasses.make_dataclass("Rows", ["totals", "found"], namespace={"rows": lambda self: self.found})
@@ -265,6 +264,18 @@ def test_dynamic_evaluation_counts_what_it_has_scored_and_never_what_comes(monke
     np.testing.assert_array_equal(found[:119], others[:119])
     assert not np.array_equal(found[119:], others[119:])
     assert not np.allclose(found, score(long, 0.0))
+
+
+def test_the_counts_of_several_networks_grow_each_on_its_own():
+    several, ids = (COUNTS, None, NGram.count(IDS, V, 1)), np.tile(TEXT, 2)
+    together = evaluation.growing(several, IDS, ids)
+    alone = [evaluation.growing(counts, IDS, ids) for counts in several]
+    for positions in (np.arange(1, 21), np.array([*range(21, 30), *[29] * 11])):
+        found = together(positions)
+        assert found[1] is None
+        for one, prior in zip(found, alone, strict=True):
+            jax.tree.map(np.testing.assert_array_equal, one, prior(positions))
+    assert np.abs(found[0].probabilities - found[2].probabilities).max() > 0.01
 
 
 def test_the_book_s_recipe_takes_none():

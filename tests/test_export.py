@@ -13,7 +13,7 @@ from jax.interpreters import mlir
 import jaxlm
 from jaxlm.config import ModelConfig
 from jaxlm.nn.counts import Prior, make_table
-from jaxlm.nn.dynamic import adapt, add_squares
+from jaxlm.nn.dynamic import SEGMENT, SEGMENTS, SQUARED, adapt, add_squares
 from jaxlm.nn.model import LanguageModel
 from jaxlm.nn.sampling import Draw, StateMemory, WindowMemory, generate, prefill
 from jaxlm.nn.scoring import score_rows
@@ -110,13 +110,17 @@ def test_the_generators(model):
         assert exported(bound, PARAMS, *arguments) == PLATFORMS
 
 
+def segments(tokens):
+    return shape(jnp.int32, SEGMENTS, tokens + 1)
+
+
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.impl)
 def test_the_scores(model):
-    carry, rate, segments = jax.eval_shape(lambda: model.initial_carry(1)), shape(jnp.float32), shape(jnp.int32, 20, 51)
+    carry, rate = jax.eval_shape(lambda: model.initial_carry(1)), shape(jnp.float32)
     for function, arguments in (
         (functools.partial(score_rows, positions=1024), (PARAMS, carry, shape(jnp.int32, 1, 1025))),
-        (add_squares, (PARAMS, PARAMS, carry, segments)),
-        (adapt, (PARAMS, PARAMS, PARAMS, carry, segments, rate, rate)),
+        (add_squares, (PARAMS, PARAMS, carry, segments(SQUARED))),
+        (adapt, (PARAMS, PARAMS, PARAMS, carry, segments(SEGMENT), rate, rate)),
     ):
         assert exported(jax.jit(functools.partial(function, model)), *arguments) == PLATFORMS
 
@@ -145,7 +149,7 @@ def test_generators_and_scores_with_counts():
     table = jax.tree.map(jnp.asarray, make_table(NGram.count(np.arange(40) % 5, 5, 3)))
     number, drawing = shape(jnp.int32), (shape(jnp.uint32, 3), shape(jnp.uint32), Draw(shape(jnp.float32)))
     state = StateMemory(carry, shape(jnp.int32, 3), shape(jnp.int32, 3))
-    rate, segments = shape(jnp.float32), shape(jnp.int32, 20, 51)
+    rate = shape(jnp.float32)
     for function, arguments in (
         (prefill, (params, one, shape(jnp.int32, 128), number, prior_of(128))),
         (generate, (params, state, *drawing, table)),
@@ -154,8 +158,8 @@ def test_generators_and_scores_with_counts():
             lambda *given: score_rows(*given[:-1], 60, given[-1]),
             (params, carry, shape(jnp.int32, 3, 61), prior_of(3, 60)),
         ),
-        (add_squares, (params, params, one, segments, prior_of(20, 50))),
-        (adapt, (params, params, params, one, segments, rate, rate, prior_of(20, 50))),
+        (add_squares, (params, params, one, segments(SQUARED), prior_of(SEGMENTS, SQUARED))),
+        (adapt, (params, params, params, one, segments(SEGMENT), rate, rate, prior_of(SEGMENTS, SEGMENT))),
     ):
         bound = jax.jit(lambda *arguments, function=function: function(COUNTED, *arguments))
         assert exported(bound, *arguments) == PLATFORMS

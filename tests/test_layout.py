@@ -40,6 +40,7 @@ ORDER = {
         "batches",
         "suffixes",
         "ngram",
+        "growing",
         "copying",
         "stops",
         "scores",

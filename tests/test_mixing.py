@@ -272,7 +272,7 @@ def test_dynamic_evaluation_adapts_the_mixture_and_its_counts(stream):
         mixed.params,
         squares,
         held_out,
-        prior=lambda positions: evaluation._grown(mixed.counts, ids, held_out, positions),
+        prior=evaluation.growing(mixed.counts, ids, held_out),
     )
     found = jaxlm.evaluate(stream, dynamic=True, mix_ngram=K)
     assert found.static.loss == -mixed.score(stream.vocab.decode(held_out.tolist())).mean(dtype=float)

@@ -228,12 +228,12 @@ def test_discounts_are_chen_s_and_goodman_s():
     # n1 = 4, n2 = 3, n3 = 2, n4 = 1: Y = 4 / 10.
     counts = np.array([1] * 4 + [2] * 3 + [3] * 2 + [4] + [5] * 3)
     expected = [0, 1 - 2 * 0.4 * 3 / 4, 2 - 3 * 0.4 * 2 / 3, 3 - 4 * 0.4 * 1 / 2]
-    np.testing.assert_allclose(module._discounts(counts), expected)
+    np.testing.assert_allclose(module.discounts_of(module.count_sizes(counts)), expected)
 
 
 @pytest.mark.parametrize("counts", [[], [1, 1, 1], [2, 2], [7], [1] + [2] * 3 + [3] * 90 + [4]])
 def test_discounts_stay_below_their_counts_where_the_formula_fails(counts):
-    discounts = module._discounts(np.array(counts, np.int32))
+    discounts = module.discounts_of(module.count_sizes(np.array(counts, np.int32)))
     assert discounts[0] == 0
     assert (discounts[1:] > 0).all()
     assert (discounts[1:] < [1, 2, 3]).all()

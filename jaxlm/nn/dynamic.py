@@ -18,8 +18,12 @@ from jaxlm.nn.counts import Prior
 from jaxlm.nn.model import Carry, LanguageModel, Params
 from jaxlm.nn.scoring import NO_TOKEN, UNDER_WAY, consecutive, fetch, row_chunks, score_rows
 
-SEGMENT = 50
-"""Tokens per update of dynamic evaluation. Measured: 20 is worse, 100 no better."""
+SEGMENT = 20
+"""Tokens per update of dynamic evaluation. Measured: 50 is worse, 10 no better (benchmarks/SWEEPS.md)."""
+
+SQUARED = 50
+"""Tokens per gradient whose square `mean_squares` takes. With fewer, it takes longer; the learning rate is tuned to
+it."""
 
 SEGMENTS = 20
 """Segments per device call."""
@@ -40,7 +44,7 @@ def _segments(ids: np.ndarray, segment: int, prior: Priors | None) -> Iterator[t
 
 @reproducible
 def mean_squares(
-    model: LanguageModel, params: Params, ids: np.ndarray, *, segment: int = SEGMENT, prior: Priors | None = None
+    model: LanguageModel, params: Params, ids: np.ndarray, *, segment: int = SQUARED, prior: Priors | None = None
 ) -> Params:
     """The squared gradient of each parameter, averaged over the segments of a text.
 
@@ -48,7 +52,7 @@ def mean_squares(
 
     Args:
       params: where all gradients are taken.
-      segment: tokens per segment; each gradient is that of a segment's mean loss, as in `score_dynamic`.
+      segment: tokens per segment; each gradient is that of a segment's mean loss.
 
     Returns:
       A tree like params.
@@ -72,8 +76,8 @@ def score_dynamic(
     squares: Params,
     ids: np.ndarray,
     *,
-    learning_rate: float = 5e-4,
-    decay: float = 0.001,
+    learning_rate: float = 4e-4,
+    decay: float = 4e-4,
     segment: int = SEGMENT,
     prior: Priors | None = None,
 ) -> np.ndarray:
@@ -89,7 +93,8 @@ def score_dynamic(
       learning_rate: step size of the updates (lamb: 1e-3; twice that is too large).
       decay: strength of the pull back to the trained parameters (lamb: 0.02).
       segment: tokens per update.
-      prior: is asked about SEGMENTS segments at a time, in order, so that it may count what came before them.
+      prior: is asked about SEGMENTS segments at a time, in order, without gaps, so that it may count what it is asked
+        about; then it serves one reading.
 
     Returns:
       float32[N - 1].

@@ -12,7 +12,7 @@ from jaxlm import invocation
 from jaxlm.config import EvaluateConfig, Impl, Protocol, with_settings
 from jaxlm.errors import InputError
 from jaxlm.nn import dynamic, scoring
-from jaxlm.nn.counts import NetworkCounts, Prior, prior_of
+from jaxlm.nn.counts import NetworkCounts, Prior
 from jaxlm.nn.metrics import bits_per_character, perplexity
 from jaxlm.notations.registry import PROSE
 from jaxlm.runs.data import Part, joined, notation_of, own_corpus, resets, split
@@ -20,6 +20,7 @@ from jaxlm.runs.mixing import Trained, generator_of, left_out, mixable, open_tra
 from jaxlm.runs.run import Run
 from jaxlm.runs.storage import Progress
 from jaxlm.text.corpus import load_corpus
+from jaxlm.text.growing import GrowingNGram
 from jaxlm.text.ngram import NGram
 from jaxlm.text.scores import Scores
 
@@ -149,9 +150,7 @@ def evaluate(
         known, counts = vocab.encode(learned), generator.counts
         squares = dynamic.mean_squares(model, params, known, prior=lambda at: left_out(counts, at))
         adapted, _ = measured(
-            lambda ids: dynamic.score_dynamic(
-                model, params, squares, ids, prior=lambda at: _grown(counts, known, ids, at)
-            )
+            lambda ids: dynamic.score_dynamic(model, params, squares, ids, prior=growing(counts, known, ids))
         )
     counted = None
     if config.baseline:
@@ -188,19 +187,20 @@ def _score_ngram(ngram: NGram, ids: np.ndarray, protocol: Protocol) -> np.ndarra
     return ngram.log_probabilities(ids)[first::stride]
 
 
-def _grown(counts: NetworkCounts, known: np.ndarray, ids: np.ndarray, positions: np.ndarray) -> Any:
-    """What n-grams say of the tokens at some positions of a text, `ids`, given all before them.
+def growing(counts: NetworkCounts, known: np.ndarray, ids: np.ndarray) -> dynamic.Priors:
+    """What n-grams say of the tokens of a text, `ids`, given all before them: those of the training text, `known`, too.
 
-    They are counted anew on the training text, `known`, and on what precedes the first of these positions.
+    Returns:
+      A function of positions in [1, N). It serves one reading: each call goes on where the last one ended.
     """
-    first, last = positions.min(), positions.max()
+    grown = jax.tree.map(lambda one: GrowingNGram(one, known), counts)
 
-    def prior(counts: NGram) -> Prior:
-        grown = NGram.count(np.concatenate([known, ids[:first]]), counts.vocabulary, counts.order)
-        start = max(0, first - counts.order)
-        return prior_of(grown.after(grown.states(ids[start:last])[positions - start]))
+    def prior(positions: np.ndarray) -> Any:
+        first, last = positions.min(), positions.max()
+        given = jax.tree.map(lambda one: Prior(*one.read(ids[first - 1 : last])), grown)
+        return jax.tree.map(lambda leaf: leaf[positions - first], given)
 
-    return jax.tree.map(prior, counts)
+    return prior
 
 
 def _read_texts(runs: Sequence[Run], config: EvaluateConfig, mix_ngram: int) -> tuple[Part, str, str]:

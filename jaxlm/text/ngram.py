@@ -28,7 +28,7 @@ BLOCK_POSITIONS = 1 << 16
 WHOLE_SHARE = 2
 """The most numbers in the whole distributions of the shortest contexts, per token of the text."""
 
-_LEAST = np.finfo(np.float32).tiny
+LEAST = np.finfo(np.float32).tiny
 """What a probability is at least, so that its logarithm is finite."""
 
 _order = whole_number(0, 100)
@@ -122,7 +122,7 @@ class NGram:
         discounts, taken = np.zeros((order + 1, 4)), np.zeros(nodes)
         for k in range(order + 1):
             level = slice(levels[k + 1], levels[k + 2])
-            discounts[k] = _discounts(counts[level])
+            discounts[k] = discounts_of(count_sizes(counts[level]))
             taken[level] = discounts[k][np.minimum(counts[level], 3)]
         totals = np.bincount(parents, counts, contexts)
         divisors = np.maximum(totals, 1)
@@ -304,7 +304,7 @@ class Predictions:
             left_out, own, probabilities = (array[orders, columns] for array in self._own)
             values[(begins + own - first)[left_out]] = probabilities[left_out]
         np.add.at(rows.reshape(-1), (columns * vocabulary)[pairs] + ngram.tokens[children], values)
-        return np.maximum(rows, _LEAST, out=rows).reshape(*self._shape, vocabulary)
+        return np.maximum(rows, LEAST, out=rows).reshape(*self._shape, vocabulary)
 
     def probabilities(self, tokens: np.ndarray) -> np.ndarray:
         """The probability of one token each, as in `rows`.
@@ -322,7 +322,7 @@ class Predictions:
             left_out, own, probabilities = self._own
             values = np.where(left_out & (children == own), probabilities, values)
         base = np.where(self._base == ABSENT, 1 / ngram.vocabulary, ngram.whole[self._base, tokens])
-        return np.maximum(values.sum(0) + base * self._base_weights, _LEAST, dtype=np.float32).reshape(self._shape)
+        return np.maximum(values.sum(0) + base * self._base_weights, LEAST, dtype=np.float32).reshape(self._shape)
 
 
 def _ends(ngram: NGram, nodes: np.ndarray) -> np.ndarray:
@@ -379,15 +379,20 @@ def _strings(text: np.ndarray, longest: int) -> tuple[Any, ...]:
     )
 
 
-def _discounts(counts: np.ndarray) -> np.ndarray:
-    """What is taken from counts of 0 (nothing), 1, 2, and more, float64[4].
+def count_sizes(counts: np.ndarray) -> list[int]:
+    """How many n-grams have a count of 0, 1, 2, 3, 4, and more."""
+    return np.bincount(np.minimum(counts, 5), minlength=6).tolist()
+
+
+def discounts_of(sizes: list[int]) -> np.ndarray:
+    """What is taken from counts of 0 (nothing), 1, 2, and more, float64[4]; from `count_sizes` of an order's n-grams.
 
     Where a text is too small or too regular for the formula, so that a discount would not lie between 0 and its count,
     half the count is taken.
 
     Source: Chen and Goodman 1998, TR-10-98, equation 26.
     """
-    _, one, two, three, four = np.bincount(np.minimum(counts, 5), minlength=6)[:5].tolist()
+    _, one, two, three, four, _ = sizes
     share = one / (one + 2 * two) if one else 0.0
     taken = [0.0]
     for count, (these, more) in enumerate(((one, two), (two, three), (three, four)), 1):
