@@ -117,6 +117,35 @@ def test_a_recurrence_in_bfloat16_is_a_loop_with_rounded_operands(ids):
     np.testing.assert_allclose(last_h, h, atol=2e-3)
 
 
+def loops_of(jaxpr):
+    """The bodies of a program's loops, at any depth."""
+    for equation in jaxpr.eqns:
+        for value in jax.tree.leaves(equation.params):
+            if inner := getattr(value, "jaxpr", None):
+                if equation.primitive.name == "scan":
+                    yield inner
+                yield from loops_of(inner)
+
+
+@pytest.mark.usefixtures("columns")
+def test_kernels_are_rounded_once_and_not_at_every_step(monkeypatch):
+    monkeypatch.setitem(lstm.LOOPS, "cpu", lstm.LOOPS["cpu"]._replace(span=T))  # Several spans, in a loop, too.
+    params, carry, inputs = layer(ids=False)
+
+    def loss(params, inputs):
+        return lstm.fused(params, carry, inputs, "bfloat16")[1].sum()
+
+    program = jax.make_jaxpr(jax.grad(loss, (0, 1)))(params, jnp.asarray(inputs))
+    sizes = {
+        equation.outvars[0].aval.size
+        for loop in loops_of(program.jaxpr)
+        for equation in loop.eqns
+        if equation.primitive.name == "convert_element_type"
+    }
+    assert sizes
+    assert not sizes & {4 * H * H, 4 * H * D}
+
+
 @pytest.mark.usefixtures("columns")
 @pytest.mark.parametrize("ids", [False, True], ids=["vectors", "ids"])
 def test_gradients_in_bfloat16_are_those_of_float32_up_to_its_rounding(ids):

@@ -23,7 +23,7 @@ from jax.experimental import rnn
 
 from jaxlm.config import Gates, Impl, Precision
 from jaxlm.errors import InputError, check_choice
-from jaxlm.nn.products import linear, product
+from jaxlm.nn.products import linear, operand, product
 from jaxlm.nn.sharding import devices
 
 LayerParams = dict[str, Any]
@@ -375,13 +375,13 @@ def _forward(
     kept: jax.Array | None,
 ):
     scaled = _scale(kernels, SQUASHES[gates].factor)
-    recurrent = layout.orient(scaled.recurrent)
+    recurrent = operand(layout.orient(scaled.recurrent), precision)
     if _are_ids(inputs):
         # A one-hot times a matrix is a row of it.
         rows = scaled.inputs + scaled.bias[None]
         xs, projected = inputs, lambda ids: layout.orient(rows[ids])
     elif layout.columns:
-        kernel, bias = layout.orient(scaled.inputs), layout.orient(scaled.bias[None])
+        kernel, bias = operand(layout.orient(scaled.inputs), precision), layout.orient(scaled.bias[None])
         xs, projected = inputs, lambda x: layout.times(x, kernel, precision) + bias
     else:
         xs, projected = product(inputs, scaled.inputs, precision) + scaled.bias[None, None], lambda x: x
@@ -403,7 +403,7 @@ def _backward(precision: Precision, gates: Gates, layout: _Layout, residuals: An
     # If only the carry is used, as with one prediction per window, the outputs have no gradients.
     douts = () if isinstance(doutputs, SymbolicZero) else (doutputs,)
     dc, dh = (jnp.zeros(d.shape, d.dtype) if isinstance(d, SymbolicZero) else d for d in (dc, dh))
-    kernel, recurrent = layout.orient(kernels.inputs.T), layout.orient(kernels.recurrent.T)
+    kernel, recurrent = (operand(layout.orient(leaf.T), precision) for leaf in (kernels.inputs, kernels.recurrent))
 
     def back(state: tuple[jax.Array, jax.Array, jax.Array], x: tuple[Any, ...]):
         dc, dh, c_after = state

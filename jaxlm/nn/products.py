@@ -13,13 +13,18 @@ from jaxlm.config import Precision
 
 
 def product(a: jax.Array, b: jax.Array, precision: Precision) -> jax.Array:
-    """The matrix product of float32 arrays, float32[..., M] and float32[M, N].
+    """The matrix product of float32 arrays, float32[..., M] and float32[M, N], or of what `operand` made of them.
 
     With bfloat16, operands are rounded to it; sums are float32. Defines no gradient of its own: see `linear`.
     """
     if precision == "float32":
         return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
-    return jnp.matmul(a.astype(jnp.bfloat16), b.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
+    return jnp.matmul(operand(a, precision), operand(b, precision), preferred_element_type=jnp.float32)
+
+
+def operand(a: jax.Array, precision: Precision) -> jax.Array:
+    """An array as `product` multiplies it. Before a loop, it rounds once what each step multiplies."""
+    return a if precision == "float32" else a.astype(jnp.bfloat16)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
