@@ -625,7 +625,7 @@ def test_runs_are_listed_with_the_newest_first(place, capsys, caplog):
         "bytes": sum(file.stat().st_size for file in Path("checkpoints/fox").rglob("*") if file.is_file()),
         "created": run.record.created,
     }
-    assert (bundled["name"], bundled["parameters"], bundled["epochs"]) == ("nietzsche", 876226, 14)
+    assert (bundled["name"], bundled["parameters"], bundled["epochs"]) == ("nietzsche", 982754, 22)
     assert [run["created"] for run in json.loads(out)] == sorted([mine["created"], bundled["created"]], reverse=True)
     assert commands.runs([]) == 0
     head, *rows = capsys.readouterr().out.splitlines()

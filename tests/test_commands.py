@@ -305,7 +305,7 @@ def test_an_installed_package_generates_with_its_model_in_an_empty_folder(source
     where = {"folder": empty, "PYTHONPATH": str(installed)}
     done = built(installed / "bin" / "jaxlm", "sample", "-p", "the ", "-l", "9", "--seed", "1", **where)
     assert (done.stdout[:4], len(done.stdout)) == ("the ", 14)
-    assert done.stderr.startswith(f"{model}, epoch 12 ")
+    assert done.stderr.startswith(f"{model}, epoch 20 ")
     place, *lines = built(sys.executable, "-c", USE_OF_THE_MODEL, **where).stdout.splitlines()
     assert Path(place) == installed / "jaxlm" / "__init__.py"
     assert "".join(lines) == done.stdout.rstrip("\n")
