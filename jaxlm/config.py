@@ -768,9 +768,11 @@ def started(parent: TrainConfig, recipe: Recipe | None, size: Size | None, asked
         raise InputError("corpus: expected a text to train on; a run that starts from another needs its own")
     if size is not None:
         reject_idle("size", size, "for a run that starts from another's weights", "leave it out")
-    # How the other's files were read is not part of its weights.
+    # How the other's files were read, and what its machine did best, are not part of its weights.
     base = dataclasses.replace(
         parent,
+        precision=TrainConfig.precision,
+        impl=TrainConfig.impl,
         encoding=None,
         glob=None,
         skip_unreadable=False,

@@ -40,6 +40,15 @@ def config(trained, other):
     return jaxlm.config.started(Run.open(trained).record.config, None, None, asked)
 
 
+@pytest.mark.parametrize("ours", [{"precision": "bfloat16"}, {"impl": "scan"}])
+def test_what_the_other_s_machine_did_best_is_not_taken_over(config, ours):
+    parent, corpus = dataclasses.replace(config, **ours), {"corpus": config.corpus}
+    start = jaxlm.config.started(parent, None, None, corpus)
+    assert (start.precision, start.impl) == ("float32", "auto")
+    asked = jaxlm.config.started(parent, None, None, {**corpus, **ours})
+    assert {name: getattr(asked, name) for name in ours} == ours
+
+
 @pytest.mark.parametrize("embedding", [0, 5])
 @pytest.mark.parametrize("more", [1, 40])
 def test_old_tokens_keep_their_predictions_but_for_the_share_of_the_new(embedding, more):
