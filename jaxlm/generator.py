@@ -104,6 +104,13 @@ def _numbered(prompts: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarr
     return list(distinct.values()), np.array([numbers[content] for content in contents])
 
 
+@jax.jit
+def _arranged(carries: Sequence[Carry], rows: jax.Array) -> Carry:
+    """The carry of several texts, from those of single ones, by their numbers."""
+    arranged: Carry = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[rows], *carries)
+    return arranged
+
+
 def _in_word(character: str) -> bool:
     """Whether a character is a letter, a digit, or a mark on one."""
     return unicodedata.category(character)[0] in "LNM"
@@ -509,8 +516,7 @@ class TextGenerator:
         distinct, rows = _numbered(prompts)
         carry = None
         if mode == "state":
-            carries = [self._read(tokens[:-1]) for tokens in distinct]
-            carry = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[rows], *carries)
+            carry = _arranged([self._read(tokens[:-1]) for tokens in distinct], rows)
         return self._memory_after(prompts, carry, draw)
 
     @reproducible

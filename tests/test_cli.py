@@ -556,7 +556,7 @@ def test_another_command_is_answered_with_the_nearest(place, capsys, word, answe
 
 
 def test_a_program_s_own_name_is_in_its_messages(capsys, monkeypatch):
-    monkeypatch.setattr(programs, "_interrupt_by_default", lambda: None)  # This process is not theirs.
+    monkeypatch.setattr(programs, "_own_process", lambda: None)  # This process is not theirs.
     for path, program, told in (
         ("/usr/bin/jaxlm", programs.main, "jaxlm train --help"),
         ("clone/train.py", programs.train, "python train.py --help"),
@@ -565,6 +565,26 @@ def test_a_program_s_own_name_is_in_its_messages(capsys, monkeypatch):
         monkeypatch.setattr(sys, "argv", [path, *(["train"] if program is programs.main else []), "--hiden", "3"])
         assert program() == 2
         assert capsys.readouterr().err == f"error: --hiden: no such option; did you mean --hidden? see {told}\n"
+
+
+COLLECTS = """
+import atexit, gc, sys
+from jaxlm.cli import programs
+before = gc.get_threshold()
+{setting}
+atexit.register(lambda: print(gc.get_threshold()[0], before[0], gc.get_freeze_count() > 0))
+sys.argv = ["jaxlm", "--version"]
+programs.main()
+"""
+
+
+def test_only_a_program_s_own_process_looks_for_garbage_rarely():
+    for setting, is_own in (("", True), ("sys.ps1 = '> '", False)):
+        code = COLLECTS.format(setting=setting)
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        now, before, frozen = done.stdout.splitlines()[-1].split()
+        assert now == (str(programs.COLLECT_AFTER) if is_own else before)
+        assert frozen == str(is_own)
 
 
 def test_a_library_that_is_not_installed_is_one_line(place, capsys, monkeypatch):

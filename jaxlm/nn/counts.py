@@ -140,19 +140,50 @@ class _Context(NamedTuple):
     inside: jax.Array
 
 
+def _take(values: jax.Array, *index: jax.Array) -> jax.Array:
+    """`values[index]`, of no negative index: without four operations more for each, which would look for those."""
+    return values.at[index].get(wrap_negative_indices=False)
+
+
 def _above(table: Table, nodes: jax.Array) -> tuple[list[_Context], jax.Array]:
     """The contexts that have no row in `whole`, the longest first; and the longest that has one, int32[S]."""
     found: list[_Context] = []
     for slots in table.slots:
         # Each node is as long as the order, or shorter and passed on.
-        order = len(table.levels) - 1 - len(found)
-        present = nodes >= table.levels[order]
-        node = jnp.where(present, nodes, 0)
-        first, end = table.children[node], table.children[node + 1]
-        children = first[:, None] + slots[None]
-        found.append(_Context(node, present, children, present[:, None] & (children < end[:, None])))
-        nodes = jnp.where(present, table.shorter[node], nodes)
+        context, nodes = _of_order(table, table.levels[len(table.levels) - 1 - len(found)], slots, nodes)
+        found.append(context)
     return found, nodes
+
+
+# What is done for each order is a program of its own, which is traced once for all of them: a fifth of the time that it
+# takes to trace and lower generation.
+
+
+@jax.jit
+def _of_order(table: Table, level: jax.Array, slots: jax.Array, nodes: jax.Array) -> tuple[_Context, jax.Array]:
+    """The contexts of the order that begins at a level, of nodes no longer; and the longest shorter ones."""
+    present = nodes >= level
+    node = jnp.where(present, nodes, 0)
+    first, end = _take(table.children, node), _take(table.children, node + 1)
+    children = first[:, None] + slots[None]
+    context = _Context(node, present, children, present[:, None] & (children < end[:, None]))
+    return context, jnp.where(present, _take(table.shorter, node), nodes)
+
+
+@jax.jit
+def _weighed(table: Table, context: _Context, weight: jax.Array) -> tuple[jax.Array, ...]:
+    """What the contexts of an order add, to which tokens; the weight that is left, and their totals."""
+    places = jnp.where(context.inside, _take(table.tokens, context.children), -1)  # Which is dropped.
+    values = weight[:, None] * _take(table.probabilities, context.children)
+    weight = jnp.where(context.present, weight * _take(table.backoffs, context.node), weight)
+    return places, values, weight, jnp.where(context.present, _take(table.totals, context.node), 0)
+
+
+@jax.jit
+def _shortened(table: Table, level: jax.Array, nodes: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The totals of the contexts of the order that begins at a level; and the longest shorter ones."""
+    present = nodes >= level
+    return jnp.where(present, _take(table.totals, nodes), 0), jnp.where(present, _take(table.shorter, nodes), nodes)
 
 
 def lookup(table: Table, nodes: jax.Array) -> Prior:
@@ -161,19 +192,16 @@ def lookup(table: Table, nodes: jax.Array) -> Prior:
     rows, weight = jnp.arange(len(nodes))[:, None], jnp.ones(len(nodes), jnp.float32)
     parts, totals = [], []
     for context in contexts:
-        # Out of range, as -1 is as an unsigned number, is dropped.
-        places = jnp.where(context.inside, table.tokens[context.children], -1).astype(jnp.uint32)
-        parts.append((places, weight[:, None] * table.probabilities[context.children]))
-        weight = jnp.where(context.present, weight * table.backoffs[context.node], weight)
-        totals.append(jnp.where(context.present, table.totals[context.node], 0))
-    probabilities = weight[:, None] * table.whole[nodes]
+        places, values, weight, total = _weighed(table, context, weight)
+        parts.append((places, values))
+        totals.append(total)
+    probabilities = weight[:, None] * _take(table.whole, nodes)
     for places, values in parts:
         # One after the other, so that no two are added to one number in whatever order a GPU takes.
-        probabilities = probabilities.at[rows, places].add(values, mode="drop")
+        probabilities = probabilities.at[rows, places].add(values, mode="drop", wrap_negative_indices=False)
     for order in reversed(range(len(table.levels) - len(contexts))):
-        present = nodes >= table.levels[order]
-        totals.append(jnp.where(present, table.totals[nodes], 0))
-        nodes = jnp.where(present, table.shorter[nodes], nodes)
+        total, nodes = _shortened(table, table.levels[order], nodes)
+        totals.append(total)
     least = jnp.finfo(jnp.float32).tiny
     return Prior(jnp.maximum(probabilities, least), jnp.stack(totals[::-1], 1))
 
@@ -181,10 +209,16 @@ def lookup(table: Table, nodes: jax.Array) -> Prior:
 def advance(table: Table, nodes: jax.Array, tokens: jax.Array) -> jax.Array:
     """The contexts after one more token, int32[S]."""
     contexts, nodes = _above(table, nodes)
-    after = table.following[nodes, tokens]
+    after = _take(table.following, nodes, tokens)
     for context in reversed(contexts):
-        hits = context.inside & (table.tokens[context.children] == tokens[:, None])
-        child = context.children[:, 0] + jnp.argmax(hits, 1).astype(jnp.int32)
-        child = jnp.where(child < len(table.totals), child, table.shorter[child])
-        after = jnp.where(hits.any(1), child, after)
+        after = _followed(table, context, tokens, after)
     return after
+
+
+@jax.jit
+def _followed(table: Table, context: _Context, tokens: jax.Array, after: jax.Array) -> jax.Array:
+    """The contexts after a token, where those of this order have it as a continuation; elsewhere `after`."""
+    hits = context.inside & (_take(table.tokens, context.children) == tokens[:, None])
+    child = context.children[:, 0] + jnp.argmax(hits, 1).astype(jnp.int32)
+    child = jnp.where(child < len(table.totals), child, _take(table.shorter, child))
+    return jnp.where(hits.any(1), child, after)

@@ -168,7 +168,14 @@ class LanguageModel(nn.Module):
         prior = None
         if self.config.ngram:
             prior = Prior(jnp.ones((1, 1, self.vocabulary)), jnp.zeros((1, 1, self.config.ngram + 1), jnp.int32))
-        return self.init(key, jnp.zeros((1, 1), jnp.int32), self.initial_carry(1), False, prior)["params"]
+
+        def create(model: LanguageModel) -> None:
+            """Uses what has parameters besides those of `setup`: traced faster than the whole network."""
+            if model.config.embedding:
+                model.embed(jnp.zeros(1, jnp.int32))
+            model.logits(jnp.zeros((1, 1, model.config.hidden)), False, prior)
+
+        return self.init(key, method=create)["params"]
 
 
 class Average(LanguageModel):

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from jaxlm.config import BOOK, TrainConfig
 from jaxlm.nn import sharding
-from jaxlm.nn.ambient import device_get, reproducible
+from jaxlm.nn.ambient import KEY_KINDS, device_get, reproducible
 from jaxlm.nn.counts import Prior
 from jaxlm.nn.metrics import cross_entropy_sum, nll_sum
 from jaxlm.nn.model import Carry, LanguageModel, Params
@@ -82,9 +82,6 @@ def make_optimizer(config: TrainConfig, steps: int, factor: float = 1.0) -> opta
         update = optax.adam(rate, b2=0.99)
     return update if config.clip is None else optax.chain(optax.clip_by_global_norm(config.clip), update)
 
-
-KEY_KINDS = {2: "threefry2x32", 4: "rbg"}
-"""The generator of a step's key, by the width of its data: runs begun where JAX's default was another keep it."""
 
 STEP_SETTINGS = (
     "recipe",

@@ -23,7 +23,7 @@ import orbax.checkpoint as ocp
 import tensorstore
 
 from jaxlm.errors import first_line
-from jaxlm.nn.training import KEY_KINDS
+from jaxlm.nn.ambient import KEY_KINDS
 from jaxlm.runs.files import Damaged, is_there
 
 Items = dict[str, Any]

@@ -18,7 +18,7 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import filelock
 import numpy as np
@@ -32,7 +32,6 @@ from jaxlm.generator import TextGenerator
 from jaxlm.nn import sharding
 from jaxlm.nn.ambient import device_put
 from jaxlm.nn.model import LanguageModel, Params, build_model
-from jaxlm.nn.training import TrainState, abstract_state
 from jaxlm.page.assemble import Story, assemble
 from jaxlm.runs.arrays import Items
 from jaxlm.runs.bundled import bundled
@@ -55,6 +54,9 @@ from jaxlm.runs.files import (
 from jaxlm.runs.storage import CONFIG, CONFIG_LIMIT, Progress, Saver, Storage
 from jaxlm.text.ngram import NGram
 from jaxlm.text.vocab import Vocab
+
+if TYPE_CHECKING:
+    from jaxlm.nn.training import TrainState
 
 log = logging.getLogger("jaxlm")
 
@@ -393,7 +395,7 @@ class Run:
                 f"another run, or train a new one: {invocation.train()}"
             )
 
-    def restore(self, *, best: bool = False) -> tuple[TrainState, Progress] | None:
+    def restore(self, *, best: bool = False) -> "tuple[TrainState, Progress] | None":
         """The training state of the last checkpoint, or of the best, on the host.
 
         Skips damaged checkpoints, with a warning.
@@ -405,6 +407,8 @@ class Run:
           InputError: there were checkpoints, and all of them are damaged or gone.
           RunError: the checkpoint cannot be read, for a reason other than damage.
         """
+        from jaxlm.nn.training import abstract_state  # With Optax, which texts need not wait for.
+
         self.check_trainable()
         sharding.devices()
         config = self.record.config
