@@ -602,6 +602,7 @@ def test_a_run_that_does_not_exist_is_answered_with_those_that_do(place, capsys)
         ("nietzche", f"run nietzche: not found in checkpoints; {there}; did you mean nietzsche?"),
         ("xyz", f"run xyz: not found in checkpoints; {there}"),
         ("mixed/fox", "run fox: not found in mixed; there are no runs"),
+        ("nowhere/fox", "run fox: not found in nowhere; there is no such folder"),
     ):
         assert refused(capsys, commands.sample, "--run", typed) == end
         with pytest.raises(InputError) as caught:

@@ -601,6 +601,8 @@ def missing(path: Path, *others: str, hint: str = "") -> InputError:
     names = sorted({*(other.name for other in runs_in(path.parent)), *others})
     shown = [*names[:10], *([f"{len(names) - 10} more"] if len(names) > 10 else [])]
     there = f"there {'is' if len(names) == 1 else 'are'} {', '.join(shown) or 'no runs'}"
+    if not names and not path.parent.is_dir():
+        there = "there is no such folder"
     folder = invocation.shown(path.parent)
     return InputError(f"run {path.name}: not found in {folder}; {there}{did_you_mean(path.name, names)}{hint}")
 
