@@ -26,7 +26,8 @@ class GrowingNGram:
     def _begin(self) -> None:
         ngram = self._ngram
         self._new: dict[tuple[int, int], int] = {}  # The contexts that it lacks, by all but the last token, and that.
-        self._more: dict[int, dict[int, int]] = {}  # By how much each token's count after a context has grown.
+        # The continuations of contexts in which a token was counted: tokens, in any order, and their counts.
+        self._grown: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         levels = [slice(ngram.levels[k + 1], ngram.levels[k + 2]) for k in range(ngram.order + 1)]
         self._sizes = [count_sizes(ngram.counts[level]) for level in levels]
         self._discounts = ngram.discounts.copy()
@@ -70,40 +71,43 @@ class GrowingNGram:
     def _continuations(self, context: int) -> tuple[np.ndarray, np.ndarray]:
         """The tokens that follow a context, and their counts, int[M] each."""
         ngram = self._ngram
-        tokens, counts = np.empty(0, np.int64), np.empty(0, np.int64)
-        if context < len(ngram.totals):
-            children = slice(ngram.children[context], ngram.children[context + 1])
-            tokens, counts = ngram.tokens[children], ngram.counts[children]
-        more = self._more.get(context)
-        if not more:
-            return tokens, counts
-        grown = np.fromiter(more.keys(), np.int64, len(more))
-        places = np.minimum(np.searchsorted(tokens, grown), max(len(tokens) - 1, 0))
-        known = tokens[places] == grown if len(tokens) else np.zeros(len(grown), bool)
-        increase = np.fromiter(more.values(), np.int64, len(more))
-        counts = counts.astype(np.int64)
-        counts[places[known]] += increase[known]
-        return np.concatenate([tokens, grown[~known]]), np.concatenate([counts, increase[~known]])
+        if grown := self._grown.get(context):
+            return grown
+        known = context < len(ngram.totals)
+        children = slice(ngram.children[context], ngram.children[context + 1]) if known else slice(0)
+        return ngram.tokens[children], ngram.counts[children]
 
     def _count(self, token: int) -> None:
-        ngram, ends, counting = self._ngram, [ROOT], True
+        ends, counting = [ROOT], True
         for k in reversed(range(len(self._ends))):
             context = self._ends[k]
-            child = self._child(context, token)
             if counting:
-                more = self._more.setdefault(context, {})
-                before = more.get(token, 0) + (int(ngram.counts[child]) if ROOT < child < len(ngram.counts) else 0)
-                more[token] = more.get(token, 0) + 1
+                before = self._grow(context, token)
                 sizes = self._sizes[k]
                 sizes[min(before, 5)] -= 1
                 sizes[min(before + 1, 5)] += 1
                 self._discounts[k] = discounts_of(sizes)
                 counting = before == 0
-            if k < ngram.order:
+            if k < self._ngram.order:
+                child = self._child(context, token)
                 if child == ABSENT:
-                    child = self._new[context, token] = len(ngram.counts) + len(self._new)
+                    child = self._new[context, token] = len(self._ngram.counts) + len(self._new)
                 ends.insert(1, child)
         self._ends = ends
+
+    def _grow(self, context: int, token: int) -> int:
+        """Counts a token after a context once more; returns how often it had been."""
+        tokens, counts = self._continuations(context)
+        place = np.flatnonzero(tokens == token)
+        if not len(place):
+            self._grown[context] = np.append(tokens, token), np.append(counts, 1)
+            return 0
+        before = int(counts[place[0]])
+        if context not in self._grown:
+            counts = counts.copy()  # Those of the NGram stay as they are.
+        counts[place] += 1
+        self._grown[context] = tokens, counts
+        return before
 
     def _child(self, context: int, token: int) -> int:
         """The string of a context and a token, or ABSENT."""
