@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxlm.config import Mode, SampleConfig, Unknown
 from jaxlm.errors import InputError, check_choice, reject
-from jaxlm.nn.ambient import device_put, reproducible
+from jaxlm.nn.ambient import device_get, device_put, reproducible
 from jaxlm.nn.counts import NetworkCounts, Table, make_table, prior_after
 from jaxlm.nn.model import Carry, LanguageModel, Params, count_parameters
 from jaxlm.nn.sampling import CHUNK, Draw, History, StateMemory, WindowMemory, extend, generate, predict, prefill
@@ -102,13 +102,6 @@ def _numbered(prompts: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarr
     distinct = dict(zip(contents, prompts, strict=True))
     numbers = {content: number for number, content in enumerate(distinct)}
     return list(distinct.values()), np.array([numbers[content] for content in contents])
-
-
-@jax.jit
-def _arranged(carries: Sequence[Carry], rows: jax.Array) -> Carry:
-    """The carry of several texts, from those of single ones, by their numbers."""
-    arranged: Carry = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[rows], *carries)
-    return arranged
 
 
 def _in_word(character: str) -> bool:
@@ -516,7 +509,9 @@ class TextGenerator:
         distinct, rows = _numbered(prompts)
         carry = None
         if mode == "state":
-            carry = _arranged([self._read(tokens[:-1]) for tokens in distinct], rows)
+            # On the host, where nothing need be compiled for another number of prompts.
+            carries = device_get([self._read(tokens[:-1]) for tokens in distinct])
+            carry = device_put(jax.tree.map(lambda *leaves: np.concatenate(leaves)[rows], *carries))
         return self._memory_after(prompts, carry, draw)
 
     @reproducible

@@ -570,9 +570,9 @@ def test_a_program_s_own_name_is_in_its_messages(capsys, monkeypatch):
 COLLECTS = """
 import atexit, gc, sys
 from jaxlm.cli import programs
-before = gc.get_threshold()
+before, frozen = gc.get_threshold(), gc.get_freeze_count()
 {setting}
-atexit.register(lambda: print(gc.get_threshold()[0], before[0], gc.get_freeze_count() > 0))
+atexit.register(lambda: print(gc.get_threshold()[0], before[0], gc.get_freeze_count() > frozen))
 sys.argv = ["jaxlm", "--version"]
 programs.main()
 """
@@ -603,6 +603,7 @@ def test_a_run_that_does_not_exist_is_answered_with_those_that_do(place, capsys)
         ("xyz", f"run xyz: not found in checkpoints; {there}"),
         ("mixed/fox", "run fox: not found in mixed; there are no runs"),
         ("nowhere/fox", "run fox: not found in nowhere; there is no such folder"),
+        (f"{'x' * 300}/fox", f"run fox: not found in {'x' * 300}; there is no such folder"),
     ):
         assert refused(capsys, commands.sample, "--run", typed) == end
         with pytest.raises(InputError) as caught:

@@ -23,8 +23,8 @@ SPAN = 12  # Steps, of B rows.
 
 
 LOOPS = {
-    "fused": lstm.Loops(turn=1, span=SPAN * B, columns=None),
-    "fused in columns": lstm.Loops(turn=1, span=SPAN * B, columns=H),
+    "fused": lstm.Loops(turn=1, span=SPAN * B, columns=None, in_place=True),
+    "fused in columns": lstm.Loops(turn=1, span=SPAN * B, columns=H, in_place=True),
     "fused as on a GPU": lstm.LOOPS["gpu"],
 }
 
@@ -140,10 +140,27 @@ def test_a_gradient_that_only_the_last_output_has(recurrence):
 
 @pytest.mark.parametrize("columns", [None, H])
 def test_a_batch_of_more_rows_than_a_span(monkeypatch, columns):
-    monkeypatch.setitem(lstm.LOOPS, "cpu", lstm.Loops(turn=1, span=B - 1, columns=columns))
+    monkeypatch.setitem(lstm.LOOPS, "cpu", lstm.Loops(turn=1, span=B - 1, columns=columns, in_place=True))
     monkeypatch.setattr(lstm, "FEWEST_COLUMNS", 1)
     layer = random_layer(9, 4)
     assert_alike(jax.value_and_grad(loss(lstm.fused, 4))(layer), jax.value_and_grad(loss(loop, 4))(layer))
+
+
+@pytest.mark.parametrize("columns", [None, 1])
+def test_derivatives_take_the_place_of_sums(monkeypatch, columns):
+    steps, batch, hidden = 64, 16, 64
+    params, carry = lstm.init_params(jax.random.key(0), D, hidden), lstm.initial_carry(batch, hidden)
+    needed = []
+    for in_place in (True, False):
+        monkeypatch.setitem(lstm.LOOPS, "cpu", lstm.Loops(turn=1, span=512, columns=columns, in_place=in_place))
+
+        @jax.jit
+        @jax.grad
+        def gradient(params):
+            return (lstm.fused(params, carry, jnp.zeros((batch, steps), jnp.int32))[1] ** 2).sum()
+
+        needed.append(gradient.lower(params).compile().memory_analysis().temp_size_in_bytes)
+    assert needed[1] - needed[0] > 0.9 * steps * batch * 4 * hidden * 4  # A copy in the loop would need as much again.
 
 
 def test_a_gradient_that_only_the_carry_has(recurrence):

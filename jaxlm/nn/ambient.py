@@ -10,9 +10,8 @@ import jax
 P = ParamSpec("P")
 R = TypeVar("R")
 
-
 KEY_KINDS = {2: "threefry2x32", 4: "rbg"}
-"""The generator of a step's key, by the width of its data: runs begun where JAX's default was another keep it."""
+"""The generator of a training step's key, by the width of its data: runs that began with another default keep it."""
 
 GUARDS = tuple(f"jax_transfer_guard_{way}" for way in ("host_to_device", "device_to_device", "device_to_host"))
 

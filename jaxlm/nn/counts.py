@@ -141,7 +141,7 @@ class _Context(NamedTuple):
 
 
 def _take(values: jax.Array, *index: jax.Array) -> jax.Array:
-    """`values[index]`, of no negative index: without four operations more for each, which would look for those."""
+    """`values[index]` for indices that are never negative: JAX would take three operations to look for those."""
     return values.at[index].get(wrap_negative_indices=False)
 
 
@@ -155,11 +155,7 @@ def _above(table: Table, nodes: jax.Array) -> tuple[list[_Context], jax.Array]:
     return found, nodes
 
 
-# What is done for each order is a program of its own, which is traced once for all of them: a fifth of the time that it
-# takes to trace and lower generation.
-
-
-@jax.jit
+@jax.jit  # As below, so that it is traced once for all orders: that saves a fifth of tracing and lowering generation.
 def _of_order(table: Table, level: jax.Array, slots: jax.Array, nodes: jax.Array) -> tuple[_Context, jax.Array]:
     """The contexts of the order that begins at a level, of nodes no longer; and the longest shorter ones."""
     present = nodes >= level
@@ -172,8 +168,8 @@ def _of_order(table: Table, level: jax.Array, slots: jax.Array, nodes: jax.Array
 
 @jax.jit
 def _weighed(table: Table, context: _Context, weight: jax.Array) -> tuple[jax.Array, ...]:
-    """What the contexts of an order add, to which tokens; the weight that is left, and their totals."""
-    places = jnp.where(context.inside, _take(table.tokens, context.children), -1)  # Which is dropped.
+    """The tokens that the contexts of an order add to, and how much; the weight that is left; their totals."""
+    places = jnp.where(context.inside, _take(table.tokens, context.children), -1)  # -1 is dropped.
     values = weight[:, None] * _take(table.probabilities, context.children)
     weight = jnp.where(context.present, weight * _take(table.backoffs, context.node), weight)
     return places, values, weight, jnp.where(context.present, _take(table.totals, context.node), 0)
@@ -219,6 +215,7 @@ def advance(table: Table, nodes: jax.Array, tokens: jax.Array) -> jax.Array:
 def _followed(table: Table, context: _Context, tokens: jax.Array, after: jax.Array) -> jax.Array:
     """The contexts after a token, where those of this order have it as a continuation; elsewhere `after`."""
     hits = context.inside & (_take(table.tokens, context.children) == tokens[:, None])
+    # Without a hit, it may be beyond the last string, which is clamped, and not taken.
     child = context.children[:, 0] + jnp.argmax(hits, 1).astype(jnp.int32)
     child = jnp.where(child < len(table.totals), child, _take(table.shorter, child))
     return jnp.where(hits.any(1), child, after)

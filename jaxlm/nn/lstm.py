@@ -42,11 +42,14 @@ class Loops(NamedTuple):
       span: about how many vectors (steps times batch) the backward loop collects before it multiplies them into the
         kernels' gradients; None for all of them.
       columns: the fewest units with which a text is a column of the loops' matrices, not a row; None for never.
+      in_place: whether the backward loop reads a step's squashed sums one step ahead, into an array of their own, and
+        puts their derivatives where they were; for a GPU, that would be one more kernel to launch.
     """
 
     turn: int
     span: int | None
     columns: int | None
+    in_place: bool
 
     def unroll(self, steps: int) -> int:
         """Steps in a turn of a loop: what divides them, as a shorter last turn costs more than it gains."""
@@ -64,11 +67,13 @@ LOOPS = {
     # A span is large enough for full-speed matrix products, small enough to stay in the cache. To multiply rows with a
     # kernel, XLA rearranges the kernel at every step; to multiply a kernel with columns, it need not. That pays once
     # the kernel outgrows the core's own cache (measured with jax 0.10 and 0.12, benchmarks/RESULTS.md).
-    "cpu": Loops(turn=1, span=512, columns=200),
+    # From sums in an array of their own, XLA computes faster than from a part of a larger one: the book's step takes
+    # about 0.85 times as long.
+    "cpu": Loops(turn=1, span=512, columns=200, in_place=True),
     # Most of the time goes to launching kernels, and XLA launches those of a turn as one graph. On an H100, a training
     # step takes half the time that it takes with the CPU's loops; 20 steps in a turn gain nothing over 10.
-    "gpu": Loops(turn=10, span=None, columns=None),
-    "tpu": Loops(turn=1, span=None, columns=None),
+    "gpu": Loops(turn=10, span=None, columns=None, in_place=False),
+    "tpu": Loops(turn=1, span=None, columns=None, in_place=False),
 }
 """By JAX's name of the default device's platform."""
 
@@ -398,16 +403,17 @@ def _forward(
 
 
 def _backward(precision: Precision, gates: Gates, layout: _Layout, residuals: Any, cotangents: Any):
-    kernels, inputs, kept, last_cell, squashed, cells, hiddens = residuals
+    kernels, inputs, kept, last_cell, all_squashed, cells, hiddens = residuals
     (dc, dh), doutputs = cotangents
     # If only the carry is used, as with one prediction per window, the outputs have no gradients.
     douts = () if isinstance(doutputs, SymbolicZero) else (doutputs,)
     dc, dh = (jnp.zeros(d.shape, d.dtype) if isinstance(d, SymbolicZero) else d for d in (dc, dh))
     kernel, recurrent = (operand(layout.orient(leaf.T), precision) for leaf in (kernels.inputs, kernels.recurrent))
 
-    def back(state: tuple[jax.Array, jax.Array, jax.Array], x: tuple[Any, ...]):
-        dc, dh, c_after = state
-        squashed, c, kept, *dout = x
+    def back(carry: tuple[Any, jax.Array | None, jax.Array], step: jax.Array):
+        (dc, dh, c_after), ahead, dzs = carry
+        squashed = _take(all_squashed, step) if ahead is None else ahead
+        c, *dout = (_take(xs, step) for xs in (cells, *douts))
         i, f, g, o = layout.gates(squashed)
         if kept is not None:
             c_after = f * c + i * g  # The next step's may have been reset.
@@ -416,21 +422,26 @@ def _backward(precision: Precision, gates: Gates, layout: _Layout, residuals: An
         dc = dc + dh * o * (1 - tanh_c * tanh_c)
         slopes = SQUASHES[gates].slope(squashed, layout.candidate(len(kernels.recurrent)))
         dz = jnp.concatenate([dc * g, dc * c, dc * i, dh * tanh_c], layout.axis) * slopes
-        return (*_keep((dc * f, layout.times(dz, recurrent, precision)), kept), c), dz
+        dc, dh = _keep((dc * f, layout.times(dz, recurrent, precision)), None if kept is None else _take(kept, step))
+        dzs = jax.lax.dynamic_update_index_in_dim(dzs, dz, step, 0, allow_negative_indices=False)
+        if ahead is not None:
+            ahead = _take(dzs, jnp.maximum(step - 1, 0))
+        return ((dc, dh, c), ahead, dzs), None
 
-    def span(state: Any, x: tuple[Any, ...]):
-        recurrence, (dkernel, drecurrent, dbias) = state
-        inputs, hiddens, *xs = x
-        recurrence, dz = jax.lax.scan(back, recurrence, tuple(xs), reverse=True, unroll=loops.unroll(len(xs[0])))
-        flat = layout.flatten(dz)
-        drecurrent = drecurrent + layout.gradient(layout.flatten(hiddens), flat, precision)
+    def span(length: int, carry: Any, first: jax.Array):
+        """Takes `length` steps back to `first`, then multiplies what they add to the kernels' gradients."""
+        recurrence, (dkernel, drecurrent, dbias) = carry
+        places = first + jnp.arange(length)
+        recurrence, _ = jax.lax.scan(back, recurrence, places, reverse=True, unroll=loops.unroll(length))
+        dz, before = (layout.flatten(_take(xs, first, length)) for xs in (recurrence[-1], hiddens))
+        drecurrent = drecurrent + layout.gradient(before, dz, precision)
         if _are_ids(inputs):
-            dkernel = _add_to_rows(dkernel, inputs.ravel(), layout.orient(flat))
+            dkernel = _add_to_rows(dkernel, _take(inputs, first, length).ravel(), layout.orient(dz))
             dinputs = None
         else:
-            dkernel = dkernel + layout.gradient(layout.flatten(inputs), flat, precision)
-            dbias = dbias + flat.sum(1 - layout.axis)
-            dinputs = layout.unflatten(layout.times(flat, kernel, precision), len(dz))
+            dkernel = dkernel + layout.gradient(layout.flatten(_take(inputs, first, length)), dz, precision)
+            dbias = dbias + dz.sum(1 - layout.axis)
+            dinputs = layout.unflatten(layout.times(dz, kernel, precision), length)
         return (recurrence, _Kernels(dkernel, drecurrent, dbias)), dinputs
 
     loops = _loops()
@@ -439,25 +450,30 @@ def _backward(precision: Precision, gates: Gates, layout: _Layout, residuals: An
     count = 1 if loops.span is None else -(-steps * batch // loops.span)
     length = -(-steps // count)
     rest = steps if length == steps else steps % length
-    whole = steps - rest
-    xs = (inputs, hiddens, squashed, cells, kept, *douts)
-    state: Any = ((dc, dh, last_cell), jax.tree.map(jnp.zeros_like, kernels))
+    written = (all_squashed[-1], all_squashed) if loops.in_place else (None, jnp.zeros_like(all_squashed))
+    state: Any = (((dc, dh, last_cell), *written), jax.tree.map(jnp.zeros_like, kernels))
     dinputs = []
     # From the end: a shorter span, then whole ones.
     if rest:
-        state, last = span(state, jax.tree.map(lambda x: x[whole:], xs))
+        state, last = span(rest, state, jnp.int32(steps - rest))
         dinputs.append(last)
-    if whole:
-        spans = jax.tree.map(lambda x: x[:whole].reshape(-1, length, *x.shape[1:]), xs)
-        state, others = jax.lax.scan(span, state, spans, reverse=True)
+    if whole := (steps - rest) // length:
+        state, others = jax.lax.scan(functools.partial(span, length), state, length * jnp.arange(whole), reverse=True)
         if others is not None:
             dinputs.append(others.reshape(-1, *others.shape[2:]))
-    ((dc, dh, _), dkernels) = state
+    (((dc, dh, _), *_), dkernels) = state
     if _are_ids(inputs):
         # Each input adds the bias to one row of W.
         dkernels = dkernels._replace(bias=dkernels.inputs.sum(0))
         return dkernels, (dc, dh), None, None
     return dkernels, (dc, dh), jnp.concatenate(dinputs[::-1]), None
+
+
+def _take(xs: jax.Array, step: jax.Array, count: int | None = None) -> jax.Array:
+    """What a step has, of float[T, ...]; or what that many steps from it on have."""
+    if count is None:
+        return jax.lax.dynamic_index_in_dim(xs, step, keepdims=False, allow_negative_indices=False)
+    return jax.lax.dynamic_slice_in_dim(xs, step, count, allow_negative_indices=False)
 
 
 def _add_to_rows(kernel: jax.Array, ids: jax.Array, rows: jax.Array) -> jax.Array:

@@ -170,7 +170,7 @@ class LanguageModel(nn.Module):
             prior = Prior(jnp.ones((1, 1, self.vocabulary)), jnp.zeros((1, 1, self.config.ngram + 1), jnp.int32))
 
         def create(model: LanguageModel) -> None:
-            """Uses what has parameters besides those of `setup`: traced faster than the whole network."""
+            """Uses what has parameters besides those of `setup`, without the recurrence, which takes long to trace."""
             if model.config.embedding:
                 model.embed(jnp.zeros(1, jnp.int32))
             model.logits(jnp.zeros((1, 1, model.config.hidden)), False, prior)

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import datetime
 import errno
+import glob
 import hashlib
 import logging
 import os
@@ -582,7 +583,8 @@ def refuse(path: Path) -> NoReturn:
 
 def runs_in(folder: str | os.PathLike[str]) -> list[Path]:
     """The directories of the runs in a folder, by name; without those that are being made."""
-    found = (path.parent for path in Path(folder).glob(f"*/{CONFIG}"))
+    # glob, unlike Path, finds nothing where it may not look, or where a name is too long.
+    found = (Path(folder, name).parent for name in glob.glob(f"*/{CONFIG}", root_dir=folder, include_hidden=True))
     return sorted(path for path in found if not path.name.startswith(NEW))
 
 
@@ -600,8 +602,9 @@ def missing(path: Path, *others: str, hint: str = "") -> InputError:
     """The error for a run that does not exist; it lists the runs beside that path, and `others`."""
     names = sorted({*(other.name for other in runs_in(path.parent)), *others})
     shown = [*names[:10], *([f"{len(names) - 10} more"] if len(names) > 10 else [])]
-    there = f"there {'is' if len(names) == 1 else 'are'} {', '.join(shown) or 'no runs'}"
-    if not names and not path.parent.is_dir():
+    if names or os.path.isdir(path.parent):
+        there = f"there {'is' if len(names) == 1 else 'are'} {', '.join(shown) or 'no runs'}"
+    else:
         there = "there is no such folder"
     folder = invocation.shown(path.parent)
     return InputError(f"run {path.name}: not found in {folder}; {there}{did_you_mean(path.name, names)}{hint}")
