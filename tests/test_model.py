@@ -6,10 +6,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from helpers import assert_same
 from reference import logits as numpy_logits
 
 from jaxlm.config import ModelConfig
 from jaxlm.nn import lstm
+from jaxlm.nn.counts import Prior
 from jaxlm.nn.model import LanguageModel
 
 V, H = 57, 128
@@ -22,6 +25,16 @@ def initial(model, seed):
 
 def book_params():
     return initial(LanguageModel(V, ModelConfig(H)), 7)
+
+
+@pytest.mark.parametrize("ngram", [0, 3])
+@pytest.mark.parametrize("embedding", [0, 4])
+def test_initial_parameters_are_those_of_the_whole_network(embedding, ngram):
+    model = LanguageModel(5, ModelConfig(6, layers=2, embedding=embedding, ngram=ngram))
+    prior = Prior(jnp.ones((1, 1, 5)), jnp.zeros((1, 1, ngram + 1), jnp.int32)) if ngram else None
+    tokens, key = jnp.zeros((1, 1), jnp.int32), jax.random.key(3)
+    whole = jax.jit(lambda: model.init(key, tokens, model.initial_carry(1), False, prior)["params"])()
+    assert_same(jax.jit(model.init_params)(key), whole)
 
 
 def joint(layer, prefix, leaf="kernel"):
